@@ -1,0 +1,22 @@
+"""Run an experiment: `python main.py`, `python main.py --help`, `python main.py -m shots=1,10,30 seed=0,1,2`."""
+
+import sys
+from pathlib import Path
+
+import hydra
+from hydra.core.hydra_config import HydraConfig
+from omegaconf import DictConfig
+
+from refexp.cli import command_line, job
+
+
+@hydra.main(version_base="1.3", config_path="conf", config_name="config")
+def main(config: DictConfig) -> None:
+    with job():
+        from refexp.experiment import run  # imports torch, which --help need not wait for
+
+        run(config, Path(HydraConfig.get().runtime.output_dir))
+
+
+if __name__ == "__main__":
+    sys.exit(command_line(main))

@@ -1,0 +1,59 @@
+"""From a config node to a component, with every mistake named by its config key before anything is loaded."""
+
+from __future__ import annotations
+
+import inspect
+import typing
+from collections.abc import Mapping
+from typing import Any
+
+from pydantic import TypeAdapter, ValidationError
+
+from refexp.errors import RefexpError, did_you_mean
+
+
+def build(node: Mapping[str, Any], key: str, target: type | None = None) -> Any:
+    """Build the class that `node["_target_"]` names (or `target`) from the node's other entries.
+
+    Arguments are checked against the constructor's type hints, so a component states its choices and ranges once, in
+    its signature. Raises RefexpError that names the key, the value and what would be right.
+    """
+    arguments = {name: value for name, value in node.items() if name != "_target_"}
+    if target is None:
+        target = _import(node.get("_target_"), f"{key}._target_")
+    hints = typing.get_type_hints(target.__init__, include_extras=True)
+    parameters = inspect.signature(target).parameters
+    for name in arguments:
+        if name not in parameters:
+            raise RefexpError(f"{key}.{name}: {target.__name__} has no such setting. {did_you_mean(name, parameters)}")
+    for name, parameter in parameters.items():
+        if name not in arguments and parameter.default is parameter.empty:
+            raise RefexpError(f"{key}.{name} must be given.")
+    checked = {name: check(value, hints.get(name, Any), f"{key}.{name}") for name, value in arguments.items()}
+    try:
+        return target(**checked)
+    except ValueError as error:
+        raise RefexpError(f"{key}: {error}") from None
+
+
+def build_all(node: Mapping[str, Any], key: str) -> dict[str, Any]:
+    """Build every entry of a node, in order, by name."""
+    return {name: build(entry, f"{key}.{name}") for name, entry in node.items() if entry is not None}
+
+
+def check(value: Any, hint: Any, key: str) -> Any:
+    """`value` as the type `hint` says. Raises RefexpError naming the key, the value and the choices."""
+    try:
+        return TypeAdapter(hint).validate_python(value)
+    except ValidationError as error:
+        message = error.errors()[0]["msg"]
+        raise RefexpError(f"{key}={value!r}: {message[0].lower()}{message[1:]}.") from None
+
+
+def _import(path: Any, key: str) -> type:
+    from hydra.utils import get_class
+
+    try:
+        return get_class(path)
+    except Exception as error:
+        raise RefexpError(f"{key}: cannot import {path!r}: {error}") from None

@@ -1,0 +1,187 @@
+"""COCO-format annotation files: reading them, checking them, and what an experiment keeps of them."""
+
+from __future__ import annotations
+
+import json
+from collections import Counter
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from pycocotools import mask as coco_mask
+
+from refexp.errors import RefexpError, did_you_mean
+from refexp.types import ImageId, Rle
+
+Record = dict[str, Any]
+
+
+@dataclass(frozen=True)
+class Split:
+    """Images with instance annotations of the chosen classes.
+
+    source: what messages call it, usually a file. images: COCO image records by id, in file order.
+    annotations: COCO records in file order. labels: category id -> class index in [0, K).
+    read: image record -> u8 [H, W, 3].
+    """
+
+    source: str
+    images: dict[ImageId, Record]
+    annotations: list[Record]
+    labels: dict[int | str, int]
+    read: Callable[[Record], np.ndarray]
+
+    def restrict(self, classes: Sequence[int]) -> Split:
+        """Only the classes with these indices, renumbered in the given order; all images stay."""
+        new = {old: index for index, old in enumerate(classes)}
+        labels = {category: new[label] for category, label in self.labels.items() if label in new}
+        return replace(self, labels=labels, annotations=[a for a in self.annotations if a["category_id"] in labels])
+
+    def categories(self, classes: Sequence[str]) -> list[Record]:
+        """COCO category records of this split, in class order."""
+        return [{"id": id_, "name": classes[label]} for id_, label in sorted(self.labels.items(), key=lambda x: x[1])]
+
+    def mask(self, annotation: Record) -> Rle:
+        """The annotation's mask as RLE. Raises RefexpError naming file and annotation where there is none."""
+        record = self.images[annotation["image_id"]]
+        try:
+            return annotation_rle(annotation, record["height"], record["width"])
+        except ValueError as error:
+            raise RefexpError(f"{self.source}: annotation {annotation['id']} {error}") from None
+
+
+@dataclass(frozen=True)
+class Data:
+    """What an experiment runs on: K class names, the split that references come from, and the targets."""
+
+    classes: tuple[str, ...]
+    references: Split
+    targets: Split
+
+    def restrict(self, classes: Sequence[int]) -> Data:
+        """Only the classes with these indices, in the given order, in both splits."""
+        names = tuple(self.classes[i] for i in classes)
+        return Data(names, self.references.restrict(classes), self.targets.restrict(classes))
+
+
+def read_coco(path: Path) -> dict[str, Any]:
+    """Read and check a COCO file. Raises RefexpError that names the file and the record at fault."""
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except (FileNotFoundError, IsADirectoryError):
+        raise RefexpError(f"annotation file not found: {path}") from None
+    except (json.JSONDecodeError, UnicodeDecodeError) as error:
+        raise RefexpError(f"{path} is not valid JSON: {error}") from None
+    check_coco(content, str(path))
+    return content
+
+
+def check_coco(content: Any, source: str) -> None:
+    """Raise RefexpError where `content` is not a usable COCO annotation set; fill in missing boxes."""
+
+    def fail(what: str) -> None:
+        raise RefexpError(f"{source}: {what}")
+
+    for part in ("images", "annotations", "categories"):
+        if not isinstance(content, dict) or not isinstance(content.get(part), list):
+            fail(f"has no list '{part}'; a COCO file with images, annotations and categories is needed.")
+    if not content["images"]:
+        fail("holds no images.")
+    needed = {
+        "images": ("id", "file_name", "width", "height"),
+        "annotations": ("id", "image_id", "category_id"),
+        "categories": ("id", "name"),
+    }
+    for part, keys in needed.items():
+        for position, record in enumerate(content[part]):
+            missing = [key for key in keys if key not in record]
+            if missing:
+                fail(f"{part}[{position}] (id {record.get('id')}) lacks {', '.join(missing)}.")
+        repeated = [id_ for id_, count in Counter(record["id"] for record in content[part]).items() if count > 1]
+        if repeated:
+            fail(f"id {repeated[0]!r} stands {'more than once'} in '{part}'.")
+    names = [name for name, count in Counter(c["name"] for c in content["categories"]).items() if count > 1]
+    if names:
+        fail(f"two categories are called '{names[0]}'.")
+
+    images = {record["id"]: record for record in content["images"]}
+    categories = {record["id"] for record in content["categories"]}
+    for annotation in content["annotations"]:
+        if annotation["image_id"] not in images:
+            fail(f"annotation {annotation['id']} names image {annotation['image_id']!r}, which is not in 'images'.")
+        if annotation["category_id"] not in categories:
+            fail(
+                f"annotation {annotation['id']} names category {annotation['category_id']!r}, not in 'categories'."
+            )
+        if "bbox" not in annotation:
+            annotation["bbox"] = _box_from_mask(annotation, images[annotation["image_id"]], source)
+        elif len(annotation["bbox"]) != 4:
+            fail(f"annotation {annotation['id']}: bbox must be [x, y, width, height], not {annotation['bbox']}.")
+
+
+def _box_from_mask(annotation: Record, image: Record, source: str) -> list[float]:
+    try:
+        return coco_mask.toBbox(annotation_rle(annotation, image["height"], image["width"])).tolist()
+    except ValueError as error:
+        raise RefexpError(f"{source}: annotation {annotation['id']} has no bbox and {error}") from None
+
+
+def annotation_rle(annotation: Record, height: int, width: int) -> Rle:
+    """Polygons, compressed or uncompressed RLE -> compressed RLE. Raises ValueError where there is no usable mask."""
+    segmentation = annotation.get("segmentation")
+    if isinstance(segmentation, list):
+        # Fewer than three corners enclose nothing, and four numbers would be taken for a box.
+        polygons = [p for p in segmentation if isinstance(p, list) and len(p) >= 6 and len(p) % 2 == 0]
+        if polygons:
+            return coco_mask.merge(coco_mask.frPyObjects(polygons, height, width))
+    if isinstance(segmentation, dict) and segmentation.get("counts"):
+        if list(segmentation.get("size", ())) != [height, width]:
+            raise ValueError(f"has an RLE mask of size {segmentation.get('size')}, its image is {[height, width]}.")
+        if isinstance(segmentation["counts"], list):
+            return coco_mask.frPyObjects(segmentation, height, width)
+        counts = segmentation["counts"]
+        return {"size": [height, width], "counts": counts.encode() if isinstance(counts, str) else counts}
+    raise ValueError("has no mask ('segmentation' is missing or empty).")
+
+
+def annotation_mask(annotation: Record, height: int, width: int) -> np.ndarray:
+    """Bool [height, width]; raises ValueError where the annotation has no usable mask."""
+    return coco_mask.decode(annotation_rle(annotation, height, width)).astype(bool)
+
+
+def choose_classes(
+    references: dict[str, Any], targets: dict[str, Any], wanted: Sequence[str] | None, key: str
+) -> tuple[list[str], list[str]]:
+    """Class names in order, and the names that only one of the two files knows and that are therefore left out.
+
+    `wanted=None` takes every category that both files know, in the references' order; classes are matched by name.
+    Raises RefexpError (naming the config key `key`) for a wanted class that a file lacks.
+    """
+    in_references = [c["name"] for c in references["categories"]]
+    in_targets = [c["name"] for c in targets["categories"]]
+    common = [name for name in in_references if name in set(in_targets)]
+    if wanted is None:
+        if not common:
+            raise RefexpError(
+                f"references and targets have no category name in common: {in_references[:5]} and {in_targets[:5]} ..."
+            )
+        return common, sorted(set(in_references) ^ set(in_targets))
+    if len(set(wanted)) < len(wanted) or not wanted:
+        raise RefexpError(f"{key}: give each class once, and at least one; not {list(wanted)}.")
+    for name in wanted:
+        if name not in common:
+            where = "targets" if name in in_references else "references" if name in in_targets else "annotations"
+            raise RefexpError(f"{key}: class '{name}' is not in the {where}. {did_you_mean(name, common)}")
+    return list(wanted), []
+
+
+def make_split(
+    content: dict[str, Any], source: str, classes: Sequence[str], read: Callable[[Record], np.ndarray]
+) -> Split:
+    """A checked COCO dict, restricted to `classes` (by name)."""
+    index = {name: label for label, name in enumerate(classes)}
+    labels = {c["id"]: index[c["name"]] for c in content["categories"] if c["name"] in index}
+    annotations = [a for a in content["annotations"] if a["category_id"] in labels]
+    return Split(source, {i["id"]: i for i in content["images"]}, annotations, labels, read)

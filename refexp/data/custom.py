@@ -1,0 +1,68 @@
+"""One's own images: a folder and two COCO files."""
+
+from __future__ import annotations
+
+import logging
+from pathlib import Path
+
+import numpy as np
+
+from refexp.data.coco import Data, Record, choose_classes, make_split, read_coco
+from refexp.data.images import read_rgb
+from refexp.errors import RefexpError
+
+log = logging.getLogger(__name__)
+
+
+class CustomDataset:
+    """Images below a folder, COCO JSON for references and for targets.
+
+    images: folder of the target images, and of the references' unless `reference_images` says otherwise.
+    classes: names to keep, in this order; None keeps every category that both files know.
+    """
+
+    def __init__(
+        self,
+        images: str,
+        references: str,
+        targets: str,
+        reference_images: str | None = None,
+        classes: list[str] | None = None,
+    ) -> None:
+        self.images = _folder(images, "dataset.images")
+        self.reference_images = _folder(reference_images or images, "dataset.reference_images")
+        self.references, self.targets = Path(references), Path(targets)
+        self.classes = classes
+
+    def load(self) -> Data:
+        """Read both files. Raises RefexpError that names the file or key at fault."""
+        references, targets = read_coco(self.references), read_coco(self.targets)
+        classes, left_out = choose_classes(references, targets, self.classes, "dataset.classes")
+        if left_out:
+            log.warning("%d categories left out, in one annotation file only: %s", len(left_out), ", ".join(left_out))
+        reference_split = make_split(references, str(self.references), classes, _reader(self.reference_images))
+        target_split = make_split(targets, str(self.targets), classes, _reader(self.images))
+        _check_files(target_split.images.values(), self.images, str(self.targets))
+        return Data(tuple(classes), reference_split, target_split)
+
+
+def _folder(path: str, key: str) -> Path:
+    if not Path(path).is_dir():
+        raise RefexpError(f"{key}: no such folder: {path}")
+    return Path(path)
+
+
+def _reader(folder: Path):
+    def read(record: Record) -> np.ndarray:
+        return read_rgb(folder / record["file_name"], record["height"], record["width"])
+
+    return read
+
+
+def _check_files(records, folder: Path, source: str) -> None:
+    missing = [record["file_name"] for record in records if not (folder / record["file_name"]).is_file()]
+    if missing:
+        raise RefexpError(
+            f"{len(missing)} of the images in {source} are not in {folder}, first {missing[0]}; "
+            "check dataset.images and the file names."
+        )

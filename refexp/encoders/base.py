@@ -1,0 +1,48 @@
+"""What every encoder shares: how an image becomes a network input."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from typing import ClassVar
+
+import torch
+import torch.nn.functional as F
+
+from refexp.types import Weights
+
+IMAGENET_MEAN = (0.485, 0.456, 0.406)
+IMAGENET_STD = (0.229, 0.224, 0.225)
+
+
+class Encoder(ABC):
+    """Image -> feature grid. Constructors check their arguments only; `load` reads the weights.
+
+    input_size: side of the square network input in pixels. grid: side G of the feature grid.
+    reference_context: how references are shown: the box's longer side times (1 + this), cropped; None: the whole image.
+    """
+
+    input_size: int
+    grid: int
+    reference_context: float | None
+    antialias: ClassVar[bool] = False
+    """Whether shrinking to `input_size` filters first. The paper's recipe does not (METHOD 2.2)."""
+
+    @abstractmethod
+    def load(self, device: torch.device) -> Weights:
+        """Build the network on `device`, once; says where the weights came from."""
+
+    @abstractmethod
+    def forward(self, inputs: torch.Tensor) -> torch.Tensor:
+        """Normalised f32 [B, 3, input_size, input_size] -> f32 [B, G * G, C], row-major."""
+
+    def prepare(self, images: torch.Tensor) -> torch.Tensor:
+        """f32 [B, 3, h, w] in [0, 1] -> normalised network input (bicubic, not clamped; METHOD 1.2, 2.2)."""
+        size = (self.input_size, self.input_size)
+        resized = F.interpolate(images, size=size, mode="bicubic", align_corners=False, antialias=self.antialias)
+        mean, std = (resized.new_tensor(v)[:, None, None] for v in (IMAGENET_MEAN, IMAGENET_STD))
+        return (resized - mean) / std
+
+    def encode(self, images: torch.Tensor) -> torch.Tensor:
+        """f32 [B, 3, h, w] in [0, 1] -> f32 [B, G * G, C]."""
+        with torch.inference_mode():
+            return self.forward(self.prepare(images))

@@ -1,0 +1,78 @@
+"""DINOv2 through timm, reading the official `.pth` files (METHOD 1.3)."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Literal
+
+import torch
+from pydantic import Field
+
+from refexp import checkpoints
+from refexp.encoders.base import Encoder
+from refexp.errors import RefexpError
+from refexp.types import Weights
+
+Arch = Literal[
+    "vits14", "vitb14", "vitl14", "vitg14", "vits14_reg", "vitb14_reg", "vitl14_reg", "vitg14_reg"
+]  # fmt: skip
+TIMM_SIZE = {"vits14": "small", "vitb14": "base", "vitl14": "large", "vitg14": "giant"}
+PATCH = 14
+
+
+class DINOv2(Encoder):
+    """Patch tokens after the last norm; G = input_size / 14.
+
+    weights: "official" reads the published file below `checkpoints`; "random" is seeded, for tests and benchmarks only.
+    Raises RefexpError for a missing checkpoint, before anything is built.
+    """
+
+    def __init__(
+        self,
+        arch: Arch,
+        checkpoints_dir: str = "checkpoints",
+        weights: Literal["official", "random"] = "official",
+        input_size: Annotated[int, Field(ge=PATCH, multiple_of=PATCH)] = 518,
+        reference_context: Annotated[float, Field(ge=0)] | None = 0.2,
+        random_seed: int = 0,
+    ) -> None:
+        self.arch: str = arch
+        self.input_size = input_size
+        self.grid = input_size // PATCH
+        self.reference_context = reference_context
+        self.random_seed = random_seed
+        self.file = checkpoints.locate(self.name, Path(checkpoints_dir)) if weights == "official" else None
+
+    @property
+    def name(self) -> str:
+        return f"dinov2_{self.arch}"
+
+    def load(self, device: torch.device) -> Weights:
+        import timm
+
+        base, _, registers = self.arch.partition("_")
+        timm_name = f"vit_{TIMM_SIZE[base]}_patch14_{'reg4_' if registers else ''}dinov2"
+        overlay = {"file": str(self.file)} if self.file else {}
+        try:
+            with torch.random.fork_rng(devices=[]):
+                torch.manual_seed(self.random_seed)
+                model = timm.create_model(
+                    timm_name,
+                    pretrained=self.file is not None,
+                    pretrained_cfg_overlay=overlay,
+                    num_classes=0,
+                    img_size=self.input_size,
+                )
+        except (RuntimeError, KeyError, EOFError, OSError) as error:
+            raise RefexpError(f"{self.file} does not hold the weights of {self.name}: {first_line(error)}") from None
+        self.model = model.eval().to(device)
+        return checkpoints.describe(self.name, self.file) if self.file else Weights(origin="RANDOM weights")
+
+    def forward(self, inputs: torch.Tensor) -> torch.Tensor:
+        tokens = self.model.forward_features(inputs)
+        return tokens[:, self.model.num_prefix_tokens :]
+
+
+def first_line(error: BaseException) -> str:
+    """The first line of an error's message."""
+    return (str(error).strip() or type(error).__name__).splitlines()[0]

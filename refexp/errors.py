@@ -1,0 +1,19 @@
+"""The one exception for a user's mistake: shown as a single line, without a traceback."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable
+
+
+class RefexpError(Exception):
+    """What was wrong, where (config key or file), and what to do about it, in one line."""
+
+
+def did_you_mean(word: str, choices: Iterable[str]) -> str:
+    """`Did you mean 'x'? Choices: ...` for a word that is none of the choices."""
+    names = list(choices)
+    close = difflib.get_close_matches(word, names, n=1)
+    hint = f"Did you mean '{close[0]}'? " if close else ""
+    shown = ", ".join(names[:30]) + (", ..." if len(names) > 30 else "")
+    return f"{hint}Choices: {shown}."

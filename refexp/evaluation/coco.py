@@ -1,0 +1,127 @@
+"""COCO protocol for boxes and masks, restricted to the experiment's classes (METHOD 5)."""
+
+from __future__ import annotations
+
+import contextlib
+import io
+from collections.abc import Sequence
+from typing import Annotated, Any, Literal
+
+import numpy as np
+from pycocotools.coco import COCO
+from pycocotools.cocoeval import COCOeval
+from pydantic import Field
+
+from refexp.data.coco import Split
+from refexp.errors import RefexpError
+from refexp.masks import areas, boxes_xywh
+from refexp.types import Detections, ImageId
+
+Kind = Literal["bbox", "segm"]
+SUMMARY = (
+    "nAP", "nAP50", "nAP75", "nAP_small", "nAP_medium", "nAP_large",
+    "AR1", "AR10", "AR100", "AR_small", "AR_medium", "AR_large",
+)  # fmt: skip
+"""Names of COCOeval's twelve summary numbers, in its order."""
+
+
+class CocoEvaluation:
+    """nAP (IoU .50:.95), nAP50, nAP75, per size, AR, per class; pycocotools is the reference.
+
+    kinds: what is compared: boxes, masks or both. Targets without masks can be evaluated by boxes alone.
+    """
+
+    def __init__(self, kinds: Annotated[list[Kind], Field(min_length=1)] | None = None) -> None:
+        self.kinds: list[Kind] = list(kinds or ("bbox", "segm"))
+
+    def check(self, targets: Split) -> None:
+        """Raise RefexpError if these targets cannot be evaluated, before anything costly is done."""
+        if not any(not a.get("iscrowd", 0) for a in targets.annotations):
+            raise RefexpError(f"{targets.source}: no annotation of the chosen classes, so nothing to evaluate.")
+        if "segm" in self.kinds:
+            for annotation in targets.annotations:
+                targets.mask(annotation)
+
+    def evaluate(self, targets: Split, detections: Sequence[Detections], classes: Sequence[str]) -> dict[str, float | None]:
+        """Flat metrics, `<kind>/<name>` and `<kind>/<name>/<class>` as fractions; None where no instance counts."""
+        metrics: dict[str, float | None] = {}
+        for kind in self.kinds:
+            metrics |= evaluate_kind(kind, targets, detections, classes)
+        return metrics
+
+
+def evaluate_kind(
+    kind: Kind, targets: Split, detections: Sequence[Detections], classes: Sequence[str]
+) -> dict[str, float | None]:
+    """One COCOeval run. Costs O(images x classes x detections x instances) box or run-length overlaps."""
+    # COCOeval needs integer image ids and takes annotation id 0 for "no match": number everything from 1.
+    number = {image_id: position for position, image_id in enumerate(targets.images, start=1)}
+    with contextlib.redirect_stdout(io.StringIO()):
+        truth = COCO()
+        truth.dataset = {
+            "images": [{**targets.images[id_], "id": n} for id_, n in number.items()],
+            "categories": [{"id": label + 1, "name": name} for label, name in enumerate(classes)],
+            "annotations": [_truth(kind, a, targets, number, i) for i, a in enumerate(targets.annotations, start=1)],
+        }
+        truth.createIndex()
+        found = COCO()
+        results = [row for detection in detections for row in _results(kind, detection, number)]
+        found.dataset = truth.dataset | {"annotations": [row | {"id": i} for i, row in enumerate(results, start=1)]}
+        found.createIndex()
+        evaluation = COCOeval(truth, found, kind)
+        evaluation.evaluate()
+        evaluation.accumulate()
+        evaluation.summarize()
+    metrics = {f"{kind}/{name}": _fraction(value) for name, value in zip(SUMMARY, evaluation.stats, strict=True)}
+    # precision: [IoU thresholds, recall thresholds, classes, areas, max detections]; all areas, 100 detections.
+    precision = evaluation.eval["precision"][:, :, :, 0, -1]
+    for label, name in enumerate(classes):
+        metrics[f"{kind}/nAP/{name}"] = _mean(precision[:, :, label])
+        metrics[f"{kind}/nAP50/{name}"] = _mean(precision[0, :, label])
+    return metrics
+
+
+def _truth(kind: Kind, annotation: dict[str, Any], targets: Split, number: dict[ImageId, int], id_: int) -> dict[str, Any]:
+    segmentation = targets.mask(annotation) if kind == "segm" else None
+    area = annotation.get("area")
+    if area is None:
+        area = float(areas([segmentation])[0]) if segmentation else annotation["bbox"][2] * annotation["bbox"][3]
+    return {
+        "id": id_,
+        "image_id": number[annotation["image_id"]],
+        "category_id": targets.labels[annotation["category_id"]] + 1,
+        "bbox": annotation["bbox"],
+        "area": area,
+        "iscrowd": annotation.get("iscrowd", 0),
+        "segmentation": segmentation,
+    }
+
+
+def _results(kind: Kind, detections: Detections, number: dict[ImageId, int]) -> list[dict[str, Any]]:
+    # The area decides in which size range an unmatched detection counts: of the box for boxes, of the mask for masks.
+    boxes = boxes_xywh(detections.masks)
+    size = areas(detections.masks) if kind == "segm" else boxes[:, 2] * boxes[:, 3]
+    return [
+        {
+            "image_id": number[detections.image_id],
+            "category_id": int(label) + 1,
+            "bbox": box.tolist(),
+            "segmentation": mask,
+            "area": float(area),
+            "score": float(score),
+            "iscrowd": 0,
+        }
+        for label, score, box, mask, area in zip(
+            detections.labels, detections.scores, boxes, detections.masks, size, strict=True
+        )
+    ]
+
+
+def _fraction(value: float) -> float | None:
+    """COCOeval says -1 where no instance counts."""
+    return None if value < 0 else float(value)
+
+
+def _mean(precision: np.ndarray) -> float | None:
+    valid = precision[precision > -1]
+    return float(valid.mean()) if valid.size else None

@@ -1,0 +1,67 @@
+"""Masks: run-length codes, boxes, and the way between 256 x 256 and the original size."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from pycocotools import mask as coco_mask
+
+from refexp.types import LOW_RES, Rle
+
+CHUNK = 32
+"""Masks upscaled at a time: bounds memory to CHUNK x H x W floats."""
+
+
+def encode(masks: np.ndarray) -> list[Rle]:
+    """Bool or u8 [M, H, W] -> M compressed RLEs."""
+    return coco_mask.encode(np.asfortranarray(masks.transpose(1, 2, 0), dtype=np.uint8))
+
+
+def decode(rles: Sequence[Rle]) -> np.ndarray:
+    """M compressed RLEs of one size -> bool [M, H, W]."""
+    return np.ascontiguousarray(coco_mask.decode(list(rles)).transpose(2, 0, 1)).astype(bool)
+
+
+def areas(rles: Sequence[Rle]) -> np.ndarray:
+    """Pixels in each mask, u32 [M]."""
+    return coco_mask.area(list(rles)) if len(rles) else np.zeros(0, dtype=np.uint32)
+
+
+def boxes_xywh(rles: Sequence[Rle]) -> np.ndarray:
+    """Tight boxes `x y w h` in pixels, f64 [M, 4]; zeros for an empty mask."""
+    return coco_mask.toBbox(list(rles)) if len(rles) else np.zeros((0, 4))
+
+
+def upscale_to_rle(logits: torch.Tensor, size: tuple[int, int]) -> list[Rle]:
+    """f32 [M, 256, 256] logits -> M RLEs at `size` = (H, W): bilinear with antialias, then `> 0` (METHOD 4.1)."""
+    rles: list[Rle] = []
+    for chunk in logits.split(CHUNK):
+        full = F.interpolate(chunk[:, None].float(), size=size, mode="bilinear", align_corners=False, antialias=True)
+        rles += encode((full[:, 0] > 0).cpu().numpy())
+    return rles
+
+
+def low_res_boxes(masks_lr: torch.Tensor) -> torch.Tensor:
+    """Bool [M, h, w] -> f32 [M, 4] tight boxes, `x1 y1 x2 y2` being pixel indices (x2, y2 inclusive); 0 if empty."""
+    boxes = torch.zeros(len(masks_lr), 4)
+    for column, axis in ((0, 1), (1, 2)):
+        hit = masks_lr.any(dim=axis).to(torch.uint8)
+        first = hit.argmax(dim=1)
+        last = hit.shape[1] - 1 - hit.flip(1).argmax(dim=1)
+        boxes[:, column], boxes[:, column + 2] = first, last
+    return torch.where(masks_lr.flatten(1).any(dim=1)[:, None].cpu(), boxes, torch.zeros(()))
+
+
+def to_low_res(masks: np.ndarray) -> torch.Tensor:
+    """Exact masks, bool [M, H, W] -> bool [M, 256, 256]: a low-resolution pixel is set where half of it is covered.
+
+    A mask too thin or too small to cover half of any pixel keeps the pixels it covers most, so none vanishes.
+    """
+    if not len(masks):
+        return torch.zeros(0, LOW_RES, LOW_RES, dtype=torch.bool)
+    coverage = F.adaptive_avg_pool2d(torch.from_numpy(masks).float()[:, None], LOW_RES)[:, 0]
+    threshold = coverage.flatten(1).amax(dim=1).clamp(max=0.5)[:, None, None]
+    return (coverage >= threshold) & (coverage > 0)

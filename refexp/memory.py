@@ -1,0 +1,75 @@
+"""References -> memory bank: crop, encode, pool under the mask, average over shots (METHOD 1)."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterable
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+
+from refexp.encoders.base import Encoder
+from refexp.types import MemoryBank
+
+log = logging.getLogger(__name__)
+
+
+def crop_window(box_xyxy: tuple[float, float, float, float], context: float, size: tuple[int, int]) -> tuple[int, ...]:
+    """The square around a box, `context` wider than its longer side, cut at the image border (METHOD 1.1).
+
+    `size` is (H, W); the result is integer `x1 y1 x2 y2`. A crop cut by the border is not padded.
+    """
+    x1, y1, x2, y2 = (int(v) for v in box_xyxy)
+    half = max(x2 - x1, y2 - y1) * (1 + context) / 2
+    cx, cy = (x1 + x2) / 2, (y1 + y2) / 2
+    height, width = size
+    return max(0, int(cx - half)), max(0, int(cy - half)), min(width, int(cx + half)), min(height, int(cy + half))
+
+
+def reference_view(
+    rgb: np.ndarray, mask: np.ndarray, box_xywh: tuple[float, float, float, float], context: float | None
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """What the encoder is shown of a reference: image f32 [1, 3, h, w] in [0, 1] and mask f32 [1, 1, h, w].
+
+    rgb u8 [H, W, 3], mask bool [H, W]. `context=None` shows the whole image.
+    """
+    height, width = mask.shape
+    x, y, w, h = box_xywh
+    window = (0, 0, width, height) if context is None else crop_window((x, y, x + w, y + h), context, (height, width))
+    x1, y1, x2, y2 = window
+    image = torch.from_numpy(np.ascontiguousarray(rgb[y1:y2, x1:x2])).permute(2, 0, 1)[None].float() / 255
+    return image, torch.from_numpy(np.ascontiguousarray(mask[y1:y2, x1:x2])).float()[None, None]
+
+
+def mask_weights(mask: torch.Tensor, input_size: int, grid: int) -> torch.Tensor:
+    """Mask f32 [1, 1, h, w] -> patch weights f32 [G * G] in [0, 1]: bilinear to the input, then nearest (METHOD 1.2, 1.4).
+
+    Nearest can miss a very small mask altogether; its weights are then the covered share of each patch.
+    """
+    soft = F.interpolate(mask, size=(input_size, input_size), mode="bilinear", align_corners=False)
+    weights = F.interpolate(soft, size=(grid, grid), mode="nearest").flatten()
+    if weights.sum() > 0:
+        return weights
+    return F.adaptive_avg_pool2d(mask, grid).flatten()
+
+
+def instance_prototype(tokens: torch.Tensor, weights: torch.Tensor) -> torch.Tensor:
+    """Mean of patch tokens f32 [G * G, C] under weights f32 [G * G] -> f32 [C] (METHOD 1.5)."""
+    return (weights @ tokens) / weights.sum()
+
+
+def remember_one(
+    rgb: np.ndarray, mask: np.ndarray, box_xywh: tuple[float, float, float, float], encoder: Encoder, device: torch.device
+) -> torch.Tensor:
+    """One reference -> its instance prototype f32 [C], on the CPU."""
+    image, view_mask = reference_view(rgb, mask, box_xywh, encoder.reference_context)
+    tokens = encoder.encode(image.to(device))[0].float().cpu()
+    return instance_prototype(tokens, mask_weights(view_mask, encoder.input_size, encoder.grid))
+
+
+def build_bank(instances: Iterable[torch.Tensor]) -> MemoryBank:
+    """Per class f32 [S_k, C] -> memory bank: the unweighted mean over shots, L2-normalised (METHOD 1.5)."""
+    per_class = list(instances)
+    prototypes = torch.stack([rows.mean(dim=0) for rows in per_class])
+    return MemoryBank(prototypes=F.normalize(prototypes, dim=1), instances=per_class)

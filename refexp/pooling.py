@@ -1,0 +1,30 @@
+"""Mask features: the encoder's feature map averaged under each proposal (METHOD 3.1)."""
+
+from __future__ import annotations
+
+from functools import lru_cache
+
+import torch
+import torch.nn.functional as F
+
+from refexp.types import LOW_RES
+
+
+@lru_cache(maxsize=8)
+def upsampling_matrix(grid: int) -> torch.Tensor:
+    """The bilinear upsampling from `grid` to 256 samples (align_corners false) as a matrix, f32 [256, grid]."""
+    unit = torch.eye(grid)[:, None]
+    return F.interpolate(unit, size=LOW_RES, mode="linear", align_corners=False)[:, 0].T.contiguous()
+
+
+def pool_masks(masks_lr: torch.Tensor, tokens: torch.Tensor) -> torch.Tensor:
+    """Bool [M, 256, 256] and tokens f32 [G * G, C] -> mask features f32 [M, C], L2-normalised.
+
+    Averaging the upsampled map under a mask equals pooling the mask down with the transposed upsampling and one
+    small matrix product, since both are linear: M x 256 x G + M x G^2 x C multiplications instead of 256^2 x C x M.
+    """
+    grid = round(len(tokens) ** 0.5)
+    up = upsampling_matrix(grid).to(tokens.device)
+    weights = torch.einsum("myx,yi,xj->mij", masks_lr.to(tokens.device, torch.float32), up, up).flatten(1)
+    area = masks_lr.flatten(1).sum(dim=1).to(tokens.device)
+    return F.normalize((weights @ tokens) / area[:, None], dim=1)

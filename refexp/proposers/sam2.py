@@ -1,0 +1,149 @@
+"""SAM2 over a grid of points (METHOD 2.3)."""
+
+from __future__ import annotations
+
+import importlib.resources
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import torch
+from pydantic import Field
+
+from refexp import checkpoints
+from refexp.encoders.base import IMAGENET_MEAN, IMAGENET_STD
+from refexp.errors import RefexpError
+from refexp.masks import upscale_to_rle
+from refexp.proposers.base import Proposer
+from refexp.types import MaskProposals, Target, Weights
+
+Model = Literal[
+    "sam2_hiera_t", "sam2_hiera_s", "sam2_hiera_b+", "sam2_hiera_l",
+    "sam2.1_hiera_t", "sam2.1_hiera_s", "sam2.1_hiera_b+", "sam2.1_hiera_l",
+]  # fmt: skip
+
+
+def point_grid(image_size: int, points_per_side: int) -> torch.Tensor:
+    """f32 [n * n, 2] as (x, y) in pixels: `linspace(0, size - 1, n) + 0.5` in both axes, x varying slowest."""
+    line = torch.linspace(0, image_size - 1, points_per_side) + 0.5
+    return torch.cartesian_prod(line, line)
+
+
+class SAM2Proposer(Proposer):
+    """For each grid point the best of the decoder's three masks, if its predicted IoU exceeds `iou_threshold`.
+
+    points_per_batch: points decoded together; bounds memory, does not change results.
+    no_mem_embed: add SAM2's "no memory" embedding to the image embedding, as its own image predictor does; off in the paper.
+    weights: "official" reads the published file below `checkpoints_dir`; "random" is seeded, for tests and benchmarks only.
+    Raises RefexpError for a missing checkpoint, before anything is built.
+    """
+
+    image_size = 1024
+
+    def __init__(
+        self,
+        model: Model,
+        checkpoints_dir: str = "checkpoints",
+        weights: Literal["official", "random"] = "official",
+        points_per_side: Annotated[int, Field(ge=1)] = 32,
+        points_per_batch: Annotated[int, Field(ge=1)] = 32,
+        iou_threshold: Annotated[float, Field(ge=0, le=1)] = 0.4,
+        no_mem_embed: bool = False,
+        random_seed: int = 0,
+    ) -> None:
+        self.model_name: str = model
+        self.points = point_grid(self.image_size, points_per_side)
+        self.points_per_batch = points_per_batch
+        self.iou_threshold = iou_threshold
+        self.no_mem_embed = no_mem_embed
+        self.random_seed = random_seed
+        self.file = checkpoints.locate(model, Path(checkpoints_dir)) if weights == "official" else None
+
+    def load(self, device: torch.device) -> Weights:
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(self.random_seed)
+            model = build_sam2(self.model_name)
+        if self.file:
+            load_official(model, self.file, self.model_name)
+        # The video half of SAM2 (its memory of earlier frames) is not used here.
+        del model.memory_attention, model.memory_encoder
+        self.model = model.eval().to(device)
+        self.device = device
+        return checkpoints.describe(self.model_name, self.file) if self.file else Weights(origin="RANDOM weights")
+
+    @torch.inference_mode()
+    def propose(self, target: Target) -> MaskProposals:
+        embedding, high_res = self.embed(target.square)
+        decoded = [self.decode(points, embedding, high_res) for points in self.points.split(self.points_per_batch)]
+        logits = torch.cat([logits for logits, _ in decoded])
+        quality = torch.cat([quality for _, quality in decoded]).cpu()
+        masks = upscale_to_rle(logits, target.size)
+        kept = [row for row, mask in enumerate(masks) if has_pixels(mask)]
+        kept = [row for row in kept if bool((logits[row] > 0).any())]
+        return MaskProposals(quality[kept], logits[kept].cpu() > 0, [masks[row] for row in kept])
+
+    def embed(self, square: torch.Tensor) -> tuple[torch.Tensor, list[torch.Tensor]]:
+        """f32 [3, 1024, 1024] in [0, 1] -> image embedding [1, 256, 64, 64] and the two finer feature maps."""
+        mean, std = (square.new_tensor(v)[:, None, None] for v in (IMAGENET_MEAN, IMAGENET_STD))
+        backbone = self.model.forward_image(((square - mean) / std)[None].to(self.device))
+        _, features, _, sizes = self.model._prepare_backbone_features(backbone)
+        if self.no_mem_embed:
+            features[-1] = features[-1] + self.model.no_mem_embed
+        maps = [f.permute(1, 2, 0).reshape(1, -1, *size) for f, size in zip(features, sizes, strict=True)]
+        return maps[-1], maps[:-1]
+
+    def decode(
+        self, points: torch.Tensor, embedding: torch.Tensor, high_res: list[torch.Tensor]
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """Points f32 [B, 2] -> logits f32 [M, 256, 256] and predicted IoU f32 [M] of those that pass the threshold."""
+        coordinates = points[:, None].to(self.device)
+        labels = torch.ones(len(points), 1, dtype=torch.int32, device=self.device)
+        sparse, dense = self.model.sam_prompt_encoder(points=(coordinates, labels), boxes=None, masks=None)
+        logits, ious, _, _ = self.model.sam_mask_decoder(
+            image_embeddings=embedding,
+            image_pe=self.model.sam_prompt_encoder.get_dense_pe(),
+            sparse_prompt_embeddings=sparse,
+            dense_prompt_embeddings=dense,
+            multimask_output=True,
+            repeat_image=True,
+            high_res_features=high_res,
+        )
+        best_iou, best = ious.max(dim=1)
+        passed = torch.nonzero(best_iou > self.iou_threshold)[:, 0]
+        return logits[passed, best[passed]].float(), best_iou[passed].float()
+
+
+def has_pixels(rle: dict[str, Any]) -> bool:
+    """Whether a mask has any pixel."""
+    from pycocotools import mask as coco_mask
+
+    return int(coco_mask.area(rle)) > 0
+
+
+def build_sam2(name: str) -> Any:
+    """The network `name` with fresh weights, from the configuration that the `sam2` package carries.
+
+    `sam2` composes its configurations through Hydra's global state, which belongs to the running experiment (or to
+    nobody, in a library); so the file is read as plain YAML and that state is left as it was.
+    """
+    from hydra.core.global_hydra import GlobalHydra
+    from hydra.utils import instantiate
+    from omegaconf import OmegaConf
+
+    was_initialized = GlobalHydra.instance().is_initialized()
+    import sam2
+
+    if not was_initialized:
+        GlobalHydra.instance().clear()
+    folder = name.split("_")[0]
+    text = importlib.resources.files(sam2).joinpath("configs", folder, f"{name}.yaml").read_text()
+    return instantiate(OmegaConf.create(text).model)
+
+
+def load_official(model: torch.nn.Module, file: Path, name: str) -> None:
+    """Read the published layout `{"model": state_dict}`. Raises RefexpError if the file holds something else."""
+    try:
+        content = torch.load(file, map_location="cpu", weights_only=True)
+        model.load_state_dict(content["model"])
+    except Exception as error:  # torch.load raises anything from pickle errors to zip errors on a damaged file
+        reason = (str(error).strip() or type(error).__name__).splitlines()[0]
+        raise RefexpError(f"{file} does not hold the weights of {name}: {reason}") from None

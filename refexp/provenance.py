@@ -1,0 +1,93 @@
+"""What a result needs beside it to be believed: versions, commit, device, time and memory."""
+
+from __future__ import annotations
+
+import importlib.metadata
+import platform
+import resource
+import subprocess
+import sys
+import time
+from collections import defaultdict
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import torch
+
+PACKAGES = ("refexp", "torch", "torchvision", "timm", "sam2", "pycocotools", "numpy", "hydra-core", "scikit-image")
+
+
+class Clock:
+    """Seconds and items per stage of a run."""
+
+    def __init__(self) -> None:
+        self.seconds: dict[str, float] = defaultdict(float)
+        self.items: dict[str, int] = defaultdict(int)
+
+    @contextmanager
+    def stage(self, name: str, items: int = 1) -> Iterator[None]:
+        """Add the time spent inside to `name`."""
+        start = time.perf_counter()
+        yield
+        self.seconds[name] += time.perf_counter() - start
+        self.items[name] += items
+
+    def report(self) -> dict[str, dict[str, float]]:
+        return {
+            name: {"seconds": round(s, 4), "items": self.items[name], "per_second": round(self.items[name] / s, 4)}
+            for name, s in self.seconds.items()
+            if s > 0
+        }
+
+
+def versions() -> dict[str, str]:
+    """Installed versions of what can change a number."""
+    found = {"python": platform.python_version()}
+    for package in PACKAGES:
+        try:
+            found[package] = importlib.metadata.version(package)
+        except importlib.metadata.PackageNotFoundError:
+            found[package] = "not installed"
+    return found
+
+
+def commit() -> str | None:
+    """The checkout's commit, `-dirty` with uncommitted changes; None outside a checkout."""
+    here = Path(__file__).parent
+    try:
+        run = subprocess.run(
+            ["git", "describe", "--always", "--dirty", "--abbrev=40", "--match="],
+            cwd=here, capture_output=True, text=True, timeout=10, check=True,
+        )  # fmt: skip
+    except (OSError, subprocess.SubprocessError):
+        return None
+    return run.stdout.strip() or None
+
+
+def peak_memory_mib(device: torch.device) -> dict[str, float]:
+    """Peak resident memory of this process, and the device's peak if it is a GPU."""
+    unit = 1 << 20 if sys.platform == "darwin" else 1 << 10
+    peak = {"process": round(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / unit, 1)}
+    if device.type == "cuda":
+        peak["cuda"] = round(torch.cuda.max_memory_allocated(device) / (1 << 20), 1)
+    return peak
+
+
+def device_name(device: torch.device) -> str:
+    """`cpu (2 threads)` or the GPU's name."""
+    if device.type == "cuda":
+        return f"{device} ({torch.cuda.get_device_name(device)})"
+    return f"{device} ({torch.get_num_threads()} threads)"
+
+
+def describe_run(device: torch.device, clock: Clock) -> dict[str, Any]:
+    """All of the above, for metrics.json."""
+    return {
+        "stages": clock.report(),
+        "peak_memory_mib": peak_memory_mib(device),
+        "device": device_name(device),
+        "versions": versions(),
+        "commit": commit(),
+    }

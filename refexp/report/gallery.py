@@ -1,0 +1,65 @@
+"""The pictures a run leaves behind, drawn while it goes on."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+from PIL import Image
+
+from refexp.data.coco import Data, Record
+from refexp.files import atomic_path
+from refexp.report.overlays import Instance, draw, reference_sheet, side_by_side
+from refexp.types import Detections, Target
+
+MAX_CLASSES = 40
+MAX_SHOTS = 10
+
+
+class Gallery:
+    """Overlays of `limit` targets spread evenly over the split, and of the references.
+
+    note: stands on every picture, if given (random weights).
+    """
+
+    def __init__(self, folder: Path, data: Data, limit: int, score_threshold: float, note: str | None) -> None:
+        self.folder, self.data, self.score_threshold, self.note = folder, data, score_threshold, note
+        ids = list(data.targets.images)
+        chosen = np.linspace(0, len(ids) - 1, min(limit, len(ids))).round().astype(int)
+        self.chosen = {ids[i] for i in chosen}
+
+    def draw_references(self, references: Sequence[Sequence[Record]]) -> None:
+        """One sheet: a row a class, a column a reference."""
+        if not self.chosen:
+            return
+        split, rows = self.data.references, []
+        for label, per_class in list(enumerate(references))[:MAX_CLASSES]:
+            shown = [(split.read(split.images[r["image_id"]]), split.mask(r), label) for r in per_class[:MAX_SHOTS]]
+            rows.append((self.data.classes[label], shown))
+        self._save(reference_sheet(rows, self.note or "References"), "references.jpg")
+
+    def draw_target(self, target: Target, detections: Detections) -> None:
+        """Ground truth left, prediction right, if the target is one of the chosen."""
+        if target.id not in self.chosen:
+            return
+        split, classes = self.data.targets, self.data.classes
+        truth = [
+            Instance(split.mask(a), split.labels[a["category_id"]], classes[split.labels[a["category_id"]]])
+            for a in split.annotations
+            if a["image_id"] == target.id and a.get("segmentation")
+        ]
+        found = [
+            Instance(mask, int(label), f"{classes[int(label)]} {score:.2f}")
+            for mask, label, score in zip(detections.masks, detections.labels, detections.scores, strict=True)
+            if score >= self.score_threshold
+        ]
+        left, right = draw(target.rgb, truth), draw(target.rgb, found)
+        shown = f"prediction, {len(found)} of {len(detections)} with score >= {self.score_threshold:g}"
+        captions = (f"ground truth, {target.id}", f"{shown}  {self.note or ''}")
+        name = "".join(c if c.isalnum() or c in "-_." else "_" for c in str(target.id))
+        self._save(side_by_side(left, right, captions), f"{name}.jpg")
+
+    def _save(self, picture: Image.Image, name: str) -> None:
+        with atomic_path(self.folder / name) as path:
+            picture.save(path, quality=88)

@@ -1,0 +1,114 @@
+"""Pictures: ground truth beside prediction, and the references a run learnt from."""
+
+from __future__ import annotations
+
+import colorsys
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from PIL import Image, ImageDraw, ImageFont
+from scipy.ndimage import binary_erosion
+
+from refexp.masks import decode
+from refexp.types import Rle
+
+MAX_SIDE = 800
+THUMBNAIL = 128
+TEXT = 13
+
+
+@dataclass(frozen=True)
+class Instance:
+    """One thing to draw: its mask, its class index and what to write on it."""
+
+    mask: Rle
+    label: int
+    caption: str
+
+
+def colour(label: int) -> tuple[int, int, int]:
+    """A steady, well separated colour for each class index (golden-ratio steps around the hue circle)."""
+    r, g, b = colorsys.hsv_to_rgb((0.02 + label * 0.618034) % 1, 0.75, 0.95)
+    return int(255 * r), int(255 * g), int(255 * b)
+
+
+def draw(rgb: np.ndarray, instances: Sequence[Instance]) -> Image.Image:
+    """u8 [H, W, 3] with translucent masks, outlines and captions; the first instance is drawn on top."""
+    canvas = rgb.astype(np.float32)
+    for instance in reversed(instances):
+        mask = decode([instance.mask])[0]
+        tint = np.array(colour(instance.label), dtype=np.float32)
+        canvas[mask] = 0.55 * canvas[mask] + 0.45 * tint
+        outline = mask & ~binary_erosion(mask, iterations=max(1, max(rgb.shape) // 400))
+        canvas[outline] = tint
+    scale = min(1.0, MAX_SIDE / max(rgb.shape[:2]))
+    image = Image.fromarray(canvas.astype(np.uint8))
+    image = image.resize((round(image.width * scale), round(image.height * scale)))
+    pen = ImageDraw.Draw(image)
+    for instance in reversed(instances):
+        ys, xs = np.nonzero(decode([instance.mask])[0])
+        if len(xs):
+            write(pen, (int(xs.min() * scale), int(ys.min() * scale)), instance.caption, colour(instance.label))
+    return image
+
+
+def write(pen: ImageDraw.ImageDraw, at: tuple[int, int], text: str, background: tuple[int, int, int]) -> None:
+    """Text on a filled box that stays inside the image."""
+    font = ImageFont.load_default(size=TEXT)
+    left, top, right, bottom = pen.textbbox((0, 0), text, font=font)
+    width, height = right - left + 6, bottom - top + 5
+    x = max(0, min(at[0], pen.im.size[0] - width))
+    y = max(0, min(at[1] - height, pen.im.size[1] - height))
+    pen.rectangle((x, y, x + width, y + height), fill=background)
+    pen.text((x + 3 - left, y + 2 - top), text, fill="black", font=font)
+
+
+def side_by_side(left: Image.Image, right: Image.Image, captions: tuple[str, str]) -> Image.Image:
+    """Two pictures of one size under a caption line each."""
+    band, gap = 24, 6
+    sheet = Image.new("RGB", (left.width + gap + right.width, left.height + band), "white")
+    pen = ImageDraw.Draw(sheet)
+    for x, picture, caption in ((0, left, captions[0]), (left.width + gap, right, captions[1])):
+        sheet.paste(picture, (x, band))
+        pen.text((x + 4, 4), caption, fill="black", font=ImageFont.load_default(size=TEXT + 1))
+    return sheet
+
+
+def reference_sheet(rows: Sequence[tuple[str, Sequence[tuple[np.ndarray, Rle, int]]]], note: str) -> Image.Image:
+    """One row a class: its name and its references (rgb, mask, label), each cut out around the mask."""
+    name_width, band = 130, 24
+    columns = max(len(references) for _, references in rows)
+    sheet = Image.new("RGB", (name_width + columns * THUMBNAIL, band + len(rows) * THUMBNAIL), "white")
+    pen = ImageDraw.Draw(sheet)
+    pen.text((4, 4), note, fill="black", font=ImageFont.load_default(size=TEXT + 1))
+    for row, (name, references) in enumerate(rows):
+        top = band + row * THUMBNAIL
+        pen.text((6, top + THUMBNAIL // 2 - 8), name[:18], fill="black", font=ImageFont.load_default(size=TEXT))
+        for column, (rgb, mask, label) in enumerate(references):
+            sheet.paste(thumbnail(rgb, mask, label), (name_width + column * THUMBNAIL, top))
+    return sheet
+
+
+def thumbnail(rgb: np.ndarray, mask: Rle, label: int) -> Image.Image:
+    """The neighbourhood of a mask, squared, at THUMBNAIL pixels."""
+    ys, xs = np.nonzero(decode([mask])[0])
+    half = int(0.65 * max(np.ptp(xs), np.ptp(ys), 8)) + 1
+    cx, cy = (int(xs.min()) + int(xs.max())) // 2, (int(ys.min()) + int(ys.max())) // 2
+    drawn = np.asarray(draw_native(rgb, mask, label))
+    x1, y1 = max(0, cx - half), max(0, cy - half)
+    piece = Image.fromarray(drawn[y1 : cy + half, x1 : cx + half])
+    piece.thumbnail((THUMBNAIL - 4, THUMBNAIL - 4))
+    tile = Image.new("RGB", (THUMBNAIL, THUMBNAIL), "white")
+    tile.paste(piece, ((THUMBNAIL - piece.width) // 2, (THUMBNAIL - piece.height) // 2))
+    return tile
+
+
+def draw_native(rgb: np.ndarray, mask: Rle, label: int) -> Image.Image:
+    """The image with one mask outlined, everything else dimmed."""
+    inside = decode([mask])[0]
+    canvas = rgb.astype(np.float32)
+    canvas[~inside] *= 0.55
+    outline = inside & ~binary_erosion(inside, iterations=max(1, max(rgb.shape) // 250))
+    canvas[outline] = colour(label)
+    return Image.fromarray(canvas.astype(np.uint8))

@@ -1,0 +1,62 @@
+"""The table a run ends with."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+from rich.table import Table
+
+COLUMNS = ("nAP", "nAP50", "nAP75", "nAP_small", "nAP_medium", "nAP_large", "AR100")
+MAX_CLASSES = 20
+
+
+def print_metrics(
+    metrics: Mapping[str, float | None], classes: Sequence[str], summary: Mapping[str, Any], output: Path, note: str | None
+) -> None:
+    """Overall numbers in percent, per class if there are few, speed and where the files are."""
+    console = Console(soft_wrap=True)
+    kinds = [kind for kind in ("bbox", "segm") if f"{kind}/nAP" in metrics]
+    table = Table(title=_title(summary), title_justify="left")
+    table.add_column("")
+    for column in COLUMNS:
+        table.add_column(column, justify="right")
+    for kind in kinds:
+        row = [percent(metrics[f"{kind}/{column}"]) for column in COLUMNS]
+        table.add_row({"bbox": "box", "segm": "mask"}[kind], *row, style="bold")
+    console.print(table)
+    if 1 < len(classes) <= MAX_CLASSES:
+        console.print(_per_class(metrics, classes, kinds))
+    stages = summary["stages"]
+    speed = ", ".join(f"{name} {s['seconds']:.1f} s" for name, s in stages.items() if s["seconds"] >= 0.05)
+    console.print(f"{speed}; peak {summary['peak_memory_mib']['process']:.0f} MiB")
+    console.print(f"[green]results in[/] {output}")
+    if note:
+        console.print(f"[bold red]{note}[/]")
+
+
+def _title(summary: Mapping[str, Any]) -> str:
+    count = len(summary["classes"])
+    return (
+        f"{count} {'class' if count == 1 else 'classes'}, {summary['shots']} shots, seed {summary['seed']}, "
+        f"{summary['images']} images, {summary['instances']} instances; percent"
+    )
+
+
+def _per_class(metrics: Mapping[str, float | None], classes: Sequence[str], kinds: Sequence[str]) -> Table:
+    table = Table(title="per class", title_justify="left")
+    table.add_column("")
+    for kind in kinds:
+        for name in ("nAP", "nAP50"):
+            table.add_column(f"{'box' if kind == 'bbox' else 'mask'} {name}", justify="right")
+    for class_name in classes:
+        row = [percent(metrics[f"{kind}/{name}/{class_name}"]) for kind in kinds for name in ("nAP", "nAP50")]
+        table.add_row(class_name, *row)
+    return table
+
+
+def percent(value: float | None) -> str:
+    """`36.8`, or a dash where no instance counts."""
+    return "-" if value is None else f"{100 * value:.1f}"

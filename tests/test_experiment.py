@@ -1,0 +1,163 @@
+"""A whole run, as a person starts it: what it prints, what it leaves, how it fails."""
+
+from __future__ import annotations
+
+import json
+
+import numpy as np
+import pytest
+from PIL import Image
+from pycocotools import mask as coco_mask
+
+from refexp.experiment import run
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory, drawn):
+    """The contract's command, run once as a process."""
+    import subprocess
+    import sys
+
+    from conftest import ROOT, Folder
+
+    root = tmp_path_factory.mktemp("run")
+    folder = Folder(root / "data", drawn)
+    output = root / "out"
+    process = subprocess.run(
+        [sys.executable, str(ROOT / "main.py"), *folder.overrides(output), "vis.limit=2", "vis.score_threshold=0"],
+        cwd=root, capture_output=True, text=True, timeout=300, check=False,
+    )  # fmt: skip
+    return process, folder, output
+
+
+def test_exit_code_and_table(finished):
+    process, _, output = finished
+    assert process.returncode == 0, process.stderr
+    assert "nAP50" in process.stdout
+    assert "ladybird" in process.stdout
+    assert f"results in {output}" in process.stdout.replace("\n", "")
+
+
+def test_metrics_file(finished):
+    _, folder, output = finished
+    content = json.loads((output / "metrics.json").read_text())
+    metrics = content["metrics"]
+    for kind in ("bbox", "segm"):
+        for name in ("nAP", "nAP50", "nAP75", "nAP/ladybird", "nAP/leaf"):
+            assert 0 <= metrics[f"{kind}/{name}"] <= 1
+    assert metrics["segm/nAP50"] > 0.3  # true masks, real weights, two classes
+    assert content["seed"] == 0
+    assert content["classes"] == ["ladybird", "leaf"]
+    assert content["images"] == 4
+    assert "ImageNet" in content["weights"]["encoder"]["origin"]
+    assert content["stages"]["extract"]["items"] == 4
+    assert content["peak_memory_mib"]["process"] > 0
+    assert {"torch", "refexp", "python"} <= set(content["versions"])
+
+
+def test_detections_file(finished):
+    _, folder, output = finished
+    detections = json.loads((output / "detections.json").read_text())
+    assert detections
+    sizes = {i["id"]: [i["height"], i["width"]] for i in folder.targets["images"]}
+    for found in detections:
+        assert set(found) == {"image_id", "category_id", "bbox", "score", "segmentation"}
+        assert found["segmentation"]["size"] == sizes[found["image_id"]]
+        assert found["bbox"] == coco_mask.toBbox(found["segmentation"]).tolist()
+        assert 0 < found["score"] <= 1
+
+
+def test_references_file_repeats_the_run(finished, configure, tmp_path):
+    _, folder, output = finished
+    references = json.loads((output / "references.json").read_text())
+    assert {"images", "annotations", "categories"} <= set(references)
+    overrides = [o for o in folder.overrides() if not o.startswith("seed")]
+    again = run(
+        configure(*overrides, "seed=7", "sampler=file", f"sampler.path={output / 'references.json'}", "vis.limit=0"),
+        tmp_path / "again",
+    )
+    assert again == json.loads((output / "metrics.json").read_text())["metrics"]
+    assert (tmp_path / "again/detections.json").read_bytes() == (output / "detections.json").read_bytes()
+
+
+def test_overlays(finished):
+    _, _, output = finished
+    pictures = sorted(path.name for path in (output / "overlays").iterdir())
+    assert pictures == ["1.jpg", "4.jpg", "references.jpg"]
+    assert np.asarray(Image.open(output / "overlays/1.jpg")).std() > 10
+    assert (output / "config.yaml").is_file()
+    assert (output / "run.log").is_file()
+
+
+def test_string_ids_and_class_order(configure, folder, tmp_path):
+    plain = run(configure(*folder.overrides(), "vis.limit=0"), tmp_path / "plain")
+    for content in folder.content.values():
+        for image in content["images"]:
+            image["id"] = f"image/{image['id']}"
+        for annotation in content["annotations"]:
+            annotation["image_id"] = f"image/{annotation['image_id']}"
+            annotation["category_id"] = {1: 17, 2: 4}[annotation["category_id"]]
+        content["categories"] = [{"id": 17, "name": "ladybird"}, {"id": 4, "name": "leaf"}]
+    folder.save()
+    renamed = run(configure(*folder.overrides(), "dataset.classes=[leaf,ladybird]", "vis.limit=1"), tmp_path / "renamed")
+    assert renamed == pytest.approx(plain)
+    found = json.loads((tmp_path / "renamed/detections.json").read_text())
+    assert {f["category_id"] for f in found} <= {17, 4}
+    assert all(str(f["image_id"]).startswith("image/") for f in found)
+    assert (tmp_path / "renamed/overlays/image_1.jpg").is_file()
+
+
+def test_random_weights_are_said_everywhere(configure, folder, tmp_path, capsys):
+    run(configure(*folder.overrides(), "weights=random", "vis.limit=1"), tmp_path / "out")
+    assert "RANDOM WEIGHTS" in capsys.readouterr().out
+    assert "RANDOM" in (tmp_path / "out/RANDOM_WEIGHTS.txt").read_text()
+    assert "RANDOM" in json.loads((tmp_path / "out/metrics.json").read_text())["weights"]["encoder"]["origin"]
+
+
+def test_embedded_default_needs_nothing(configure, tmp_path):
+    """`python main.py` in small: synthetic images, regions, real ImageNet weights."""
+    metrics = run(configure("shots=1", "dataset.references=24", "dataset.targets=2", "vis.limit=0"), tmp_path)
+    assert metrics["segm/nAP50"] > 0
+
+
+def test_multirun_gives_each_job_its_folder(command, folder, tmp_path):
+    process = command(
+        "-m", *[o for o in folder.overrides() if not o.startswith(("shots", "seed"))],
+        "shots=1,2", "seed=0,1", f"hydra.sweep.dir={tmp_path / 'sweep'}", "vis.limit=0",
+    )  # fmt: skip
+    assert process.returncode == 0, process.stderr
+    runs = [json.loads((tmp_path / f"sweep/{job}/metrics.json").read_text()) for job in range(4)]
+    assert [(r["shots"], r["seed"]) for r in runs] == [(1, 0), (1, 1), (2, 0), (2, 1)]
+
+
+MISTAKES = {
+    "typo in a key": (["encoder.inputsize=3"], "encoder.inputsize"),
+    "typo in a top-level key": (["sede=3"], "sede"),
+    "unknown option": (["proposer=sam3"], "sam2_hiera_l"),
+    "no such shots": (["shots=7"], "shots=custom shots.n=7"),
+    "impossible number": (["postprocess.nms.iou_threshold=2"], "postprocess.nms.iou_threshold=2"),
+    "impossible choice": (["shots.missing=maybe"], "'error', 'drop' or 'repeat'"),
+    "word for a number": (["seed=abc"], "seed='abc'"),
+    "not given": (["dataset=custom"], "dataset.images"),
+    "missing checkpoint": (["encoder=dinov2_vitl14"], "dinov2_vitl14_pretrain.pth"),
+    "missing SAM2": (["proposer=sam2_hiera_l"], "segment_anything_2/072824/sam2_hiera_large.pt"),
+}
+
+
+@pytest.mark.parametrize("mistake", MISTAKES)
+def test_mistakes_are_one_line(mistake, command):
+    overrides, expected = MISTAKES[mistake]
+    process = command(*overrides)
+    assert process.returncode == 1
+    assert expected in process.stderr + process.stdout
+    assert "Traceback" not in process.stderr + process.stdout
+    lines = [line for line in (process.stderr + process.stdout).splitlines() if line.strip()]
+    assert len(lines) <= 2, lines
+
+
+def test_help_lists_groups_and_keys(command):
+    process = command("--help")
+    assert process.returncode == 0
+    for word in ("dataset: custom, synthetic", "shots.missing", "seed", "sam2.1_hiera_b+"):
+        assert word in process.stdout
+    assert "_dinov2" not in process.stdout
