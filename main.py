@@ -12,6 +12,7 @@ from refexp.cli import command_line, job
 
 @hydra.main(version_base="1.3", config_path="conf", config_name="config")
 def main(config: DictConfig) -> None:
+    """Run the composed experiment into its output folder."""
     with job():
         from refexp.experiment import run  # imports torch, which --help need not wait for
 

@@ -21,7 +21,8 @@ def build(node: Mapping[str, Any], key: str, target: type | None = None) -> Any:
     arguments = {name: value for name, value in node.items() if name != "_target_"}
     if target is None:
         target = _import(node.get("_target_"), f"{key}._target_")
-    hints = typing.get_type_hints(target.__init__, include_extras=True)
+    constructor: Any = target
+    hints = typing.get_type_hints(constructor.__init__, include_extras=True)
     parameters = inspect.signature(target).parameters
     for name in arguments:
         if name not in parameters:

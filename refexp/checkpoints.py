@@ -1,7 +1,7 @@
 """Official weights: where they are published, where they are looked for, and how they are fetched.
 
-    python -m refexp.checkpoints                                  # what there is, and what is here
-    python -m refexp.checkpoints sam2_hiera_l dinov2_vitl14       # fetch these
+python -m refexp.checkpoints                                  # what there is, and what is here
+python -m refexp.checkpoints sam2_hiera_l dinov2_vitl14       # fetch these
 """
 
 from __future__ import annotations
@@ -103,11 +103,14 @@ def fetch(name: str, folder: Path) -> Path:
     try:
         torch.hub.download_url_to_file(checkpoint.url, str(path), hash_prefix=checkpoint.sha256)
     except (OSError, RuntimeError) as error:
-        raise RefexpError(f"could not fetch {checkpoint.url}: {error}. Fetch it by hand and put it at {path}.") from None
+        raise RefexpError(
+            f"could not fetch {checkpoint.url}: {error}. Fetch it by hand and put it at {path}."
+        ) from None
     return path
 
 
 def main(arguments: list[str] | None = None) -> int:
+    """List the checkpoints, or fetch those that are named; the exit code."""
     parser = argparse.ArgumentParser(prog="python -m refexp.checkpoints", description="Fetch official weights.")
     parser.add_argument("names", nargs="*", help="checkpoints to fetch; none lists what there is")
     parser.add_argument("--dir", type=Path, default=Path("checkpoints"), help="folder for the files (checkpoints.dir)")

@@ -9,7 +9,7 @@ import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
-from refexp.errors import RefexpError
+from refexp.errors import RefexpError, did_you_mean
 
 log = logging.getLogger("refexp")
 
@@ -46,23 +46,34 @@ def quote_numbered_option(argument: str) -> str:
 
 @contextmanager
 def job() -> Iterator[None]:
-    """Log a job's failure at once and into its log file: in a multirun Hydra reports only the first, at the end."""
+    """Log a job's failure at once and into its log file; the other jobs of a multirun go on."""
     try:
         yield
-    except RefexpError as error:
-        log.error("%s", error)
-        raise JobFailed from None
     except Exception as error:
-        log.exception("this job failed")
-        raise JobFailed from error
+        if isinstance(error, RefexpError):
+            log.error("%s", error)
+        else:
+            log.exception("this job failed")
+        from hydra.core.hydra_config import HydraConfig
+        from hydra.types import RunMode
+
+        # Hydra reports a failed job of a multirun only when all are done, and a single one with a line of its own.
+        if HydraConfig.get().mode == RunMode.MULTIRUN:
+            raise JobFailed from error
+        sys.exit(1)
 
 
 def explain(error: BaseException) -> str:
     """Hydra's message as one line, with what to type instead."""
-    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-    if error.__cause__ is not None and "Could not override" in lines[0]:
-        lines = lines[:1] + [line.strip() for line in str(error.__cause__).splitlines()[:1]]
-    message = " ".join(line for line in lines if not line.startswith(("full_key:", "object_type=", "Set the env")))
-    if "'shots/" in message:
-        message += " Any other number: shots=custom shots.n=7."
-    return message
+    text = " ".join(f"{error} {error.__cause__ or ''}".split())
+    option = re.search(r"Could not find '(\w+)/(\S+)' Available options in '\w+': (.*?) Config search path", text)
+    if option:
+        group, wrong, choices = option.groups()
+        hint = " Any other number: shots=custom shots.n=7." if group == "shots" else ""
+        return f"{group}={wrong}: no such option. {did_you_mean(wrong, choices.split())}{hint}"
+    key = re.search(r"Could not override '([^']+)'", text)
+    if key:
+        settings = [name for name in getattr(error.__cause__, "parent_node", None) or () if name != "_target_"]
+        choices = did_you_mean(key[1].rsplit(".", 1)[-1], settings) if settings else ""
+        return f"{key[1]}: no such key. {choices} `python main.py --cfg job` shows every key."
+    return text.split(" full_key:")[0]

@@ -6,11 +6,11 @@ import logging
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, cast
 
 import torch
 from omegaconf import DictConfig, OmegaConf
-from omegaconf.errors import OmegaConfBaseException
+from omegaconf.errors import MissingMandatoryValue, OmegaConfBaseException
 from pydantic import Field
 
 from refexp.build import build, build_all, check
@@ -81,9 +81,11 @@ def compose(config: DictConfig) -> Experiment:
     """Build every component. Raises RefexpError that names the config key at fault."""
     try:
         plain = OmegaConf.to_container(config, resolve=True, throw_on_missing=True)
+    except MissingMandatoryValue as error:
+        raise RefexpError(f"{error.full_key} must be given: {error.full_key}=...") from None
     except OmegaConfBaseException as error:
-        raise RefexpError(f"{error.full_key or 'config'}: {error.msg or 'must be given'}".splitlines()[0]) from None
-    assert isinstance(plain, dict)
+        raise RefexpError(f"{error.full_key}: {str(error.msg).splitlines()[0]}") from None
+    plain = cast(dict[str, Any], plain)
     return Experiment(
         config=plain,
         seed=check(plain["seed"], int, "seed"),
@@ -125,7 +127,9 @@ def run(config: DictConfig, output: Path) -> dict[str, float | None]:
     gallery.draw_references(references)
 
     found: list[Detections] = []
-    for target in track(read_targets(data.targets, experiment.proposer.image_size, clock), len(data.targets.images), "targets"):
+    for target in track(
+        read_targets(data.targets, experiment.proposer.image_size, clock), len(data.targets.images), "targets"
+    ):
         with clock.stage("extract"):
             proposals = extract(target, experiment.encoder, experiment.proposer, device)
         with clock.stage("detect"):
@@ -173,7 +177,9 @@ def read_targets(split: Split, image_size: int, clock: Clock) -> Iterator[Target
         yield target
 
 
-def summarise(experiment: Experiment, data: Data, found: Sequence[Detections], weights: dict[str, Weights]) -> dict[str, Any]:
+def summarise(
+    experiment: Experiment, data: Data, found: Sequence[Detections], weights: dict[str, Weights]
+) -> dict[str, Any]:
     """What was run, for metrics.json."""
     return {
         "config": experiment.config,
@@ -184,7 +190,8 @@ def summarise(experiment: Experiment, data: Data, found: Sequence[Detections], w
         "instances": sum(not a.get("iscrowd", 0) for a in data.targets.annotations),
         "detections": sum(len(detections) for detections in found),
         "weights": {
-            name: {"origin": w.origin, "file": w.file and w.file.name, "sha256": w.sha256} for name, w in weights.items()
+            name: {"origin": w.origin, "file": w.file and w.file.name, "sha256": w.sha256}
+            for name, w in weights.items()
         },
     }
 

@@ -43,7 +43,7 @@ def reference_view(
 
 
 def mask_weights(mask: torch.Tensor, input_size: int, grid: int) -> torch.Tensor:
-    """Mask f32 [1, 1, h, w] -> patch weights f32 [G * G] in [0, 1]: bilinear to the input, then nearest (METHOD 1.2, 1.4).
+    """Mask f32 [1, 1, h, w] -> patch weights f32 [G * G] in [0, 1]: bilinear, then nearest (METHOD 1.2, 1.4).
 
     Nearest can miss a very small mask altogether; its weights are then the covered share of each patch.
     """
@@ -60,7 +60,11 @@ def instance_prototype(tokens: torch.Tensor, weights: torch.Tensor) -> torch.Ten
 
 
 def remember_one(
-    rgb: np.ndarray, mask: np.ndarray, box_xywh: tuple[float, float, float, float], encoder: Encoder, device: torch.device
+    rgb: np.ndarray,
+    mask: np.ndarray,
+    box_xywh: tuple[float, float, float, float],
+    encoder: Encoder,
+    device: torch.device,
 ) -> torch.Tensor:
     """One reference -> its instance prototype f32 [C], on the CPU."""
     image, view_mask = reference_view(rgb, mask, box_xywh, encoder.reference_context)

@@ -27,7 +27,7 @@ class Step(Protocol):
 
 
 def extract(target: Target, encoder: Encoder, proposer: Proposer, device: torch.device) -> Proposals:
-    """The expensive half, independent of references and classes: proposals and their pooled features (METHOD 2, 3.1)."""
+    """The expensive half, which no reference changes: proposals and their pooled features (METHOD 2, 3.1)."""
     found = proposer.propose(target)
     tokens = encoder.encode(target.square[None].to(device))[0].float()
     features = pool_masks(found.masks_lr, tokens).cpu()

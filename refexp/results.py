@@ -33,5 +33,7 @@ def detections_to_coco(detections: Sequence[Detections], data: Data) -> list[dic
             "segmentation": {"size": list(mask["size"]), "counts": mask["counts"].decode()},
         }
         for found in detections
-        for label, score, box, mask in zip(found.labels, found.scores, boxes_xywh(found.masks), found.masks, strict=True)
+        for label, score, box, mask in zip(
+            found.labels, found.scores, boxes_xywh(found.masks), found.masks, strict=True
+        )
     ]

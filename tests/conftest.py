@@ -12,8 +12,6 @@ from pathlib import Path
 import numpy as np
 import pytest
 from hydra import compose, initialize_config_dir
-from hydra.core.hydra_config import HydraConfig
-from omegaconf import open_dict
 from PIL import Image
 
 from refexp.cli import quote_numbered_option
@@ -94,11 +92,7 @@ def configure():
 
     def run(*overrides: str):
         with initialize_config_dir(str(ROOT / "conf"), version_base="1.3"):
-            config = compose("config", [quote_numbered_option(o) for o in overrides], return_hydra_config=True)
-        HydraConfig.instance().set_config(config)
-        with open_dict(config):
-            del config["hydra"]
-        return config
+            return compose("config", [quote_numbered_option(o) for o in overrides])
 
     return run
 

@@ -99,7 +99,9 @@ def test_string_ids_and_class_order(configure, folder, tmp_path):
             annotation["category_id"] = {1: 17, 2: 4}[annotation["category_id"]]
         content["categories"] = [{"id": 17, "name": "ladybird"}, {"id": 4, "name": "leaf"}]
     folder.save()
-    renamed = run(configure(*folder.overrides(), "dataset.classes=[leaf,ladybird]", "vis.limit=1"), tmp_path / "renamed")
+    renamed = run(
+        configure(*folder.overrides(), "dataset.classes=[leaf,ladybird]", "vis.limit=1"), tmp_path / "renamed"
+    )
     assert renamed == pytest.approx(plain)
     found = json.loads((tmp_path / "renamed/detections.json").read_text())
     assert {f["category_id"] for f in found} <= {17, 4}

@@ -112,9 +112,7 @@ def check_coco(content: Any, source: str) -> None:
         if annotation["image_id"] not in images:
             fail(f"annotation {annotation['id']} names image {annotation['image_id']!r}, which is not in 'images'.")
         if annotation["category_id"] not in categories:
-            fail(
-                f"annotation {annotation['id']} names category {annotation['category_id']!r}, not in 'categories'."
-            )
+            fail(f"annotation {annotation['id']} names category {annotation['category_id']!r}, not in 'categories'.")
         if "bbox" not in annotation:
             annotation["bbox"] = _box_from_mask(annotation, images[annotation["image_id"]], source)
         elif len(annotation["bbox"]) != 4:

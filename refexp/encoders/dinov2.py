@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 import torch
 from pydantic import Field
@@ -23,7 +23,7 @@ PATCH = 14
 class DINOv2(Encoder):
     """Patch tokens after the last norm; G = input_size / 14.
 
-    weights: "official" reads the published file below `checkpoints`; "random" is seeded, for tests and benchmarks only.
+    weights: "official" reads the published file in `checkpoints_dir`; "random" is seeded, for tests and benchmarks.
     Raises RefexpError for a missing checkpoint, before anything is built.
     """
 
@@ -65,7 +65,7 @@ class DINOv2(Encoder):
                 )
         except (RuntimeError, KeyError, EOFError, OSError) as error:
             raise RefexpError(f"{self.file} does not hold the weights of {self.name}: {first_line(error)}") from None
-        self.model = model.eval().to(device)
+        self.model: Any = model.eval().to(device)
         return checkpoints.describe(self.name, self.file) if self.file else Weights(origin="RANDOM weights")
 
     def forward(self, inputs: torch.Tensor) -> torch.Tensor:

@@ -42,7 +42,9 @@ class CocoEvaluation:
             for annotation in targets.annotations:
                 targets.mask(annotation)
 
-    def evaluate(self, targets: Split, detections: Sequence[Detections], classes: Sequence[str]) -> dict[str, float | None]:
+    def evaluate(
+        self, targets: Split, detections: Sequence[Detections], classes: Sequence[str]
+    ) -> dict[str, float | None]:
         """Flat metrics, `<kind>/<name>` and `<kind>/<name>/<class>` as fractions; None where no instance counts."""
         metrics: dict[str, float | None] = {}
         for kind in self.kinds:
@@ -81,7 +83,9 @@ def evaluate_kind(
     return metrics
 
 
-def _truth(kind: Kind, annotation: dict[str, Any], targets: Split, number: dict[ImageId, int], id_: int) -> dict[str, Any]:
+def _truth(
+    kind: Kind, annotation: dict[str, Any], targets: Split, number: dict[ImageId, int], id_: int
+) -> dict[str, Any]:
     segmentation = targets.mask(annotation) if kind == "segm" else None
     area = annotation.get("area")
     if area is None:

@@ -13,7 +13,7 @@ from refexp.types import LOW_RES, MaskProposals, Target
 
 
 class OracleProposer(Proposer):
-    """Every ground-truth mask of the chosen classes, all of quality 1; splits segmentation error from matching error."""
+    """Every ground-truth mask of the chosen classes, quality 1: splits segmentation error from matching error."""
 
     def __init__(self, image_size: Annotated[int, Field(ge=LOW_RES)] = 1024) -> None:
         self.image_size = image_size

@@ -32,8 +32,8 @@ class SAM2Proposer(Proposer):
     """For each grid point the best of the decoder's three masks, if its predicted IoU exceeds `iou_threshold`.
 
     points_per_batch: points decoded together; bounds memory, does not change results.
-    no_mem_embed: add SAM2's "no memory" embedding to the image embedding, as its own image predictor does; off in the paper.
-    weights: "official" reads the published file below `checkpoints_dir`; "random" is seeded, for tests and benchmarks only.
+    no_mem_embed: add SAM2's "no memory" embedding, as its own image predictor does; off in the paper.
+    weights: "official" reads the published file in `checkpoints_dir`; "random" is seeded, for tests and benchmarks.
     Raises RefexpError for a missing checkpoint, before anything is built.
     """
 

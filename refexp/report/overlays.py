@@ -93,7 +93,7 @@ def reference_sheet(rows: Sequence[tuple[str, Sequence[tuple[np.ndarray, Rle, in
 def thumbnail(rgb: np.ndarray, mask: Rle, label: int) -> Image.Image:
     """The neighbourhood of a mask, squared, at THUMBNAIL pixels."""
     ys, xs = np.nonzero(decode([mask])[0])
-    half = int(0.65 * max(np.ptp(xs), np.ptp(ys), 8)) + 1
+    half = int(0.65 * max(int(np.ptp(xs)), int(np.ptp(ys)), 8)) + 1
     cx, cy = (int(xs.min()) + int(xs.max())) // 2, (int(ys.min()) + int(ys.max())) // 2
     drawn = np.asarray(draw_native(rgb, mask, label))
     x1, y1 = max(0, cx - half), max(0, cy - half)

@@ -14,7 +14,11 @@ MAX_CLASSES = 20
 
 
 def print_metrics(
-    metrics: Mapping[str, float | None], classes: Sequence[str], summary: Mapping[str, Any], output: Path, note: str | None
+    metrics: Mapping[str, float | None],
+    classes: Sequence[str],
+    summary: Mapping[str, Any],
+    output: Path,
+    note: str | None,
 ) -> None:
     """Overall numbers in percent, per class if there are few, speed and where the files are."""
     console = Console(soft_wrap=True)

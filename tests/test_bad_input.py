@@ -1,0 +1,189 @@
+"""What a person's files can have wrong with them: one line that names the culprit, exit code 1, no traceback."""
+
+from __future__ import annotations
+
+import json
+
+import numpy as np
+import pytest
+from pycocotools import mask as coco_mask
+
+from refexp.data.coco import annotation_mask, annotation_rle
+from refexp.errors import RefexpError
+from refexp.experiment import run
+
+
+def truncated_image(folder):
+    path = folder.images / "targets_2.png"
+    path.write_bytes(path.read_bytes()[:2000])
+
+
+def missing_image(folder):
+    (folder.images / "targets_3.png").unlink()
+
+
+def missing_reference_images(folder):
+    for path in folder.images.glob("references_*"):
+        path.unlink()
+
+
+def empty_targets_file(folder):
+    (folder.root / "targets.json").write_text("")
+
+
+def targets_without_images(folder):
+    folder.targets["images"], folder.targets["annotations"] = [], []
+    folder.save()
+
+
+def targets_without_annotations(folder):
+    folder.targets["annotations"] = []
+    folder.save()
+
+
+def target_without_mask(folder):
+    folder.targets["annotations"][1]["segmentation"] = []
+    folder.save()
+
+
+def class_without_references(folder):
+    folder.references["annotations"] = [a for a in folder.references["annotations"] if a["category_id"] == 1]
+    folder.save()
+
+
+def unknown_image_id(folder):
+    folder.targets["annotations"][0]["image_id"] = 999
+    folder.save()
+
+
+def unknown_category_id(folder):
+    folder.references["annotations"][0]["category_id"] = 77
+    folder.save()
+
+
+def repeated_annotation_id(folder):
+    folder.targets["annotations"][1]["id"] = folder.targets["annotations"][0]["id"]
+    folder.save()
+
+
+def wrong_size(folder):
+    folder.targets["images"][0]["width"] += 7
+    for annotation in folder.targets["annotations"]:
+        annotation["segmentation"] = [[10, 10, 50, 10, 50, 50]]
+    folder.save()
+
+
+def wrong_rle_size(folder):
+    folder.targets["annotations"][0]["segmentation"]["size"] = [3, 4]
+    folder.save()
+
+
+def no_common_category(folder):
+    for category in folder.targets["categories"]:
+        category["name"] += "s"
+    folder.save()
+
+
+def missing_record_field(folder):
+    del folder.targets["images"][0]["height"]
+    folder.save()
+
+
+SPOILERS = {
+    truncated_image: r"targets_2\.png",
+    missing_image: r"1 of the images in .*targets\.json are not in .*targets_3\.png",
+    missing_reference_images: r"image not found: .*references_\d+\.png",
+    empty_targets_file: r"targets\.json is not valid JSON",
+    targets_without_images: r"targets\.json: holds no images",
+    targets_without_annotations: r"targets\.json: no annotation of the chosen classes",
+    target_without_mask: r"targets\.json: annotation \d+ has no mask",
+    class_without_references: r"references\.json: too few valid references for 1 shots: leaf \(0\)",
+    unknown_image_id: r"targets\.json: annotation \d+ names image 999",
+    unknown_category_id: r"references\.json: annotation \d+ names category 77",
+    repeated_annotation_id: r"targets\.json: id \d+ stands more than once in 'annotations'",
+    wrong_size: r"targets_1\.png is \d+ x \d+ pixels, but its annotations say",
+    wrong_rle_size: r"targets\.json: annotation \d+ has an RLE mask of size \[3, 4\]",
+    no_common_category: r"no category name in common",
+    missing_record_field: r"targets\.json: images\[0\] \(id 1\) lacks height",
+}
+
+
+@pytest.mark.parametrize("spoil", SPOILERS, ids=lambda f: f.__name__)
+def test_error_names_the_culprit(spoil, folder, configure, tmp_path):
+    spoil(folder)
+    with pytest.raises(RefexpError, match=SPOILERS[spoil]) as caught:
+        run(configure(*folder.overrides(), "vis.limit=0"), tmp_path / "out")
+    assert "\n" not in str(caught.value)
+    assert not (tmp_path / "out/metrics.json").exists()
+
+
+@pytest.mark.parametrize("spoil", [truncated_image, class_without_references], ids=lambda f: f.__name__)
+def test_command_line_shows_one_line(spoil, folder, command, tmp_path):
+    spoil(folder)
+    process = command(*folder.overrides(tmp_path / "out"))
+    assert process.returncode == 1
+    assert "Traceback" not in process.stdout + process.stderr
+    errors = [line for line in (process.stdout + process.stderr).splitlines() if "ERROR" in line]
+    assert len(errors) == 1
+
+
+def test_category_in_one_file_only_is_left_out_and_counted(folder, configure, tmp_path, caplog):
+    folder.targets["categories"].append({"id": 9, "name": "zeppelin"})
+    folder.save()
+    metrics = run(configure(*folder.overrides(), "vis.limit=0"), tmp_path / "out")
+    assert "segm/nAP/zeppelin" not in metrics
+    assert "1 categories left out, in one annotation file only: zeppelin" in caplog.text
+
+
+def test_a_class_asked_for_must_be_in_both_files(folder, configure, tmp_path):
+    with pytest.raises(RefexpError, match=r"dataset\.classes: class 'laef' is not in the .* Did you mean 'leaf'"):
+        run(configure(*folder.overrides(), "dataset.classes=[laef]"), tmp_path / "out")
+
+
+def test_reference_without_mask_is_passed_over_and_counted(folder, configure, tmp_path, caplog):
+    for annotation in folder.references["annotations"][::2]:
+        annotation["segmentation"] = []
+    folder.save()
+    run(configure(*folder.overrides(), "vis.limit=0"), tmp_path / "out")
+    used = json.loads((tmp_path / "out/references.json").read_text())["annotations"]
+    assert all(annotation["segmentation"] for annotation in used)
+    assert "without a mask passed over" in caplog.text
+
+
+def test_boxes_alone_can_be_evaluated(folder, configure, tmp_path):
+    for annotation in folder.targets["annotations"]:
+        del annotation["segmentation"]
+    folder.save()
+    overrides = [o for o in folder.overrides() if not o.startswith("proposer")]
+    metrics = run(configure(*overrides, "evaluation.kinds=[bbox]", "vis.limit=1"), tmp_path / "out")
+    assert set(metrics) >= {"bbox/nAP"}
+    assert "segm/nAP" not in metrics
+
+
+def test_empty_reference_mask_is_named(folder, configure, tmp_path):
+    for annotation in folder.references["annotations"]:
+        size = annotation["segmentation"]["size"]
+        blank = coco_mask.encode(np.zeros(size, dtype=np.uint8, order="F"))
+        annotation["segmentation"] = {"size": size, "counts": blank["counts"].decode()}
+    folder.save()
+    with pytest.raises(RefexpError, match=r"references\.json: reference \d+ has an empty mask"):
+        run(configure(*folder.overrides(), "vis.limit=0"), tmp_path / "out")
+
+
+def test_the_three_forms_of_a_mask_agree():
+    polygon = [[2, 2, 8, 2, 8, 6, 2, 6]]
+    rle = annotation_rle({"segmentation": polygon}, 10, 12)
+    mask = annotation_mask({"segmentation": polygon}, 10, 12)
+    flat = mask.flatten(order="F")
+    counts = np.diff(np.flatnonzero(np.concatenate([[True], flat[1:] != flat[:-1], [True]]))).tolist()
+    uncompressed = {"size": [10, 12], "counts": counts if not flat[0] else [0, *counts]}
+    compressed = {"size": [10, 12], "counts": rle["counts"].decode()}
+    assert mask.any()
+    for form in (uncompressed, compressed):
+        np.testing.assert_array_equal(annotation_mask({"segmentation": form}, 10, 12), mask)
+
+
+@pytest.mark.parametrize("segmentation", [None, [], [[]], [[1, 1, 5, 5]], {}, {"size": [10, 12], "counts": ""}])
+def test_no_usable_mask(segmentation):
+    with pytest.raises(ValueError, match="has no mask"):
+        annotation_rle({"segmentation": segmentation}, 10, 12)

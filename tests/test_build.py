@@ -1,0 +1,71 @@
+"""Components from config nodes: mistakes are named by key, and an outside component needs nothing but itself."""
+
+from __future__ import annotations
+
+import sys
+from typing import Annotated, Literal
+
+import pytest
+from pydantic import Field
+
+from refexp.build import build
+from refexp.errors import RefexpError
+from refexp.experiment import run
+
+
+class Thing:
+    def __init__(self, size: Annotated[int, Field(ge=2)], mode: Literal["fast", "exact"] = "exact") -> None:
+        if size == 13:
+            raise ValueError("13 brings bad luck.")
+        self.size, self.mode = size, mode
+
+
+def test_builds():
+    thing = build({"_target_": f"{__name__}.Thing", "size": 3, "mode": "fast"}, "thing")
+    assert (thing.size, thing.mode) == (3, "fast")
+
+
+@pytest.mark.parametrize(
+    ("node", "message"),
+    [
+        ({"size": 1}, r"thing\.size=1: input should be greater than or equal to 2"),
+        ({"size": "big"}, r"thing\.size='big': input should be a valid integer"),
+        ({"size": 3, "mode": "slow"}, r"thing\.mode='slow': input should be 'fast' or 'exact'"),
+        ({"size": 3, "mod": "fast"}, r"thing\.mod: Thing has no such setting\. Did you mean 'mode'"),
+        ({}, r"thing\.size must be given"),
+        ({"size": 13}, r"thing: 13 brings bad luck"),
+    ],
+)
+def test_mistakes_are_named(node, message):
+    with pytest.raises(RefexpError, match=message):
+        build(node, "thing", Thing)
+
+
+def test_unknown_target():
+    with pytest.raises(RefexpError, match=r"thing\._target_: cannot import 'no\.such\.Thing'"):
+        build({"_target_": "no.such.Thing"}, "thing")
+
+
+OUTSIDE = '''
+"""A matcher that somebody else wrote."""
+import torch
+from refexp.types import Candidates
+
+class FirstClass:
+    """Everything is the first class, with a score of its own choosing."""
+    def __init__(self, score: float = 0.5):
+        self.score = score
+    def match(self, proposals, bank):
+        n = len(proposals)
+        return Candidates(torch.arange(n), torch.zeros(n, dtype=torch.int64), torch.full((n,), self.score))
+'''
+
+
+def test_a_component_from_outside_is_one_file_and_one_target(folder, configure, tmp_path, monkeypatch):
+    (tmp_path / "outside_matcher.py").write_text(OUTSIDE)
+    monkeypatch.syspath_prepend(tmp_path)
+    override = "matcher={_target_:outside_matcher.FirstClass,score:0.25}"
+    metrics = run(configure(*folder.overrides(), "~matcher", f"+{override}", "vis.limit=0"), tmp_path / "out")
+    assert metrics["segm/nAP50/ladybird"] > 0
+    assert metrics["segm/nAP50/leaf"] == 0
+    sys.modules.pop("outside_matcher")

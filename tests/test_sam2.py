@@ -1,0 +1,116 @@
+"""SAM2 at real architecture, seeded random weights, official checkpoint layout."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+from weights import save_sam2
+
+from refexp.errors import RefexpError
+from refexp.masks import areas, decode
+from refexp.proposers.sam2 import SAM2Proposer, build_sam2, point_grid
+from refexp.types import Target
+
+CPU = torch.device("cpu")
+
+
+def test_point_grid_is_the_published_one(golden):
+    np.testing.assert_array_equal(point_grid(1024, 32), golden("point_grid")["points_xy"])
+
+
+def make_target(side: int = 1024) -> Target:
+    rng = np.random.default_rng(0)
+    coarse = torch.from_numpy(rng.random((1, 3, 16, 16), dtype=np.float32))
+    square = torch.nn.functional.interpolate(coarse, size=(side, side), mode="bilinear")[0]
+    return Target(1, np.zeros((90, 120, 3), dtype=np.uint8), square)
+
+
+@pytest.fixture(scope="module")
+def checkpoint(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("checkpoints")
+    save_sam2("sam2_hiera_t", folder, seed=4)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def proposer(checkpoint):
+    proposer = SAM2Proposer("sam2_hiera_t", str(checkpoint), points_per_side=4, iou_threshold=0.0)
+    assert "UNOFFICIAL" in proposer.load(CPU).origin
+    return proposer
+
+
+def test_proposals(proposer):
+    found = proposer.propose(make_target())
+    assert 0 < len(found) <= 16
+    assert found.masks_lr.shape == (len(found), 256, 256)
+    assert found.masks_lr.dtype == torch.bool
+    assert decode(found.masks).shape[1:] == (90, 120)
+    assert (areas(found.masks) > 0).all()
+    assert ((found.quality > 0) & (found.quality <= 1)).all()
+
+
+def test_threshold_and_batches(proposer):
+    everything = proposer.propose(make_target())
+    proposer.points_per_batch = 5  # does not divide 16
+    again = proposer.propose(make_target())
+    assert again.masks == everything.masks
+    torch.testing.assert_close(again.quality, everything.quality, atol=1e-5, rtol=0)
+    middle = float(everything.quality.median())
+    proposer.iou_threshold = middle
+    assert (proposer.propose(make_target()).quality > middle).all()
+    proposer.iou_threshold = 1.0
+    assert len(proposer.propose(make_target())) == 0
+    proposer.iou_threshold, proposer.points_per_batch = 0.0, 32
+
+
+def test_decoder_agrees_with_the_image_predictor_of_sam2(proposer):
+    """With `no_mem_embed` the same logits and IoUs as SAM2's own image predictor, for single points."""
+    from sam2.sam2_image_predictor import SAM2ImagePredictor
+
+    # The predictor needs a whole network; the proposer has dropped the half for video.
+    network = build_sam2("sam2_hiera_t")
+    network.load_state_dict(torch.load(proposer.file, weights_only=True)["model"])
+    predictor = SAM2ImagePredictor(network.eval())
+    target = make_target()
+    pixels = (target.square.permute(1, 2, 0).numpy() * 255).round().astype(np.uint8)
+    predictor.set_image(pixels)
+    points = proposer.points[[2, 9]]
+
+    proposer.no_mem_embed = True
+    with torch.inference_mode():
+        square = torch.from_numpy(pixels).permute(2, 0, 1).float() / 255
+        logits, quality = proposer.decode(points, *proposer.embed(square))
+    proposer.no_mem_embed = False
+    for row, point in enumerate(points):
+        _, ious, low_res = predictor.predict(point[None].numpy(), np.ones(1), multimask_output=True, return_logits=True)
+        best = int(ious.argmax())
+        assert quality[row] == pytest.approx(ious[best], abs=1e-5)
+        np.testing.assert_allclose(logits[row].clamp(-32, 32), low_res[best], atol=1e-3)
+
+
+def test_building_leaves_hydra_alone():
+    from hydra.core.global_hydra import GlobalHydra
+
+    GlobalHydra.instance().clear()
+    build_sam2("sam2.1_hiera_t")
+    assert not GlobalHydra.instance().is_initialized()
+
+
+def test_missing_checkpoint_is_named_at_once(tmp_path):
+    with pytest.raises(RefexpError, match=r"092824/sam2\.1_hiera_base_plus\.pt"):
+        SAM2Proposer("sam2.1_hiera_b+", str(tmp_path))
+
+
+def test_wrong_checkpoint_is_named(checkpoint, tmp_path):
+    (tmp_path / "sam2_hiera_large.pt").write_bytes((checkpoint / "sam2_hiera_tiny.pt").read_bytes())
+    with pytest.raises(RefexpError, match="does not hold the weights of sam2_hiera_l"):
+        SAM2Proposer("sam2_hiera_l", str(tmp_path)).load(CPU)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["sam2_hiera_s", "sam2_hiera_b+", "sam2_hiera_l", "sam2.1_hiera_s", "sam2.1_hiera_l"])
+def test_every_size_builds_and_proposes(name):
+    proposer = SAM2Proposer(name, weights="random", points_per_side=2, iou_threshold=0.0)
+    assert "RANDOM" in proposer.load(CPU).origin
+    assert len(proposer.propose(make_target())) > 0
