@@ -7,12 +7,12 @@ python -m refexp.checkpoints sam2_hiera_l dinov2_vitl14       # fetch these
 from __future__ import annotations
 
 import argparse
-import hashlib
 import sys
 from dataclasses import dataclass
 from pathlib import Path
 
 from refexp.errors import RefexpError, did_you_mean
+from refexp.files import sha256
 from refexp.types import Weights
 
 META = "https://dl.fbaipublicfiles.com"
@@ -76,15 +76,6 @@ def describe(name: str, path: Path) -> Weights:
     official = digest == CHECKPOINTS[name].sha256
     origin = f"official {path.name}" if official else f"UNOFFICIAL weights in {path.name} (SHA-256 differs)"
     return Weights(origin=origin, file=path, sha256=digest)
-
-
-def sha256(path: Path) -> str:
-    """Hex digest of a file, read in pieces."""
-    digest = hashlib.sha256()
-    with path.open("rb") as file:
-        for piece in iter(lambda: file.read(1 << 22), b""):
-            digest.update(piece)
-    return digest.hexdigest()
 
 
 def fetch(name: str, folder: Path) -> Path:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, Literal, cast
@@ -15,22 +15,22 @@ from pydantic import Field
 
 from refexp.build import build, build_all, check
 from refexp.data.coco import Data, Record, Split
-from refexp.data.images import to_square
 from refexp.data.sampling import Sampler, Shots, choose_references
 from refexp.encoders.base import Encoder
 from refexp.errors import RefexpError
 from refexp.evaluation.coco import CocoEvaluation
+from refexp.extraction import Extractor
 from refexp.files import write_json, write_text
-from refexp.masks import decode
-from refexp.memory import build_bank, remember_one
-from refexp.pipeline import Matcher, Step, detect, extract
+from refexp.memory import build_bank
+from refexp.pipeline import Matcher, Step, detect
 from refexp.progress import track
 from refexp.proposers.base import Proposer
 from refexp.provenance import Clock, describe_run
 from refexp.report.gallery import Gallery
 from refexp.report.table import print_metrics
 from refexp.results import detections_to_coco, references_to_coco
-from refexp.types import Detections, MemoryBank, Target, Weights
+from refexp.store import Store
+from refexp.types import Detections, ImageId, MemoryBank, Weights
 
 log = logging.getLogger(__name__)
 
@@ -64,6 +64,7 @@ class Experiment:
     """The components of an experiment, built and checked; nothing is loaded yet."""
 
     config: dict[str, Any]
+    stage: Literal["all", "extract", "ablate"]
     seed: int
     dataset: Any
     sampler: Sampler
@@ -74,6 +75,7 @@ class Experiment:
     steps: dict[str, Step]
     evaluation: CocoEvaluation
     vis: Vis
+    store: Store
     runtime: Runtime
 
 
@@ -88,9 +90,11 @@ def compose(config: DictConfig) -> Experiment:
     plain = cast(dict[str, Any], plain)
     return Experiment(
         config=plain,
+        stage=check(plain["stage"], Literal["all", "extract", "ablate"], "stage"),
         seed=check(plain["seed"], int, "seed"),
         shots=build(plain["shots"], "shots", Shots),
         vis=build(plain["vis"], "vis", Vis),
+        store=build(plain["store"], "store", Store),
         runtime=build(plain["runtime"], "runtime", Runtime),
         sampler=build(plain["sampler"], "sampler"),
         evaluation=build(plain["evaluation"], "evaluation"),
@@ -103,7 +107,7 @@ def compose(config: DictConfig) -> Experiment:
 
 
 def run(config: DictConfig, output: Path) -> dict[str, float | None]:
-    """Run one experiment, leave everything in `output`, return the metrics."""
+    """Run one experiment, leave everything in `output`, return the metrics (none for stage=extract)."""
     experiment = compose(config)
     device = experiment.runtime.prepare()
     clock = Clock()
@@ -115,66 +119,46 @@ def run(config: DictConfig, output: Path) -> dict[str, float | None]:
     write_text(output / "config.yaml", OmegaConf.to_yaml(OmegaConf.create(experiment.config)))
     write_json(output / "references.json", references_to_coco(references, data))
 
-    with clock.stage("load networks"):
-        weights = {"encoder": experiment.encoder.load(device), "proposer": experiment.proposer.load(device)}
-    note = _random_weights_note(weights)
+    extractor = Extractor(
+        experiment.encoder, experiment.proposer, experiment.store, experiment.config, device, clock,
+        may_compute=experiment.stage != "ablate",
+    )  # fmt: skip
+    note = _random_weights_note(extractor.weights)
     if note:
         log.warning(note)
         write_text(output / "RANDOM_WEIGHTS.txt", note + "\n")
+
+    bank = remember(references, data.references, extractor)
+    proposals = track(extractor.proposals(data.targets), len(data.targets.images), "targets")
+    if experiment.stage == "extract":
+        images = sum(1 for _ in proposals)
+        log.info("extracted: %d images and their references are in the store %s", images, experiment.store.dir)
+        return {}
+
     gallery = Gallery(output / "overlays", data, experiment.vis.limit, experiment.vis.score_threshold, note)
-
-    bank = remember(references, data.references, experiment.encoder, device, clock)
     gallery.draw_references(references)
-
-    found: list[Detections] = []
-    for target in track(
-        read_targets(data.targets, experiment.proposer.image_size, clock), len(data.targets.images), "targets"
-    ):
-        with clock.stage("extract"):
-            proposals = extract(target, experiment.encoder, experiment.proposer, device)
+    by_image: dict[ImageId, Detections] = {}
+    for image_id, found in proposals:
         with clock.stage("detect"):
-            found.append(detect(target.id, proposals, bank, experiment.matcher, experiment.steps.values()))
+            by_image[image_id] = detect(image_id, found, bank, experiment.matcher, experiment.steps.values())
         with clock.stage("draw"):
-            gallery.draw_target(target, found[-1])
+            gallery.draw_target(by_image[image_id])
 
-    write_json(output / "detections.json", detections_to_coco(found, data))
-    with clock.stage("evaluate", len(found)):
-        metrics = experiment.evaluation.evaluate(data.targets, found, data.classes)
-    summary = summarise(experiment, data, found, weights) | describe_run(device, clock)
+    detections = [by_image[image_id] for image_id in data.targets.images]
+    write_json(output / "detections.json", detections_to_coco(detections, data))
+    with clock.stage("evaluate", len(detections)):
+        metrics = experiment.evaluation.evaluate(data.targets, detections, data.classes)
+    summary = summarise(experiment, data, detections, extractor.weights) | describe_run(device, clock)
     write_json(output / "metrics.json", {"metrics": metrics} | summary, indent=2)
     print_metrics(metrics, data.classes, summary, output, note)
     return metrics
 
 
-def remember(
-    references: Sequence[Sequence[Record]], split: Split, encoder: Encoder, device: torch.device, clock: Clock
-) -> MemoryBank:
-    """Encode every reference, pool it under its mask, average over shots (METHOD 1)."""
-    unique = {reference["id"]: reference for per_class in references for reference in per_class}
-    prototypes: dict[Any, torch.Tensor] = {}
-    for id_, reference in track(unique.items(), len(unique), "references"):
-        with clock.stage("remember"):
-            mask = decode([split.mask(reference)])[0]
-            rgb = split.read(split.images[reference["image_id"]])
-            prototype = remember_one(rgb, mask, reference["bbox"], encoder, device)
-            if not torch.isfinite(prototype).all():
-                raise RefexpError(f"{split.source}: reference {id_} has an empty mask; choose another seed or fix it.")
-            prototypes[id_] = prototype
+def remember(references: Sequence[Sequence[Record]], split: Split, extractor: Extractor) -> MemoryBank:
+    """Every reference's prototype, averaged over the shots of a class (METHOD 1)."""
+    unique = list({reference["id"]: reference for per_class in references for reference in per_class}.values())
+    prototypes = dict(track(extractor.prototypes(split, unique), len(unique), "references"))
     return build_bank([torch.stack([prototypes[r["id"]] for r in per_class]) for per_class in references])
-
-
-def read_targets(split: Split, image_size: int, clock: Clock) -> Iterator[Target]:
-    """Every image of the targets, in file order (METHOD 2.1)."""
-    truth: dict[Any, list[Record]] = {}
-    for annotation in split.annotations:
-        if annotation.get("segmentation") and not annotation.get("iscrowd", 0):
-            truth.setdefault(annotation["image_id"], []).append(annotation)
-    for id_, record in split.images.items():
-        with clock.stage("read images"):
-            rgb = split.read(record)
-            masks = tuple(split.mask(annotation) for annotation in truth.get(id_, ()))
-            target = Target(id_, rgb, to_square(rgb, image_size), masks)
-        yield target
 
 
 def summarise(

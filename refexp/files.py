@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -31,3 +33,18 @@ def write_text(path: Path, text: str) -> None:
 def write_json(path: Path, content: Any, indent: int | None = None) -> None:
     """Write strict JSON (no NaN) atomically."""
     write_text(path, json.dumps(content, indent=indent, allow_nan=False))
+
+
+def sha256(path: Path) -> str:
+    """Hex digest of a file; remembered within a process as long as the file's size and time stay."""
+    status = path.stat()
+    return _sha256(path, status.st_size, status.st_mtime_ns)
+
+
+@lru_cache(maxsize=1 << 16)
+def _sha256(path: Path, size: int, modified: int) -> str:
+    digest = hashlib.sha256()
+    with path.open("rb") as file:
+        for piece in iter(lambda: file.read(1 << 22), b""):
+            digest.update(piece)
+    return digest.hexdigest()

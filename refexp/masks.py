@@ -27,7 +27,9 @@ def decode(rles: Sequence[Rle]) -> np.ndarray:
 
 def areas(rles: Sequence[Rle]) -> np.ndarray:
     """Pixels in each mask, u32 [M]."""
-    return coco_mask.area(list(rles)) if len(rles) else np.zeros(0, dtype=np.uint32)
+    # pycocotools 2.0.11 cannot count more than 255 masks at once under numpy 2.
+    pieces = [coco_mask.area(list(rles[i : i + 255])) for i in range(0, len(rles), 255)]
+    return np.concatenate(pieces) if pieces else np.zeros(0, dtype=np.uint32)
 
 
 def boxes_xywh(rles: Sequence[Rle]) -> np.ndarray:
@@ -46,13 +48,13 @@ def upscale_to_rle(logits: torch.Tensor, size: tuple[int, int]) -> list[Rle]:
 
 def low_res_boxes(masks_lr: torch.Tensor) -> torch.Tensor:
     """Bool [M, h, w] -> f32 [M, 4] tight boxes, `x1 y1 x2 y2` being pixel indices (x2, y2 inclusive); 0 if empty."""
-    boxes = torch.zeros(len(masks_lr), 4)
-    for column, axis in ((0, 1), (1, 2)):
-        hit = masks_lr.any(dim=axis).to(torch.uint8)
-        first = hit.argmax(dim=1)
-        last = hit.shape[1] - 1 - hit.flip(1).argmax(dim=1)
-        boxes[:, column], boxes[:, column + 2] = first, last
-    return torch.where(masks_lr.flatten(1).any(dim=1)[:, None].cpu(), boxes, torch.zeros(()))
+    masks: np.ndarray = masks_lr.cpu().numpy()
+    boxes = np.zeros((len(masks), 4), dtype=np.float32)
+    for column, hit in ((0, masks.any(axis=1)), (1, masks.any(axis=2))):
+        boxes[:, column] = hit.argmax(axis=1)
+        boxes[:, column + 2] = hit.shape[1] - 1 - hit[:, ::-1].argmax(axis=1)
+    boxes[~masks.any(axis=(1, 2))] = 0
+    return torch.from_numpy(boxes)
 
 
 def to_low_res(masks: np.ndarray) -> torch.Tensor:

@@ -13,6 +13,7 @@ Masks at the original size are COCO run-length encodings (RLE), which are small 
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -63,6 +64,11 @@ class MaskProposals:
 
     def __len__(self) -> int:
         return len(self.masks)
+
+    def pick(self, rows: Sequence[int] | np.ndarray) -> MaskProposals:
+        """The proposals at `rows`, in that order."""
+        index = torch.as_tensor(rows, dtype=torch.int64)
+        return MaskProposals(self.quality[index], self.masks_lr[index], [self.masks[i] for i in index.tolist()])
 
 
 @dataclass(frozen=True)

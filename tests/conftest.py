@@ -87,12 +87,13 @@ def folder(tmp_path: Path, drawn: dict[str, tuple]) -> Folder:
 
 
 @pytest.fixture
-def configure():
+def configure(tmp_path):
     """`configure("shots=1", ...)` -> the composed configuration, as on the command line."""
 
     def run(*overrides: str):
         with initialize_config_dir(str(ROOT / "conf"), version_base="1.3"):
-            return compose("config", [quote_numbered_option(o) for o in overrides])
+            store = f"store.dir={tmp_path / 'store'}"
+            return compose("config", [store, *(quote_numbered_option(o) for o in overrides)])
 
     return run
 

@@ -36,7 +36,8 @@ def checkpoint(tmp_path_factory):
 @pytest.fixture(scope="module")
 def proposer(checkpoint):
     proposer = SAM2Proposer("sam2_hiera_t", str(checkpoint), points_per_side=4, iou_threshold=0.0)
-    assert "UNOFFICIAL" in proposer.load(CPU).origin
+    assert "UNOFFICIAL" in proposer.provenance().origin
+    proposer.load(CPU)
     return proposer
 
 
@@ -80,7 +81,7 @@ def test_decoder_agrees_with_the_image_predictor_of_sam2(proposer):
     proposer.no_mem_embed = True
     with torch.inference_mode():
         square = torch.from_numpy(pixels).permute(2, 0, 1).float() / 255
-        logits, quality = proposer.decode(points, *proposer.embed(square))
+        quality, logits = proposer.decode(points, proposer.embed(square))
     proposer.no_mem_embed = False
     for row, point in enumerate(points):
         _, ious, low_res = predictor.predict(point[None].numpy(), np.ones(1), multimask_output=True, return_logits=True)
@@ -112,5 +113,6 @@ def test_wrong_checkpoint_is_named(checkpoint, tmp_path):
 @pytest.mark.parametrize("name", ["sam2_hiera_s", "sam2_hiera_b+", "sam2_hiera_l", "sam2.1_hiera_s", "sam2.1_hiera_l"])
 def test_every_size_builds_and_proposes(name):
     proposer = SAM2Proposer(name, weights="random", points_per_side=2, iou_threshold=0.0)
-    assert "RANDOM" in proposer.load(CPU).origin
+    assert "RANDOM" in proposer.provenance().origin
+    proposer.load(CPU)
     assert len(proposer.propose(make_target())) > 0

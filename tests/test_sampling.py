@@ -18,7 +18,7 @@ NAMES = [c["name"] for c in GOLD["coco"]["categories"]]
 
 
 def make_data(content=GOLD["coco"], names=NAMES) -> Data:
-    split = make_split(content, "golden", names, read=lambda record: None)
+    split = make_split(content, "golden", names, read=lambda record: None, fingerprint=lambda record: "")
     return Data(tuple(names), split, split)
 
 

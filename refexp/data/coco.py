@@ -24,7 +24,7 @@ class Split:
 
     source: what messages call it, usually a file. images: COCO image records by id, in file order.
     annotations: COCO records in file order. labels: category id -> class index in [0, K).
-    read: image record -> u8 [H, W, 3].
+    read: image record -> u8 [H, W, 3]. fingerprint: image record -> a hash of the image's content.
     """
 
     source: str
@@ -32,6 +32,7 @@ class Split:
     annotations: list[Record]
     labels: dict[int | str, int]
     read: Callable[[Record], np.ndarray]
+    fingerprint: Callable[[Record], str]
 
     def restrict(self, classes: Sequence[int]) -> Split:
         """Only the classes with these indices, renumbered in the given order; all images stay."""
@@ -176,10 +177,14 @@ def choose_classes(
 
 
 def make_split(
-    content: dict[str, Any], source: str, classes: Sequence[str], read: Callable[[Record], np.ndarray]
+    content: dict[str, Any],
+    source: str,
+    classes: Sequence[str],
+    read: Callable[[Record], np.ndarray],
+    fingerprint: Callable[[Record], str],
 ) -> Split:
     """A checked COCO dict, restricted to `classes` (by name)."""
     index = {name: label for label, name in enumerate(classes)}
     labels = {c["id"]: index[c["name"]] for c in content["categories"] if c["name"] in index}
     annotations = [a for a in content["annotations"] if a["category_id"] in labels]
-    return Split(source, {i["id"]: i for i in content["images"]}, annotations, labels, read)
+    return Split(source, {i["id"]: i for i in content["images"]}, annotations, labels, read, fingerprint)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Callable, Iterable
 from pathlib import Path
 
 import numpy as np
@@ -10,6 +11,7 @@ import numpy as np
 from refexp.data.coco import Data, Record, choose_classes, make_split, read_coco
 from refexp.data.images import read_rgb
 from refexp.errors import RefexpError
+from refexp.files import sha256
 
 log = logging.getLogger(__name__)
 
@@ -40,8 +42,8 @@ class CustomDataset:
         classes, left_out = choose_classes(references, targets, self.classes, "dataset.classes")
         if left_out:
             log.warning("%d categories left out, in one annotation file only: %s", len(left_out), ", ".join(left_out))
-        reference_split = make_split(references, str(self.references), classes, _reader(self.reference_images))
-        target_split = make_split(targets, str(self.targets), classes, _reader(self.images))
+        reference_split = make_split(references, str(self.references), classes, *_access(self.reference_images))
+        target_split = make_split(targets, str(self.targets), classes, *_access(self.images))
         _check_files(target_split.images.values(), self.images, str(self.targets))
         return Data(tuple(classes), reference_split, target_split)
 
@@ -52,14 +54,22 @@ def _folder(path: str, key: str) -> Path:
     return Path(path)
 
 
-def _reader(folder: Path):
+def _access(folder: Path) -> tuple[Callable[[Record], np.ndarray], Callable[[Record], str]]:
+    """How images below `folder` are read, and told apart by their content."""
+
     def read(record: Record) -> np.ndarray:
         return read_rgb(folder / record["file_name"], record["height"], record["width"])
 
-    return read
+    def fingerprint(record: Record) -> str:
+        try:
+            return sha256(folder / record["file_name"])
+        except OSError as error:
+            raise RefexpError(f"image not found: {folder / record['file_name']} ({error.strerror})") from None
+
+    return read, fingerprint
 
 
-def _check_files(records, folder: Path, source: str) -> None:
+def _check_files(records: Iterable[Record], folder: Path, source: str) -> None:
     missing = [record["file_name"] for record in records if not (folder / record["file_name"]).is_file()]
     if missing:
         raise RefexpError(

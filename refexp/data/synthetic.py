@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from typing import Annotated
 
 import numpy as np
@@ -42,4 +43,7 @@ class SyntheticDataset:
         def read(record: Record) -> np.ndarray:
             return pictures[record["id"] - 1]
 
-        return make_split(content, f"synthetic {name}", self.classes, read)
+        def fingerprint(record: Record) -> str:
+            return hashlib.sha256(read(record).tobytes()).hexdigest()
+
+        return make_split(content, f"synthetic {name}", self.classes, read, fingerprint)

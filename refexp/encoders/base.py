@@ -15,7 +15,7 @@ IMAGENET_STD = (0.229, 0.224, 0.225)
 
 
 class Encoder(ABC):
-    """Image -> feature grid. Constructors check their arguments only; `load` reads the weights.
+    """Image -> feature grid. Constructors check their arguments only; `load` builds the network.
 
     input_size: side of the square network input in pixels. grid: side G of the feature grid.
     reference_context: how references are shown: the box's longer side times (1 + this), cropped; None: the whole image.
@@ -27,9 +27,16 @@ class Encoder(ABC):
     antialias: ClassVar[bool] = False
     """Whether shrinking to `input_size` filters first. The paper's recipe does not (METHOD 2.2)."""
 
+    inert: ClassVar[frozenset[str]] = frozenset({"checkpoints_dir"})
+    """Settings that cannot change a result, and so are no part of a store key."""
+
     @abstractmethod
-    def load(self, device: torch.device) -> Weights:
-        """Build the network on `device`, once; says where the weights came from."""
+    def provenance(self) -> Weights:
+        """Where the weights come from; reads their file, but builds nothing."""
+
+    @abstractmethod
+    def load(self, device: torch.device) -> None:
+        """Build the network on `device`."""
 
     @abstractmethod
     def forward(self, inputs: torch.Tensor) -> torch.Tensor:

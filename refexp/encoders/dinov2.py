@@ -47,7 +47,10 @@ class DINOv2(Encoder):
     def name(self) -> str:
         return f"dinov2_{self.arch}"
 
-    def load(self, device: torch.device) -> Weights:
+    def provenance(self) -> Weights:
+        return checkpoints.describe(self.name, self.file) if self.file else Weights(origin="RANDOM weights")
+
+    def load(self, device: torch.device) -> None:
         import timm
 
         base, _, registers = self.arch.partition("_")
@@ -66,7 +69,6 @@ class DINOv2(Encoder):
         except (RuntimeError, KeyError, EOFError, OSError) as error:
             raise RefexpError(f"{self.file} does not hold the weights of {self.name}: {first_line(error)}") from None
         self.model: Any = model.eval().to(device)
-        return checkpoints.describe(self.name, self.file) if self.file else Weights(origin="RANDOM weights")
 
     def forward(self, inputs: torch.Tensor) -> torch.Tensor:
         tokens = self.model.forward_features(inputs)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from typing import ClassVar
 
 import torch
 
@@ -16,10 +17,17 @@ class Proposer(ABC):
     """
 
     image_size: int
+    inert: ClassVar[frozenset[str]] = frozenset({"checkpoints_dir"})
+    """Settings that cannot change a result, and so are no part of a store key."""
+    sees_truth: ClassVar[bool] = False
+    """Whether the proposals depend on the ground truth."""
 
-    def load(self, device: torch.device) -> Weights:
-        """Build what is needed on `device`, once; says where the weights came from."""
+    def provenance(self) -> Weights:
+        """Where the weights come from; reads their file, but builds nothing."""
         return Weights(origin="none needed")
+
+    def load(self, device: torch.device) -> None:  # noqa: B027 - not every proposer has a network
+        """Build what is needed on `device`."""
 
     @abstractmethod
     def propose(self, target: Target) -> MaskProposals:

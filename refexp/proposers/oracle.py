@@ -15,6 +15,8 @@ from refexp.types import LOW_RES, MaskProposals, Target
 class OracleProposer(Proposer):
     """Every ground-truth mask of the chosen classes, quality 1: splits segmentation error from matching error."""
 
+    sees_truth = True
+
     def __init__(self, image_size: Annotated[int, Field(ge=LOW_RES)] = 1024) -> None:
         self.image_size = image_size
 

@@ -12,8 +12,9 @@ from pydantic import Field
 from refexp import checkpoints
 from refexp.encoders.base import IMAGENET_MEAN, IMAGENET_STD
 from refexp.errors import RefexpError
-from refexp.masks import upscale_to_rle
+from refexp.masks import areas, upscale_to_rle
 from refexp.proposers.base import Proposer
+from refexp.proposers.sam2_decoder import Image, SharedDecoder
 from refexp.types import MaskProposals, Target, Weights
 
 Model = Literal[
@@ -38,6 +39,7 @@ class SAM2Proposer(Proposer):
     """
 
     image_size = 1024
+    inert = Proposer.inert | {"points_per_batch"}
 
     def __init__(
         self,
@@ -58,7 +60,10 @@ class SAM2Proposer(Proposer):
         self.random_seed = random_seed
         self.file = checkpoints.locate(model, Path(checkpoints_dir)) if weights == "official" else None
 
-    def load(self, device: torch.device) -> Weights:
+    def provenance(self) -> Weights:
+        return checkpoints.describe(self.model_name, self.file) if self.file else Weights(origin="RANDOM weights")
+
+    def load(self, device: torch.device) -> None:
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(self.random_seed)
             model = build_sam2(self.model_name)
@@ -66,57 +71,43 @@ class SAM2Proposer(Proposer):
             load_official(model, self.file, self.model_name)
         # The video half of SAM2 (its memory of earlier frames) is not used here.
         del model.memory_attention, model.memory_encoder
-        self.model = model.eval().to(device)
+        self.model = model.eval().requires_grad_(False).to(device)
+        self.decoder = SharedDecoder(self.model.sam_mask_decoder)
         self.device = device
-        return checkpoints.describe(self.model_name, self.file) if self.file else Weights(origin="RANDOM weights")
 
     @torch.inference_mode()
     def propose(self, target: Target) -> MaskProposals:
-        embedding, high_res = self.embed(target.square)
-        decoded = [self.decode(points, embedding, high_res) for points in self.points.split(self.points_per_batch)]
-        logits = torch.cat([logits for logits, _ in decoded])
-        quality = torch.cat([quality for _, quality in decoded]).cpu()
-        masks = upscale_to_rle(logits, target.size)
-        kept = [row for row, mask in enumerate(masks) if has_pixels(mask)]
-        kept = [row for row in kept if bool((logits[row] > 0).any())]
-        return MaskProposals(quality[kept], logits[kept].cpu() > 0, [masks[row] for row in kept])
+        image = self.embed(target.square)
+        quality, masks_lr, masks = [], [], []
+        for points in self.points.split(self.points_per_batch):
+            iou, logits = self.decode(points, image)
+            quality.append(iou.cpu())
+            masks_lr.append(logits.cpu() > 0)
+            masks += upscale_to_rle(logits, target.size)
+        found = MaskProposals(torch.cat(quality), torch.cat(masks_lr), masks)
+        return found.pick((found.masks_lr.flatten(1).any(dim=1).numpy() & (areas(masks) > 0)).nonzero()[0])
 
-    def embed(self, square: torch.Tensor) -> tuple[torch.Tensor, list[torch.Tensor]]:
-        """f32 [3, 1024, 1024] in [0, 1] -> image embedding [1, 256, 64, 64] and the two finer feature maps."""
+    def embed(self, square: torch.Tensor) -> Image:
+        """f32 [3, 1024, 1024] in [0, 1] -> what all prompts on this image share."""
         mean, std = (square.new_tensor(v)[:, None, None] for v in (IMAGENET_MEAN, IMAGENET_STD))
         backbone = self.model.forward_image(((square - mean) / std)[None].to(self.device))
         _, features, _, sizes = self.model._prepare_backbone_features(backbone)
         if self.no_mem_embed:
             features[-1] = features[-1] + self.model.no_mem_embed
-        maps = [f.permute(1, 2, 0).reshape(1, -1, *size) for f, size in zip(features, sizes, strict=True)]
-        return maps[-1], maps[:-1]
+        *finer, embedding = (f.permute(1, 2, 0).reshape(1, -1, *size) for f, size in zip(features, sizes, strict=True))
+        prompts = self.model.sam_prompt_encoder
+        no_mask = prompts.no_mask_embed.weight[:, :, None, None]
+        return self.decoder.prepare(embedding + no_mask, prompts.get_dense_pe(), finer)
 
-    def decode(
-        self, points: torch.Tensor, embedding: torch.Tensor, high_res: list[torch.Tensor]
-    ) -> tuple[torch.Tensor, torch.Tensor]:
-        """Points f32 [B, 2] -> logits f32 [M, 256, 256] and predicted IoU f32 [M] of those that pass the threshold."""
-        coordinates = points[:, None].to(self.device)
+    def decode(self, points: torch.Tensor, image: Image) -> tuple[torch.Tensor, torch.Tensor]:
+        """Points f32 [B, 2] -> predicted IoU f32 [M] and logits f32 [M, 256, 256] of those that pass the threshold."""
         labels = torch.ones(len(points), 1, dtype=torch.int32, device=self.device)
-        sparse, dense = self.model.sam_prompt_encoder(points=(coordinates, labels), boxes=None, masks=None)
-        logits, ious, _, _ = self.model.sam_mask_decoder(
-            image_embeddings=embedding,
-            image_pe=self.model.sam_prompt_encoder.get_dense_pe(),
-            sparse_prompt_embeddings=sparse,
-            dense_prompt_embeddings=dense,
-            multimask_output=True,
-            repeat_image=True,
-            high_res_features=high_res,
-        )
-        best_iou, best = ious.max(dim=1)
-        passed = torch.nonzero(best_iou > self.iou_threshold)[:, 0]
-        return logits[passed, best[passed]].float(), best_iou[passed].float()
-
-
-def has_pixels(rle: dict[str, Any]) -> bool:
-    """Whether a mask has any pixel."""
-    from pycocotools import mask as coco_mask
-
-    return int(coco_mask.area(rle)) > 0
+        prompt = (points[:, None].to(self.device), labels)
+        sparse, _ = self.model.sam_prompt_encoder(points=prompt, boxes=None, masks=None)
+        tokens, keys = self.decoder.attend(sparse, image)
+        iou, hyper = self.decoder.best(tokens)
+        passed = iou > self.iou_threshold
+        return iou[passed].float(), self.decoder.upscale(keys[passed], hyper[passed], image).float()
 
 
 def build_sam2(name: str) -> Any:

@@ -11,7 +11,7 @@ from PIL import Image
 from refexp.data.coco import Data, Record
 from refexp.files import atomic_path
 from refexp.report.overlays import Instance, draw, reference_sheet, side_by_side
-from refexp.types import Detections, Target
+from refexp.types import Detections
 
 MAX_CLASSES = 40
 MAX_SHOTS = 10
@@ -39,25 +39,27 @@ class Gallery:
             rows.append((self.data.classes[label], shown))
         self._save(reference_sheet(rows, self.note or "References"), "references.jpg")
 
-    def draw_target(self, target: Target, detections: Detections) -> None:
-        """Ground truth left, prediction right, if the target is one of the chosen."""
-        if target.id not in self.chosen:
+    def draw_target(self, detections: Detections) -> None:
+        """Ground truth left, prediction right, if the target is one of the chosen; only then is its image read."""
+        image_id = detections.image_id
+        if image_id not in self.chosen:
             return
         split, classes = self.data.targets, self.data.classes
+        rgb = split.read(split.images[image_id])
         truth = [
             Instance(split.mask(a), split.labels[a["category_id"]], classes[split.labels[a["category_id"]]])
             for a in split.annotations
-            if a["image_id"] == target.id and a.get("segmentation")
+            if a["image_id"] == image_id and a.get("segmentation")
         ]
         found = [
             Instance(mask, int(label), f"{classes[int(label)]} {score:.2f}")
             for mask, label, score in zip(detections.masks, detections.labels, detections.scores, strict=True)
             if score >= self.score_threshold
         ]
-        left, right = draw(target.rgb, truth), draw(target.rgb, found)
+        left, right = draw(rgb, truth), draw(rgb, found)
         shown = f"prediction, {len(found)} of {len(detections)} with score >= {self.score_threshold:g}"
-        captions = (f"ground truth, {target.id}", f"{shown}  {self.note or ''}")
-        name = "".join(c if c.isalnum() or c in "-_." else "_" for c in str(target.id))
+        captions = (f"ground truth, {image_id}", f"{shown}  {self.note or ''}")
+        name = "".join(c if c.isalnum() or c in "-_." else "_" for c in str(image_id))
         self._save(side_by_side(left, right, captions), f"{name}.jpg")
 
     def _save(self, picture: Image.Image, name: str) -> None:

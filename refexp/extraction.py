@@ -1,0 +1,160 @@
+"""The expensive half of a run, through the store: what is there is read, what is not is computed and kept."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import torch
+
+from refexp.data.coco import Record, Split
+from refexp.data.images import to_square
+from refexp.encoders.base import Encoder
+from refexp.errors import RefexpError
+from refexp.masks import decode
+from refexp.memory import remember_one
+from refexp.pipeline import extract
+from refexp.proposers.base import Proposer
+from refexp.provenance import Clock
+from refexp.store import FORMAT, Entry, Store, digest
+from refexp.types import ImageId, Proposals, Rle, Target, Weights
+
+
+class Extractor:
+    """Encoder and proposer behind a store. The networks are built when the first entry is missing, or never.
+
+    settings: the resolved configuration of "encoder" and "proposer"; with the weights' SHA-256 part of every key.
+    may_compute: False makes a missing entry an error (stage=ablate).
+    """
+
+    def __init__(
+        self,
+        encoder: Encoder,
+        proposer: Proposer,
+        store: Store,
+        settings: Mapping[str, Mapping[str, Any]],
+        device: torch.device,
+        clock: Clock,
+        may_compute: bool = True,
+    ) -> None:
+        self.encoder, self.proposer, self.store = encoder, proposer, store
+        self.device, self.clock, self.may_compute = device, clock, may_compute
+        self.weights: dict[str, Weights] = {"encoder": encoder.provenance(), "proposer": proposer.provenance()}
+        components: dict[str, Encoder | Proposer] = {"encoder": encoder, "proposer": proposer}
+        self.settings = {
+            part: {name: value for name, value in settings[part].items() if name not in component.inert}
+            for part, component in components.items()
+        }
+        self.loaded = False
+
+    def proposals(self, split: Split) -> Iterator[tuple[ImageId, Proposals]]:
+        """Every image of the targets with its proposals, in an order that other jobs' work may change."""
+        annotations = instances(split)
+
+        def truth(record: Record) -> tuple[Rle, ...]:
+            return tuple(split.mask(annotation) for annotation in annotations.get(record["id"], ()))
+
+        def key(record: Record) -> str:
+            return self.target_key(split, record, truth(record) if self.proposer.sees_truth else ())
+
+        def compute(record: Record) -> Entry:
+            self._load(f"image {record['file_name']}")
+            with self.clock.stage("read images"):
+                rgb = split.read(record)
+                target = Target(record["id"], rgb, to_square(rgb, self.proposer.image_size), truth(record))
+            with self.clock.stage("extract"):
+                return pack(extract(target, self.encoder, self.proposer, self.device), self.store.dtype)
+
+        made_by = {"kind": "proposals"} | {part: name_of(self.settings[part]) for part in ("proposer", "encoder")}
+        for record, entry in self.store.share(list(split.images.values()), key, compute, made_by):
+            yield record["id"], unpack(entry)
+
+    def prototypes(self, split: Split, references: Sequence[Record]) -> Iterator[tuple[Any, torch.Tensor]]:
+        """Every reference's id with its instance prototype f32 [C]."""
+
+        def key(reference: Record) -> str:
+            return self.reference_key(split, reference)
+
+        def compute(reference: Record) -> Entry:
+            self._load(f"reference {reference['id']}")
+            with self.clock.stage("remember"):
+                rgb = split.read(split.images[reference["image_id"]])
+                mask = decode([split.mask(reference)])[0]
+                prototype = remember_one(rgb, mask, reference["bbox"], self.encoder, self.device)
+            if not torch.isfinite(prototype).all():
+                raise RefexpError(f"{split.source}: reference {reference['id']} has an empty mask; leave it out.")
+            return {"prototype": prototype.numpy().astype(self.store.dtype)}
+
+        made_by = {"kind": "prototype", "encoder": name_of(self.settings["encoder"])}
+        for reference, entry in self.store.share(references, key, compute, made_by):
+            yield reference["id"], torch.from_numpy(entry["prototype"].astype(np.float32))
+
+    def target_key(self, split: Split, record: Record, truth: Sequence[Rle]) -> str:
+        """Key of an image's proposals; `truth` only where the proposer sees it."""
+        masks = [mask["counts"].decode() for mask in truth]
+        return self._key("proposals", split, record, ("encoder", "proposer"), masks)
+
+    def reference_key(self, split: Split, reference: Record) -> str:
+        """Key of a reference's prototype."""
+        image = split.images[reference["image_id"]]
+        return self._key(
+            "prototype", split, image, ("encoder",), [split.mask(reference)["counts"].decode(), reference["bbox"]]
+        )
+
+    def _key(self, kind: str, split: Split, record: Record, parts: Sequence[str], more: Sequence[Any]) -> str:
+        image = [split.fingerprint(record), record["height"], record["width"]]
+        made_by = [[self.settings[part], self.weights[part].sha256 or self.weights[part].origin] for part in parts]
+        return digest([FORMAT, kind, self.store.dtype, image, made_by, more])
+
+    def _load(self, what: str) -> None:
+        if not self.may_compute:
+            raise RefexpError(f"stage=ablate: {what} is not in the store {self.store.dir}; run stage=extract first.")
+        if not self.loaded:
+            with self.clock.stage("load networks"):
+                self.encoder.load(self.device)
+                self.proposer.load(self.device)
+            self.loaded = True
+
+
+def instances(split: Split) -> dict[ImageId, list[Record]]:
+    """Annotations with a mask that are no crowd, by image."""
+    found: dict[ImageId, list[Record]] = {}
+    for annotation in split.annotations:
+        if annotation.get("segmentation") and not annotation.get("iscrowd", 0):
+            found.setdefault(annotation["image_id"], []).append(annotation)
+    return found
+
+
+def name_of(settings: Mapping[str, Any]) -> str:
+    """`DINOv2(arch=vitl14, ...)`: settings as one reads them."""
+    arguments = ", ".join(f"{key}={value}" for key, value in settings.items() if key != "_target_")
+    return f"{str(settings['_target_']).rsplit('.', 1)[-1]}({arguments})"
+
+
+def pack(proposals: Proposals, dtype: str) -> Entry:
+    """Proposals as arrays: the masks' run-length codes end to end, with their lengths."""
+    counts = [mask["counts"] for mask in proposals.masks]
+    return {
+        "quality": proposals.quality.numpy(),
+        "boxes_lr": proposals.boxes_lr.numpy().astype(np.int16),
+        "features": proposals.features.numpy().astype(dtype),
+        "masks": np.frombuffer(b"".join(counts), dtype=np.uint8),
+        "mask_lengths": np.array([len(c) for c in counts], dtype=np.int64),
+        "size": np.array(proposals.size, dtype=np.int64),
+    }
+
+
+def unpack(entry: Entry) -> Proposals:
+    """The inverse of `pack`."""
+    size = [int(side) for side in entry["size"]]
+    ends = entry["mask_lengths"].cumsum().tolist()
+    codes, lengths = entry["masks"].tobytes(), entry["mask_lengths"].tolist()
+    masks = [{"size": size, "counts": codes[end - n : end]} for end, n in zip(ends, lengths, strict=True)]
+    return Proposals(
+        quality=torch.from_numpy(entry["quality"]),
+        boxes_lr=torch.from_numpy(entry["boxes_lr"].astype(np.float32)),
+        features=torch.from_numpy(entry["features"].astype(np.float32)),
+        masks=masks,
+        size=(size[0], size[1]),
+    )

@@ -1,0 +1,64 @@
+"""Masks: codes, areas, boxes, the two resolutions."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+
+from refexp.masks import areas, boxes_xywh, decode, encode, low_res_boxes, to_low_res, upscale_to_rle
+from refexp.pooling import pool_masks, upsampling_matrix
+
+
+def test_codes_come_back():
+    masks = np.random.default_rng(0).random((4, 13, 17)) > 0.5
+    np.testing.assert_array_equal(decode(encode(masks)), masks)
+
+
+def test_areas_of_more_masks_than_fit_a_byte():
+    masks = np.zeros((300, 8, 8), dtype=bool)
+    masks[np.arange(300), 0, 0] = True
+    np.testing.assert_array_equal(areas(encode(masks)), np.ones(300))
+    assert areas([]).shape == (0,)
+
+
+def test_low_resolution_boxes():
+    masks = torch.zeros(3, 256, 256, dtype=torch.bool)
+    masks[0, 10:20, 30:50] = True
+    masks[1, 255, 0] = True
+    assert low_res_boxes(masks).tolist() == [[30, 10, 49, 19], [0, 255, 0, 255], [0, 0, 0, 0]]
+    assert low_res_boxes(masks[:0]).shape == (0, 4)
+
+
+@pytest.mark.parametrize("size", [(300, 500), (90, 120), (1, 1)])
+def test_upscaling_keeps_the_shape(size):
+    logits = torch.full((2, 256, 256), -1.0)
+    logits[0, 64:192, :128] = 1
+    left, nothing = decode(upscale_to_rle(logits, size))
+    assert left.shape == size
+    assert left.mean() == pytest.approx(0.25, abs=0.02) or size == (1, 1)
+    assert not nothing.any()
+
+
+def test_no_mask_vanishes_at_low_resolution():
+    masks = np.zeros((2, 600, 800), dtype=bool)
+    masks[0, 300, 400] = True  # one pixel, a tenth of a low-resolution one
+    masks[1, 100:300, 100:500] = True
+    small = to_low_res(masks)
+    assert small[0].sum() == 1
+    assert small[1].float().mean() == pytest.approx(masks[1].mean(), abs=0.005)
+    assert boxes_xywh(encode(masks))[1].tolist() == [100, 100, 400, 200]
+
+
+def test_pooling_is_the_mean_of_the_upsampled_map():
+    generator = torch.Generator().manual_seed(0)
+    tokens = torch.randn(37 * 37, 9, generator=generator)
+    masks = torch.rand(5, 256, 256, generator=generator) > 0.7
+    up = torch.nn.functional.interpolate(
+        tokens.T.reshape(1, 9, 37, 37), size=(256, 256), mode="bilinear", align_corners=False
+    )[0]
+    plain = torch.stack([up[:, mask].mean(dim=1) for mask in masks])
+    torch.testing.assert_close(
+        pool_masks(masks, tokens), torch.nn.functional.normalize(plain, dim=1), atol=2e-6, rtol=0
+    )
+    torch.testing.assert_close(upsampling_matrix(37).sum(dim=1), torch.ones(256))

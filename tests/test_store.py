@@ -1,0 +1,207 @@
+"""The store: right or absent, shared by jobs, safe against damage and death."""
+
+from __future__ import annotations
+
+import json
+import multiprocessing
+import os
+import re
+import time
+
+import numpy as np
+import pytest
+import torch
+
+from refexp.errors import RefexpError
+from refexp.experiment import compose, run
+from refexp.extraction import Extractor, instances, pack, unpack
+from refexp.masks import encode
+from refexp.provenance import Clock
+from refexp.store import Store, digest, main
+from refexp.types import Proposals
+
+
+def some_proposals(count: int = 5) -> Proposals:
+    rng = np.random.default_rng(0)
+    return Proposals(
+        quality=torch.from_numpy(rng.random(count, dtype=np.float32)),
+        boxes_lr=torch.from_numpy(rng.integers(0, 256, (count, 4)).astype(np.float32)),
+        features=torch.nn.functional.normalize(torch.from_numpy(rng.standard_normal((count, 7)).astype(np.float32))),
+        masks=encode(rng.random((count, 30, 40)) > 0.5) if count else [],
+        size=(30, 40),
+    )
+
+
+@pytest.mark.parametrize("count", [5, 1, 0])
+def test_entries_come_back_as_they_were(count, tmp_path):
+    store, original = Store(str(tmp_path)), some_proposals(count)
+    store.save(digest(1), pack(original, "float32"), {"kind": "test"})
+    again = unpack(store.load(digest(1)))
+    for name in ("quality", "boxes_lr", "features"):
+        assert torch.equal(getattr(again, name), getattr(original, name))
+    assert again.masks == original.masks
+    assert again.size == original.size
+
+
+def test_half_precision_is_close_and_smaller():
+    original = some_proposals()
+    entry = pack(original, "float16")
+    assert entry["features"].nbytes * 2 == pack(original, "float32")["features"].nbytes
+    torch.testing.assert_close(unpack(entry).features, original.features, atol=1e-3, rtol=0)
+
+
+@pytest.mark.parametrize("damage", ["flip", "cut", "empty", "text"])
+def test_damaged_entries_are_never_trusted(damage, tmp_path, caplog, capsys):
+    store, key = Store(str(tmp_path)), digest(1)
+    store.save(key, pack(some_proposals(), "float32"), {"kind": "test"})
+    path = store.path(key)
+    content = bytearray(path.read_bytes())
+    if damage == "flip":
+        content[len(content) // 2] ^= 1
+    path.write_bytes({"flip": content, "cut": content[:-100], "empty": b"", "text": b"hello"}[damage])
+    assert main(["--dir", str(tmp_path), "verify"]) == 1
+    assert str(path) in capsys.readouterr().out
+    assert store.load(key) is None
+    assert "is computed again" in caplog.text
+    ((_, entry),) = store.share([0], lambda _: key, lambda _: pack(some_proposals(), "float32"), {"kind": "test"})
+    assert unpack(entry).masks == some_proposals().masks
+    assert main(["--dir", str(tmp_path), "verify"]) == 0
+
+
+def work(folder, count, done, delay=0.02):
+    """One job: obtain all entries; note each computation."""
+
+    def compute(item):
+        with done.open("a") as file:
+            file.write(f"{os.getpid()} {item}\n")
+        time.sleep(delay)
+        return {"value": np.array([item])}
+
+    got = dict(Store(folder).share(range(count), digest, compute, {}))
+    assert {item: int(entry["value"][0]) for item, entry in got.items()} == {i: i for i in range(count)}
+
+
+def test_jobs_share_the_work(tmp_path):
+    done, jobs = tmp_path / "done", []
+    for _ in range(4):
+        jobs.append(multiprocessing.get_context("fork").Process(target=work, args=(str(tmp_path / "s"), 40, done)))
+        jobs[-1].start()
+    for job in jobs:
+        job.join(60)
+        assert job.exitcode == 0
+    computed = [int(line.split()[1]) for line in done.read_text().splitlines()]
+    assert sorted(computed) == list(range(40))
+    assert len({line.split()[0] for line in done.read_text().splitlines()}) > 1
+
+
+def test_a_killed_job_loses_nothing(tmp_path):
+    done, folder = tmp_path / "done", str(tmp_path / "s")
+    fork = multiprocessing.get_context("fork")
+    victim = fork.Process(target=work, args=(folder, 30, done, 0.1))
+    victim.start()
+    time.sleep(1)
+    heir = fork.Process(target=work, args=(folder, 30, done, 0.01))
+    heir.start()
+    victim.kill()
+    victim.join()
+    heir.join(60)
+    assert heir.exitcode == 0
+    assert len(done.read_text().splitlines()) <= 31  # at most the one the victim was on, twice
+    assert not list((tmp_path / "s").glob("*/*.claim"))
+
+
+def test_a_claim_of_another_host_times_out(tmp_path, monkeypatch):
+    store, key = Store(str(tmp_path), claim_timeout=5), digest(1)
+    claim = store.path(key).with_suffix(".claim")
+    claim.parent.mkdir(parents=True)
+    claim.write_text("elsewhere 1")
+    with store.claim(key) as mine:
+        assert not mine
+    os.utime(claim, (time.time() - 60, time.time() - 60))
+    with store.claim(key) as mine:
+        assert mine
+    assert not claim.exists()
+
+
+def test_command_line(tmp_path, capsys):
+    store = Store(str(tmp_path))
+    store.save(digest(1), pack(some_proposals(), "float32"), {"kind": "proposals", "encoder": "DINOv2(arch=vits14)"})
+    store.save(digest(2), pack(some_proposals(), "float32"), {"kind": "prototype", "encoder": "Lite"})
+    assert main(["--dir", str(tmp_path), "ls"]) == 0
+    shown = capsys.readouterr().out
+    assert re.search(r"1 entries .* MiB  encoder=DINOv2\(arch=vits14\), kind=proposals", shown)
+    assert "2 entries" in shown
+    assert main(["--dir", str(tmp_path), "prune", "--made-by", "vits14"]) == 0
+    assert store.load(digest(1)) is None
+    assert store.load(digest(2)) is not None
+    assert main(["--dir", str(tmp_path), "prune", "--older-than", "1"]) == 0
+    assert store.load(digest(2)) is not None
+    assert main(["--dir", str(tmp_path), "prune", "--all"]) == 0
+    assert store.load(digest(2)) is None
+    assert main(["--dir", str(tmp_path / "nowhere"), "ls"]) == 1
+
+
+def results(folder):
+    return (folder / "detections.json").read_bytes(), json.loads((folder / "metrics.json").read_text())["metrics"]
+
+
+def test_cold_warm_and_half_warm_give_the_same_bytes(folder, configure, tmp_path):
+    run(configure(*folder.overrides(), "vis.limit=0"), tmp_path / "cold")
+    run(configure(*folder.overrides(), "vis.limit=0"), tmp_path / "warm")
+    held = sorted((tmp_path / "store").glob("*/*.npz"))
+    assert len(held) == 4 + 2  # images and references
+    for path in held[::2]:
+        path.unlink()
+    run(configure(*folder.overrides(), "vis.limit=0"), tmp_path / "half")
+    assert results(tmp_path / "cold") == results(tmp_path / "warm") == results(tmp_path / "half")
+
+
+def test_stages(folder, configure, tmp_path, monkeypatch):
+    with pytest.raises(RefexpError, match=r"stage=ablate: reference \d+ is not in the store"):
+        run(configure(*folder.overrides(), "stage=ablate"), tmp_path / "early")
+    assert run(configure(*folder.overrides(), "stage=extract"), tmp_path / "extract") == {}
+
+    def refuse(self, *arguments):
+        raise AssertionError("the ablation half builds no network and reads no image")
+
+    monkeypatch.setattr("refexp.encoders.efficientnet.EfficientNetLite0.load", refuse)
+    monkeypatch.setattr("refexp.data.custom.read_rgb", refuse)
+    metrics = run(configure(*folder.overrides(), "stage=ablate", "vis.limit=0"), tmp_path / "ablate")
+    monkeypatch.undo()
+    assert metrics == run(configure(*folder.overrides(), "vis.limit=0"), tmp_path / "all")
+
+
+def keys_of(folder, configure, *overrides) -> list[str]:
+    """The store keys of the first reference and the first target under a configuration."""
+    experiment = compose(configure(*folder.overrides(), *overrides))
+    data = experiment.dataset.load()
+    extractor = Extractor(
+        experiment.encoder, experiment.proposer, experiment.store, experiment.config, torch.device("cpu"), Clock()
+    )
+    image = next(iter(data.targets.images.values()))
+    truth = [data.targets.mask(a) for a in instances(data.targets)[image["id"]]]
+    reference = data.references.annotations[0]
+    return [extractor.reference_key(data.references, reference), extractor.target_key(data.targets, image, truth)]
+
+
+def test_keys_cover_what_a_result_depends_on(folder, configure):
+    plain = keys_of(folder, configure)
+    assert keys_of(folder, configure, "seed=5", "matcher=shuffled", "postprocess.topk.k=3") == plain
+    assert keys_of(folder, configure, f"checkpoints.dir={folder.root}") == plain
+
+    def differs(*overrides):
+        return [a != b for a, b in zip(plain, keys_of(folder, configure, *overrides), strict=True)]
+
+    assert differs("encoder.input_size=256") == [True, True]
+    assert differs("proposer.image_size=512") == [False, True]
+    assert differs("store.dtype=float16") == [True, True]
+    assert differs("weights=random") == [True, True]
+
+    path = folder.images / "targets_1.png"
+    path.write_bytes(path.read_bytes() + b" ")  # other bytes, same pixels
+    assert differs() == [False, True]
+    path.write_bytes(path.read_bytes()[:-1])
+    assert differs() == [False, False]
+    folder.targets["annotations"] = folder.targets["annotations"][1:]
+    folder.save()
+    assert differs() == [False, True]  # the oracle sees the ground truth
