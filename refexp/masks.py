@@ -50,7 +50,8 @@ def low_res_boxes(masks_lr: torch.Tensor) -> torch.Tensor:
     """Bool [M, h, w] -> f32 [M, 4] tight boxes, `x1 y1 x2 y2` being pixel indices (x2, y2 inclusive); 0 if empty."""
     masks: np.ndarray = masks_lr.cpu().numpy()
     boxes = np.zeros((len(masks), 4), dtype=np.float32)
-    for column, hit in ((0, masks.any(axis=1)), (1, masks.any(axis=2))):
+    for column, axis in ((0, 1), (1, 2)):
+        hit: np.ndarray = np.any(masks, axis=axis)
         boxes[:, column] = hit.argmax(axis=1)
         boxes[:, column + 2] = hit.shape[1] - 1 - hit[:, ::-1].argmax(axis=1)
     boxes[~masks.any(axis=(1, 2))] = 0

@@ -12,7 +12,6 @@ import torch
 import torch.nn.functional as F
 from pycocotools import mask as coco_mask
 from pydantic import Field
-from torchvision.ops import batched_nms
 
 from refexp.types import Candidates, Proposals
 
@@ -32,6 +31,8 @@ class ClassNMS:
         self.keep = keep
 
     def __call__(self, candidates: Candidates, proposals: Proposals) -> Candidates:
+        from torchvision.ops import batched_nms  # takes a second to import; mistakes are told before
+
         # Ranks instead of qualities as scores: equal qualities then keep their order on every device and version.
         order = proposals.quality[candidates.index].argsort(descending=True, stable=True)
         ranked = candidates.pick(order)

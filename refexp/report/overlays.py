@@ -13,7 +13,8 @@ from scipy.ndimage import binary_erosion
 from refexp.masks import decode
 from refexp.types import Rle
 
-MAX_SIDE = 800
+SIDE = 720
+"""Longer side of a drawn image: small ones are enlarged, so that captions stay small on them."""
 THUMBNAIL = 128
 TEXT = 13
 
@@ -42,7 +43,7 @@ def draw(rgb: np.ndarray, instances: Sequence[Instance]) -> Image.Image:
         canvas[mask] = 0.55 * canvas[mask] + 0.45 * tint
         outline = mask & ~binary_erosion(mask, iterations=max(1, max(rgb.shape) // 400))
         canvas[outline] = tint
-    scale = min(1.0, MAX_SIDE / max(rgb.shape[:2]))
+    scale = SIDE / max(rgb.shape[:2])
     image = Image.fromarray(canvas.astype(np.uint8))
     image = image.resize((round(image.width * scale), round(image.height * scale)))
     pen = ImageDraw.Draw(image)
