@@ -167,6 +167,7 @@ def summarise(
     """What was run, for metrics.json."""
     return {
         "config": experiment.config,
+        "targets": data.targets.source,
         "seed": experiment.seed,
         "shots": experiment.shots.n,
         "classes": list(data.classes),

@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from refexp.data.ahead import ReadAhead
 from refexp.data.coco import Record, Split
 from refexp.data.images import to_square
 from refexp.encoders.base import Encoder
@@ -58,17 +59,25 @@ class Extractor:
         def key(record: Record) -> str:
             return self.target_key(split, record, truth(record) if self.proposer.sees_truth else ())
 
+        def read(record: Record) -> Target:
+            rgb = split.read(record)
+            return Target(record["id"], rgb, to_square(rgb, self.proposer.image_size), truth(record))
+
         def compute(record: Record) -> Entry:
             self._load(f"image {record['file_name']}")
-            with self.clock.stage("read images"):
-                rgb = split.read(record)
-                target = Target(record["id"], rgb, to_square(rgb, self.proposer.image_size), truth(record))
+            with self.clock.stage("wait for images"):
+                target = ahead.get(record)
             with self.clock.stage("extract"):
                 return pack(extract(target, self.encoder, self.proposer, self.device), self.store.dtype)
 
         made_by = {"kind": "proposals"} | {part: name_of(self.settings[part]) for part in ("proposer", "encoder")}
-        for record, entry in self.store.share(list(split.images.values()), key, compute, made_by):
-            yield record["id"], unpack(entry)
+        records = list(split.images.values())
+        ahead = ReadAhead(records, read, wanted=lambda record: not self.store.path(key(record)).exists())
+        try:
+            for record, entry in self.store.share(records, key, compute, made_by):
+                yield record["id"], unpack(entry)
+        finally:
+            ahead.close()
 
     def prototypes(self, split: Split, references: Sequence[Record]) -> Iterator[tuple[Any, torch.Tensor]]:
         """Every reference's id with its instance prototype f32 [C]."""

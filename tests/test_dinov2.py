@@ -50,6 +50,27 @@ def test_random_weights_are_seeded_and_leave_the_global_generator_alone():
     assert not torch.equal(tokens[0], tokens[2])
 
 
+def test_bfloat16_is_close():
+    tokens = []
+    for precision in ("float32", "bfloat16"):
+        encoder = DINOv2("vits14", weights="random", input_size=56, precision=precision)
+        encoder.load(CPU)
+        tokens.append(encoder.encode(torch.rand(1, 3, 56, 56, generator=torch.Generator().manual_seed(0))))
+    assert tokens[1].dtype == torch.float32
+    assert not torch.equal(*tokens)
+    assert torch.nn.functional.cosine_similarity(*tokens, dim=-1).min() > 0.999
+
+
+@pytest.mark.slow
+def test_compiled_is_close():
+    tokens = []
+    for compiled in (False, True):
+        encoder = DINOv2("vits14", weights="random", input_size=56, compile=compiled)
+        encoder.load(CPU)
+        tokens.append(encoder.encode(torch.rand(1, 3, 56, 56, generator=torch.Generator().manual_seed(0))))
+    torch.testing.assert_close(*tokens, atol=1e-3, rtol=0)
+
+
 def test_missing_checkpoint_is_named_at_once(tmp_path):
     with pytest.raises(RefexpError, match=r"dinov2_vitb14_reg4_pretrain\.pth"):
         DINOv2("vitb14_reg", checkpoints_dir=str(tmp_path))

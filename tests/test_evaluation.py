@@ -77,6 +77,15 @@ def test_equals_pycocotools_on_the_plain_files(targets, drawn, kind, tmp_path):
     assert 0.02 < metrics[f"{kind}/nAP"] < 0.9
 
 
+@pytest.mark.parametrize("seed", [0, 1, 2])
+def test_the_fast_engine_gives_the_same_numbers(targets, seed):
+    targets.annotations[seed]["iscrowd"] = 1
+    for found in (noisy(targets, seed), noisy(targets, seed)[:3], perfect(targets), []):
+        reference = CocoEvaluation(engine="pycocotools").evaluate(targets, found, CLASSES)
+        fast = CocoEvaluation(engine="faster").evaluate(targets, found, CLASSES)
+        assert fast == pytest.approx(reference, abs=1e-9, rel=0)
+
+
 def test_wrong_classes_score_nothing(targets):
     wrong = [Detections(d.image_id, 1 - d.labels, d.scores, d.masks) for d in perfect(targets)]
     assert CocoEvaluation(["segm"]).evaluate(targets, wrong, CLASSES)["segm/nAP"] == 0

@@ -53,7 +53,7 @@ def test_proposals(proposer):
 
 def test_threshold_and_batches(proposer):
     everything = proposer.propose(make_target())
-    proposer.points_per_batch = 5  # does not divide 16
+    proposer.batch = 5  # does not divide 16
     again = proposer.propose(make_target())
     assert again.masks == everything.masks
     torch.testing.assert_close(again.quality, everything.quality, atol=1e-5, rtol=0)
@@ -62,7 +62,7 @@ def test_threshold_and_batches(proposer):
     assert (proposer.propose(make_target()).quality > middle).all()
     proposer.iou_threshold = 1.0
     assert len(proposer.propose(make_target())) == 0
-    proposer.iou_threshold, proposer.points_per_batch = 0.0, 32
+    proposer.iou_threshold, proposer.batch = 0.0, 4
 
 
 def test_decoder_agrees_with_the_image_predictor_of_sam2(proposer):
@@ -88,6 +88,40 @@ def test_decoder_agrees_with_the_image_predictor_of_sam2(proposer):
         best = int(ious.argmax())
         assert quality[row] == pytest.approx(ious[best], abs=1e-5)
         np.testing.assert_allclose(logits[row].clamp(-32, 32), low_res[best], atol=1e-3)
+
+
+def test_bfloat16_is_close(proposer):
+    exact = proposer.propose(make_target())
+    proposer.precision = "bfloat16"
+    rough = proposer.propose(make_target())
+    proposer.precision = "float32"
+    assert len(rough) == len(exact)
+    torch.testing.assert_close(rough.quality, exact.quality, atol=0.02, rtol=0)
+    assert not torch.equal(rough.quality, exact.quality)
+    agreement = (rough.masks_lr == exact.masks_lr).float().mean()
+    assert agreement > 0.95
+
+
+def test_only_what_passes_is_upscaled(proposer, monkeypatch):
+    upscaled = []
+    original = proposer.decoder.upscale
+    monkeypatch.setattr(proposer.decoder, "upscale", lambda k, h, i: upscaled.append(len(k)) or original(k, h, i))
+    proposer.iou_threshold = float(proposer.propose(make_target()).quality.median())
+    upscaled.clear()
+    found = proposer.propose(make_target())
+    proposer.iou_threshold = 0.0
+    assert sum(upscaled) < 16
+    assert len(found) <= sum(upscaled)
+
+
+@pytest.mark.slow
+def test_compiled_is_close():
+    plain = SAM2Proposer("sam2_hiera_t", weights="random", points_per_side=2, iou_threshold=0.0)
+    compiled = SAM2Proposer("sam2_hiera_t", weights="random", points_per_side=2, iou_threshold=0.0, compile=True)
+    for proposer in (plain, compiled):
+        proposer.load(CPU)
+    expected, found = plain.propose(make_target()), compiled.propose(make_target())
+    torch.testing.assert_close(found.quality, expected.quality, atol=1e-4, rtol=0)
 
 
 def test_building_leaves_hydra_alone():

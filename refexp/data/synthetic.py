@@ -46,4 +46,4 @@ class SyntheticDataset:
         def fingerprint(record: Record) -> str:
             return hashlib.sha256(read(record).tobytes()).hexdigest()
 
-        return make_split(content, f"synthetic {name}", self.classes, read, fingerprint)
+        return make_split(content, f"SYNTHETIC {name}", self.classes, read, fingerprint)

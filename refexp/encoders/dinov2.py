@@ -11,6 +11,7 @@ from pydantic import Field
 from refexp import checkpoints
 from refexp.encoders.base import Encoder
 from refexp.errors import RefexpError
+from refexp.precision import Precision, autocast
 from refexp.types import Weights
 
 Arch = Literal[
@@ -23,6 +24,7 @@ PATCH = 14
 class DINOv2(Encoder):
     """Patch tokens after the last norm; G = input_size / 14.
 
+    precision: "bfloat16" is faster and less exact. compile: torch.compile the network.
     weights: "official" reads the published file in `checkpoints_dir`; "random" is seeded, for tests and benchmarks.
     Raises RefexpError for a missing checkpoint, before anything is built.
     """
@@ -34,12 +36,16 @@ class DINOv2(Encoder):
         weights: Literal["official", "random"] = "official",
         input_size: Annotated[int, Field(ge=PATCH, multiple_of=PATCH)] = 518,
         reference_context: Annotated[float, Field(ge=0)] | None = 0.2,
+        precision: Precision = "float32",
+        compile: bool = False,
         random_seed: int = 0,
     ) -> None:
         self.arch: str = arch
         self.input_size = input_size
         self.grid = input_size // PATCH
         self.reference_context = reference_context
+        self.precision: Precision = precision
+        self.compile = compile
         self.random_seed = random_seed
         self.file = checkpoints.locate(self.name, Path(checkpoints_dir)) if weights == "official" else None
 
@@ -68,11 +74,14 @@ class DINOv2(Encoder):
                 )
         except (RuntimeError, KeyError, EOFError, OSError) as error:
             raise RefexpError(f"{self.file} does not hold the weights of {self.name}: {first_line(error)}") from None
-        self.model: Any = model.eval().to(device)
+        self.model: Any = model.eval().requires_grad_(False).to(device)
+        features: Any = self.model.forward_features
+        self.features = torch.compile(features) if self.compile else features
 
     def forward(self, inputs: torch.Tensor) -> torch.Tensor:
-        tokens = self.model.forward_features(inputs)
-        return tokens[:, self.model.num_prefix_tokens :]
+        with autocast(inputs.device, self.precision):
+            tokens = self.features(inputs)
+        return tokens[:, self.model.num_prefix_tokens :].float()
 
 
 def first_line(error: BaseException) -> str:

@@ -44,6 +44,7 @@ def print_metrics(
 def _title(summary: Mapping[str, Any]) -> str:
     count = len(summary["classes"])
     return (
+        f"{summary['targets']}: "
         f"{count} {'class' if count == 1 else 'classes'}, {summary['shots']} shots, seed {summary['seed']}, "
         f"{summary['images']} images, {summary['instances']} instances; percent"
     )
