@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-slow lint checkpoints clean
+.PHONY: help demo test test-slow bench lint checkpoints clean
 
 help:            ## this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 16
@@ -28,6 +28,9 @@ test: $(READY)   ## install, then lint, type checks and tests (minutes on two co
 
 test-slow: $(READY)   ## the tests that take long
 	$(BIN)/python -m pytest -m slow
+
+bench: $(READY)   ## side-by-side timings into benchmarks/RESULTS.md (a quarter of an hour on two cores)
+	$(BIN)/python benchmarks/run.py
 
 lint: $(READY)   ## format and fix what can be fixed
 	$(BIN)/ruff format .

@@ -15,7 +15,7 @@ from pydantic import Field
 
 from refexp.build import build, build_all, check
 from refexp.data.coco import Data, Record, Split
-from refexp.data.sampling import Sampler, Shots, choose_references
+from refexp.data.sampling import Sampler, Shots, candidates, choose_references
 from refexp.encoders.base import Encoder
 from refexp.errors import RefexpError
 from refexp.evaluation.coco import CocoEvaluation
@@ -128,6 +128,10 @@ def run(config: DictConfig, output: Path) -> dict[str, float | None]:
         log.warning(note)
         write_text(output / "RANDOM_WEIGHTS.txt", note + "\n")
 
+    if experiment.store.references == "all":
+        everything = candidates(data.references, experiment.shots)
+        for _ in track(extractor.prototypes(data.references, everything), len(everything), "all references"):
+            pass
     bank = remember(references, data.references, extractor)
     proposals = track(extractor.proposals(data.targets), len(data.targets.images), "targets")
     if experiment.stage == "extract":

@@ -24,7 +24,7 @@ def track(items: Iterable[T], total: int, what: str) -> Iterator[T]:
 
 def _bar(items: Iterable[T], total: int, what: str) -> Iterator[T]:
     columns = (
-        TextColumn(f"{what:<12}"),
+        TextColumn(f"{what:<14}"),
         BarColumn(),
         MofNCompleteColumn(),
         TextColumn("{task.fields[rate]}"),

@@ -56,11 +56,14 @@ class Store:
     """Entries below `dir`.
 
     dtype: of stored features; float32 is exact, float16 halves the store and moves scores by some 1e-4.
+    references: which prototypes a run computes: of the "chosen" references, or of "all" valid ones, so that no later
+        seed or number of shots finds one missing.
     claim_timeout: seconds after which another job's claim counts as abandoned; longer than any one image takes.
     """
 
     dir: str
     dtype: Literal["float32", "float16"] = "float32"
+    references: Literal["chosen", "all"] = "chosen"
     claim_timeout: Annotated[float, Field(gt=0)] = 600.0
 
     def path(self, key: str) -> Path:

@@ -205,3 +205,10 @@ def test_keys_cover_what_a_result_depends_on(folder, configure):
     folder.targets["annotations"] = folder.targets["annotations"][1:]
     folder.save()
     assert differs() == [False, True]  # the oracle sees the ground truth
+
+
+def test_all_references_can_be_computed_at_once(folder, configure, tmp_path):
+    run(configure(*folder.overrides(), "store.references=all", "vis.limit=0"), tmp_path / "first")
+    others = [o for o in folder.overrides() if not o.startswith(("shots", "seed"))]
+    for seed in range(4):
+        run(configure(*others, "shots=2", f"seed={seed}", "stage=ablate", "vis.limit=0"), tmp_path / str(seed))

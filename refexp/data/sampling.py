@@ -46,6 +46,18 @@ def is_valid(annotation: Record, width: int, height: int) -> bool:
     )
 
 
+def candidates(split: Split, shots: Shots) -> list[Record]:
+    """Every instance that some seed could choose, in file order."""
+    return [a for a in split.annotations if a.get("segmentation") and may_serve(a, split, shots)]
+
+
+def may_serve(annotation: Record, split: Split, shots: Shots) -> bool:
+    """Whether an instance may be a reference: no crowd, and past the filter that `shots.valid` names."""
+    image = split.images[annotation["image_id"]]
+    valid = shots.valid == "any" or is_valid(annotation, image["width"], image["height"])
+    return valid and not annotation.get("iscrowd", 0)
+
+
 class Sampler(ABC):
     """Split -> references per class, in class order."""
 
@@ -69,10 +81,7 @@ class PaperSampler(Sampler):
             rng.shuffle(pool)
             used_images = set()
             for annotation in pool:
-                image = split.images[annotation["image_id"]]
-                if annotation.get("iscrowd", 0) or annotation["image_id"] in used_images:
-                    continue
-                if shots.valid == "paper" and not is_valid(annotation, image["width"], image["height"]):
+                if annotation["image_id"] in used_images or not may_serve(annotation, split, shots):
                     continue
                 if not annotation.get("segmentation"):
                     without_mask += 1

@@ -1,0 +1,307 @@
+"""Side-by-side timings: refexp against docs/method.md written down plainly (plain.py), in one process, two threads.
+
+    python benchmarks/run.py            # everything; writes benchmarks/RESULTS.md (some ten minutes on two cores)
+    python benchmarks/run.py image      # only the named sections, printed
+
+All networks have RANDOM weights at real architecture: timings are real, detections are not.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import platform
+import resource
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+import numpy as np
+import plain
+import torch
+import torch.nn.functional as F
+
+from refexp.data.images import to_square
+from refexp.data.rendering import CLASSES, render_split
+from refexp.encoders.dinov2 import DINOv2
+from refexp.extraction import pack, unpack
+from refexp.masks import decode, low_res_boxes, upscale_to_rle
+from refexp.matchers.prototype import PrototypeMatcher
+from refexp.pipeline import detect, extract
+from refexp.pooling import pool_masks
+from refexp.postprocess.steps import ClassNMS, SoftMerge, TopK
+from refexp.proposers.sam2 import SAM2Proposer
+from refexp.store import Store, digest
+from refexp.types import MemoryBank, Proposals, Target
+
+CPU = torch.device("cpu")
+HERE = Path(__file__).parent
+STEPS = (ClassNMS(), SoftMerge(), TopK())
+CLASS_COUNT = 20
+
+
+def seconds(work, repeat: int = 1) -> tuple[float, object]:
+    """Median seconds of `repeat` calls, and the last result."""
+    times = []
+    for _ in range(repeat):
+        start = time.perf_counter()
+        result = work()
+        times.append(time.perf_counter() - start)
+    return float(np.median(times)), result
+
+
+def make_target(width: int = 640, height: int = 427) -> Target:
+    """A drawn scene at COCO's usual size."""
+    (picture,), _ = render_split(5, list(CLASSES), 1, "benchmark")
+    square = to_square(picture, 1024)
+    rgb = F.interpolate(square[None], size=(height, width))[0].permute(1, 2, 0).mul(255).byte().numpy()
+    return Target(1, rgb, square)
+
+
+def networks(sam2: str, arch: str, precision: str, threshold: float) -> tuple[SAM2Proposer, DINOv2]:
+    proposer = SAM2Proposer(sam2, weights="random", iou_threshold=threshold, precision=precision)
+    encoder = DINOv2(arch, weights="random", precision=precision)
+    proposer.load(CPU)
+    encoder.load(CPU)
+    return proposer, encoder
+
+
+def threshold_for(proposer: SAM2Proposer, target: Target, keep: int) -> float:
+    """The predicted IoU that `keep` of the grid's points exceed (random weights know no good one)."""
+    proposer.iou_threshold = 0.0
+    image = proposer.embed(target.square)
+    with torch.inference_mode():
+        ious = torch.cat([proposer.decoder.best(proposer.decoder.attend(proposer_prompts(proposer, p), image)[0])[0]
+                          for p in proposer.points.split(4)])  # fmt: skip
+    return float(ious.sort(descending=True).values[keep])
+
+
+def proposer_prompts(proposer: SAM2Proposer, points: torch.Tensor) -> torch.Tensor:
+    labels = torch.ones(len(points), 1, dtype=torch.int32)
+    return proposer.model.sam_prompt_encoder(points=(points[:, None], labels), boxes=None, masks=None)[0]
+
+
+def some_bank(channels: int) -> MemoryBank:
+    generator = torch.Generator().manual_seed(0)
+    prototypes = F.normalize(torch.randn(CLASS_COUNT, channels, generator=generator) + 0.5, dim=1)
+    return MemoryBank(prototypes, list(prototypes[:, None]))
+
+
+@torch.inference_mode()
+def plain_image(
+    model, encoder, target: Target, points: torch.Tensor, threshold: float, bank: MemoryBank, batch: int = 32
+) -> dict:
+    """The whole image, plainly; stage seconds and detections."""
+    times = {}
+    times["SAM2"], (logits, ious) = seconds(lambda: plain.propose(model, target.square, points, batch, threshold))
+    times["encoder"], tokens = seconds(lambda: encoder.encode(target.square[None])[0])
+    times["matching, masks, merging"], found = seconds(
+        lambda: plain.match_and_merge(logits, ious, tokens, bank.prototypes, target.size)
+    )
+    return {"times": times, "found": found, "proposals": (logits, ious, tokens)}
+
+
+def our_image(proposer, encoder, target: Target, bank: MemoryBank) -> dict:
+    times = {}
+    times["SAM2 and RLE masks"], proposed = seconds(lambda: proposer.propose(target))
+    times["encoder"], tokens = seconds(lambda: encoder.encode(target.square[None])[0])
+
+    def pool():
+        return Proposals(
+            proposed.quality, low_res_boxes(proposed.masks_lr), pool_masks(proposed.masks_lr, tokens), proposed.masks,
+            target.size,
+        )  # fmt: skip
+
+    times["pooling"], proposals = seconds(pool)
+    times["matching, merging"], found = seconds(lambda: detect(1, proposals, bank, PrototypeMatcher(), STEPS))
+    return {"times": times, "found": found, "proposals": proposals}
+
+
+@torch.inference_mode()
+def proposals_agreement(ours: Proposals, logits: torch.Tensor, ious: torch.Tensor, tokens: torch.Tensor) -> str:
+    """How all proposals of both sides compare, before matching thins them out."""
+    if len(ours) != len(logits):
+        return f"{len(ours)} against {len(logits)} proposals"
+    masks = (F.interpolate(m[None, None], size=ours.size, mode="bilinear", antialias=True)[0, 0] > 0 for m in logits)
+    different = sum(int((decode([rle])[0] != mask.numpy()).sum()) for rle, mask in zip(ours.masks, masks, strict=True))
+    features = float((ours.features - plain.mask_features(logits, tokens)).abs().max())
+    quality = float((ours.quality - ious).abs().max())
+    pixels = len(ours) * ours.size[0] * ours.size[1]
+    return (
+        f"{len(ours)} proposals, {different} of {pixels / 1e6:.0f} million mask pixels differ, predicted IoUs within "
+        f"{quality:.0e}, features within {features:.0e}"
+    )
+
+
+def agreement(ours, rows_labels_scores_masks) -> str:
+    """How the detections of both sides compare."""
+    _, labels, scores, masks = rows_labels_scores_masks
+    if len(ours) != len(labels):
+        return f"{len(ours)} against {len(labels)} detections"
+    same = torch.equal(ours.labels, labels) and (decode(ours.masks) == masks.numpy()).all()
+    worst = float((ours.scores - scores).abs().max())
+    return f"{len(labels)} detections, masks and labels {'equal' if same else 'DIFFER'}, scores within {worst:.0e}"
+
+
+def image_section(sizes=(("sam2_hiera_t", "vits14"), ("sam2_hiera_l", "vitl14"))) -> list[str]:
+    """Whole image at each model size: plain, float32 and bfloat16 in one run."""
+    lines, target = [], make_target()
+    for sam2, arch in sizes:
+        proposer, encoder = networks(sam2, arch, "float32", 0.0)
+        threshold = threshold_for(proposer, target, 300)
+        proposer.iou_threshold = threshold
+        bank = some_bank(encoder.model.num_features)
+        ours = our_image(proposer, encoder, target, bank)
+        base = plain_image(proposer.model, encoder, target, proposer.points, threshold, bank)
+        half, half_encoder = networks(sam2, arch, "bfloat16", threshold)
+        rough = our_image(half, half_encoder, target, bank)
+        sides = {"plain": base, "refexp float32": ours, "refexp bfloat16": rough}
+        total = {name: sum(side["times"].values()) for name, side in sides.items()}
+        table = [f"| {name} | {total[name]:.1f} | {stages(side['times'])} |" for name, side in sides.items()]
+        lines += [
+            f"**{sam2} + {arch}**, {len(ours['proposals'])} proposals of 1024 points, 640 x 427 image: "
+            f"**{total['plain'] / total['refexp float32']:.1f} times** faster in float32, "
+            f"**{total['plain'] / total['refexp bfloat16']:.1f} times** in bfloat16.",
+            f"float32 against plain: {proposals_agreement(ours['proposals'], *base['proposals'])}; "
+            f"{agreement(ours['found'], base['found'])}. {half_agreement(proposer, half, target)}",
+            "",
+            "| side | total s | by stage |",
+            "|---|---|---|",
+            *table,
+            "",
+        ]
+    return lines
+
+
+def stages(times: dict[str, float]) -> str:
+    return ", ".join(f"{name} {value:.2f}" for name, value in times.items())
+
+
+def half_agreement(proposer: SAM2Proposer, half: SAM2Proposer, target: Target) -> str:
+    """What bfloat16 changes: predicted IoUs and masks of the same points."""
+    with torch.inference_mode():
+        points = proposer.points[::16]
+        proposer_threshold, proposer.iou_threshold, half.iou_threshold = proposer.iou_threshold, 0.0, 0.0
+        exact_iou, exact = proposer.decode(points, proposer.embed(target.square))
+        with torch.autocast("cpu", torch.bfloat16):
+            rough_iou, rough = half.decode(points, half.embed(target.square))
+        proposer.iou_threshold = proposer_threshold
+    both = ((exact > 0) & (rough > 0)).flatten(1).sum(1) / ((exact > 0) | (rough > 0)).flatten(1).sum(1).clamp(min=1)
+    off = float((exact_iou - rough_iou).abs().max())
+    return (
+        f"bfloat16 against float32: predicted IoU moves by at most {off:.4f}, masks overlap by IoU {both.mean():.3f}."
+    )
+
+
+def merging_section() -> list[str]:
+    """Matching, NMS and merging alone, as proposals grow."""
+    lines = ["| proposals | classes | plain s | refexp s | ratio | detections/s |", "|---|---|---|---|---|---|"]
+    for count, classes in ((100, 20), (300, 20), (300, 1), (1000, 20), (3000, 20)):
+        logits, ious = random_masks(count)
+        generator = torch.Generator().manual_seed(1)
+        tokens = torch.randn(37 * 37, 384, generator=generator) + 0.3
+        bank = MemoryBank(F.normalize(torch.randn(classes, 384, generator=generator) + 0.5, dim=1), [])
+        masks = upscale_to_rle(logits, (427, 640))
+        proposals = Proposals(ious, low_res_boxes(logits > 0), pool_masks(logits > 0, tokens), masks, (427, 640))
+        repeat = 3 if count <= 300 else 1
+        ours, found = seconds(lambda p=proposals, b=bank: detect(1, p, b, PrototypeMatcher(), STEPS), repeat)
+        base = None
+        if count <= 1000:
+            with torch.inference_mode():
+                base, _ = seconds(
+                    lambda x=logits, q=ious, t=tokens, b=bank: plain.match_and_merge(x, q, t, b.prototypes, (427, 640)),
+                    repeat,
+                )
+        shown = (f"{base:.2f}", f"**{base / ours:.0f}**") if base else ("(memory)", "-")
+        lines.append(f"| {count} | {classes} | {shown[0]} | {ours:.3f} | {shown[1]} | {len(found) / ours:.0f} |")
+    return [*lines, "", "plain starts from logits, refexp from the store's entry (features, boxes, run-length codes)."]
+
+
+def random_masks(count: int) -> tuple[torch.Tensor, torch.Tensor]:
+    """Blobs of all sizes as logits f32 [M, 256, 256], and qualities."""
+    generator = torch.Generator().manual_seed(0)
+    centre = torch.rand(count, 2, generator=generator) * 256
+    radius = 6 + torch.rand(count, 2, generator=generator) ** 2 * 80
+    axis = torch.arange(256.0)
+    x, y = (axis - centre[:, :1]) / radius[:, :1], (axis - centre[:, 1:]) / radius[:, 1:]
+    return 1 - x[:, None, :] ** 2 - y[:, :, None] ** 2, torch.rand(count, generator=generator)
+
+
+def store_section() -> list[str]:
+    """A store hit against a miss."""
+    target = make_target()
+    proposer, encoder = networks("sam2_hiera_t", "vits14", "float32", 0.0)
+    proposer.iou_threshold = threshold_for(proposer, target, 300)
+    with tempfile.TemporaryDirectory() as folder:
+        store = Store(folder)
+        miss, entry = seconds(lambda: pack(extract(target, encoder, proposer, CPU), "float32"))
+        store.save(digest(1), entry, {})
+        hit, _ = seconds(lambda: unpack(store.load(digest(1))), 5)
+        size = store.path(digest(1)).stat().st_size
+    return [f"miss {miss:.1f} s, hit {1000 * hit:.1f} ms (**{miss / hit:.0f} times**), {size / 1024:.0f} KiB an image."]
+
+
+def memory_section() -> list[str]:
+    """Peak memory of one image, each side in a process of its own."""
+    sides = ("loaded", "ours", "plain-32", "plain-256")
+    peaks = {
+        side: int(subprocess.run([sys.executable, __file__, "--peak", side], stdout=subprocess.PIPE, check=True).stdout)
+        for side in sides
+    }
+    lines = ["| hiera_t + vits14, 300 proposals | peak MiB | refexp's share |", "|---|---|---|"]
+    names = ("networks loaded", "refexp", "plain, 32 points a batch", "plain, 256 points a batch")
+    for side, name in zip(sides, names, strict=True):
+        lines.append(f"| {name} | {peaks[side]} | {peaks['ours'] / peaks[side]:.2f} |")
+    return lines
+
+
+def peak(side: str) -> None:
+    """Print the peak resident memory of one image, in MiB."""
+    torch.set_num_threads(2)
+    target = make_target()
+    proposer, encoder = networks("sam2_hiera_t", "vits14", "float32", 0.0)
+    proposer.iou_threshold = 0.0 if side == "loaded" else threshold_for(proposer, target, 300)
+    if side == "ours":
+        our_image(proposer, encoder, target, some_bank(384))
+    if side.startswith("plain"):
+        batch = int(side.split("-")[1])
+        plain_image(proposer.model, encoder, target, proposer.points, proposer.iou_threshold, some_bank(384), batch)
+    print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024)
+
+
+SECTIONS = {
+    "image": ("Whole image", image_section),
+    "merging": ("Matching, NMS and merging", merging_section),
+    "store": ("Store", store_section),
+    "memory": ("Peak memory", memory_section),
+}
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("sections", nargs="*", help=f"of {', '.join(SECTIONS)}")
+    parser.add_argument("--peak", help=argparse.SUPPRESS)
+    options = parser.parse_args()
+    if options.peak:
+        peak(options.peak)
+        return
+    torch.set_num_threads(2)
+    lines = [
+        "# Benchmarks", "",
+        "Made by `make bench`: refexp against the method written down plainly (`plain.py`), one process, two threads, "
+        "RANDOM weights at real architecture. Machines differ and are noisy: read the ratios.", "",
+        f"torch {torch.__version__}, {platform.machine()}, {os.cpu_count()} cores.", "",
+    ]  # fmt: skip
+    for name in options.sections or SECTIONS:
+        title, section = SECTIONS[name]
+        made = section()
+        print("\n".join(made), flush=True)
+        lines += [f"## {title}", "", *made, ""]
+    if not options.sections:
+        (HERE / "RESULTS.md").write_text("\n".join(lines).rstrip() + "\n")
+
+
+if __name__ == "__main__":
+    main()
