@@ -9,6 +9,9 @@ import torch.nn.functional as F
 
 from refexp.types import LOW_RES
 
+CHUNK = 64
+"""Masks pooled at a time: bounds memory to CHUNK x 256 x 256 floats."""
+
 
 @lru_cache(maxsize=8)
 def upsampling_matrix(grid: int) -> torch.Tensor:
@@ -25,6 +28,11 @@ def pool_masks(masks_lr: torch.Tensor, tokens: torch.Tensor) -> torch.Tensor:
     """
     grid = round(len(tokens) ** 0.5)
     up = upsampling_matrix(grid).to(tokens.device)
-    weights = torch.einsum("myx,yi,xj->mij", masks_lr.to(tokens.device, torch.float32), up, up).flatten(1)
+    weights = torch.cat(
+        [
+            torch.einsum("myx,yi,xj->mij", chunk.to(tokens.device, torch.float32), up, up).flatten(1)
+            for chunk in masks_lr.split(CHUNK)
+        ]
+    )
     area = masks_lr.flatten(1).sum(dim=1).to(tokens.device)
     return F.normalize((weights @ tokens) / area[:, None], dim=1)
