@@ -236,7 +236,7 @@ def store_section() -> list[str]:
     proposer.iou_threshold = threshold_for(proposer, target, 300)
     with tempfile.TemporaryDirectory() as folder:
         store = Store(folder)
-        miss, entry = seconds(lambda: pack(extract(target, encoder, proposer, CPU), "float32"))
+        miss, entry = seconds(lambda: pack(extract([target], encoder, proposer, CPU)[0], "float32"))
         store.save(digest(1), entry, {})
         hit, _ = seconds(lambda: unpack(store.load(digest(1))), 5)
         size = store.path(digest(1)).stat().st_size

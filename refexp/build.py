@@ -12,12 +12,14 @@ from pydantic import TypeAdapter, ValidationError
 from refexp.errors import RefexpError, did_you_mean
 
 
-def build(node: Mapping[str, Any], key: str, target: type | None = None) -> Any:
+def build(node: Any, key: str, target: type | None = None) -> Any:
     """Build the class that `node["_target_"]` names (or `target`) from the node's other entries.
 
     Arguments are checked against the constructor's type hints, so a component states its choices and ranges once, in
     its signature. Raises RefexpError that names the key, the value and what would be right.
     """
+    if not isinstance(node, Mapping):
+        raise RefexpError(f"{key}={node!r}: a group of settings is needed; see conf/{key.split('.')[0]}.")
     arguments = {name: value for name, value in node.items() if name != "_target_"}
     if target is None:
         target = _import(node.get("_target_"), f"{key}._target_")
@@ -37,8 +39,10 @@ def build(node: Mapping[str, Any], key: str, target: type | None = None) -> Any:
         raise RefexpError(f"{key}: {error}") from None
 
 
-def build_all(node: Mapping[str, Any], key: str) -> dict[str, Any]:
+def build_all(node: Any, key: str) -> dict[str, Any]:
     """Build every entry of a node, in order, by name."""
+    if not isinstance(node, Mapping):
+        raise RefexpError(f"{key}={node!r}: a mapping of named steps is needed; see conf/{key}.")
     return {name: build(entry, f"{key}.{name}") for name, entry in node.items() if entry is not None}
 
 

@@ -24,12 +24,13 @@ def command_line(main: Callable[[], object]) -> int:
     os.environ["HYDRA_FULL_ERROR"] = "1"
     sys.argv[1:] = [quote_numbered_option(argument) for argument in sys.argv[1:]]
     from hydra.errors import HydraException
+    from omegaconf.errors import OmegaConfBaseException
 
     try:
         main()
     except JobFailed:
         return 1  # `job` has told why
-    except HydraException as error:
+    except (HydraException, OmegaConfBaseException, ValueError) as error:
         print(f"error: {explain(error)}", file=sys.stderr)
         return 1
     except KeyboardInterrupt:

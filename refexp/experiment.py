@@ -92,17 +92,17 @@ def compose(config: DictConfig) -> Experiment:
         config=plain,
         stage=check(plain["stage"], Literal["all", "extract", "ablate"], "stage"),
         seed=check(plain["seed"], int, "seed"),
-        shots=build(plain["shots"], "shots", Shots),
-        vis=build(plain["vis"], "vis", Vis),
-        store=build(plain["store"], "store", Store),
-        runtime=build(plain["runtime"], "runtime", Runtime),
-        sampler=build(plain["sampler"], "sampler"),
-        evaluation=build(plain["evaluation"], "evaluation"),
-        matcher=build(plain["matcher"], "matcher"),
-        steps=build_all(plain["postprocess"], "postprocess"),
-        proposer=build(plain["proposer"], "proposer"),
-        encoder=build(plain["encoder"], "encoder"),
-        dataset=build(plain["dataset"], "dataset"),
+        shots=build(plain.get("shots"), "shots", Shots),
+        vis=build(plain.get("vis"), "vis", Vis),
+        store=build(plain.get("store"), "store", Store),
+        runtime=build(plain.get("runtime"), "runtime", Runtime),
+        sampler=build(plain.get("sampler"), "sampler"),
+        evaluation=build(plain.get("evaluation"), "evaluation"),
+        matcher=build(plain.get("matcher"), "matcher"),
+        steps=build_all(plain.get("postprocess"), "postprocess"),
+        proposer=build(plain.get("proposer"), "proposer"),
+        encoder=build(plain.get("encoder"), "encoder"),
+        dataset=build(plain.get("dataset"), "dataset"),
     )
 
 
@@ -113,8 +113,8 @@ def run(config: DictConfig, output: Path) -> dict[str, float | None]:
     clock = Clock()
 
     with clock.stage("read annotations"):
-        data: Data = experiment.dataset.load()
-        data, references = choose_references(data, experiment.sampler, experiment.shots, experiment.seed)
+        offered: Data = experiment.dataset.load()
+        data, references = choose_references(offered, experiment.sampler, experiment.shots, experiment.seed)
         experiment.evaluation.check(data.targets)
     write_text(output / "config.yaml", OmegaConf.to_yaml(OmegaConf.create(experiment.config)))
     write_json(output / "references.json", references_to_coco(references, data))
@@ -123,14 +123,15 @@ def run(config: DictConfig, output: Path) -> dict[str, float | None]:
         experiment.encoder, experiment.proposer, experiment.store, experiment.config, device, clock,
         may_compute=experiment.stage != "ablate",
     )  # fmt: skip
-    note = _random_weights_note(extractor.weights)
+    note = weights_note(extractor.weights)
     if note:
         log.warning(note)
-        write_text(output / "RANDOM_WEIGHTS.txt", note + "\n")
+        write_text(output / "WEIGHTS.txt", note + "\n")
 
     if experiment.store.references == "all":
-        everything = candidates(data.references, experiment.shots)
-        for _ in track(extractor.prototypes(data.references, everything), len(everything), "all references"):
+        # Of all classes on offer: other numbers of shots may keep one that this run leaves out.
+        everything = candidates(offered.references, experiment.shots)
+        for _ in track(extractor.prototypes(offered.references, everything), len(everything), "all references"):
             pass
     bank = remember(references, data.references, extractor)
     proposals = track(extractor.proposals(data.targets), len(data.targets.images), "targets")
@@ -153,6 +154,7 @@ def run(config: DictConfig, output: Path) -> dict[str, float | None]:
     with clock.stage("evaluate", len(detections)):
         metrics = experiment.evaluation.evaluate(data.targets, detections, data.classes)
     summary = summarise(experiment, data, detections, extractor.weights) | describe_run(device, clock)
+    summary["classes_left_out"] = [name for name in offered.classes if name not in data.classes]
     write_json(output / "metrics.json", {"metrics": metrics} | summary, indent=2)
     print_metrics(metrics, data.classes, summary, output, note)
     return metrics
@@ -185,6 +187,10 @@ def summarise(
     }
 
 
-def _random_weights_note(weights: dict[str, Weights]) -> str | None:
+def weights_note(weights: dict[str, Weights]) -> str | None:
+    """What every output says of a run whose weights are not the published ones; None if they are."""
     random = [name for name, source in weights.items() if "RANDOM" in source.origin]
-    return f"RANDOM WEIGHTS ({', '.join(random)}): the results of this run mean nothing." if random else None
+    if random:
+        return f"RANDOM WEIGHTS ({', '.join(random)}): the results of this run mean nothing."
+    other = [source.origin for source in weights.values() if "UNOFFICIAL" in source.origin]
+    return f"{'; '.join(other)}: not the published weights." if other else None

@@ -9,7 +9,7 @@ import numpy as np
 import torch
 
 from refexp.data.ahead import ReadAhead
-from refexp.data.coco import Record, Split
+from refexp.data.coco import Record, Split, has_mask
 from refexp.data.images import to_square
 from refexp.encoders.base import Encoder
 from refexp.errors import RefexpError
@@ -51,30 +51,31 @@ class Extractor:
 
     def proposals(self, split: Split) -> Iterator[tuple[ImageId, Proposals]]:
         """Every image of the targets with its proposals, in an order that other jobs' work may change."""
-        annotations = instances(split)
+        annotations = instances(split) if self.proposer.sees_truth else {}
 
         def truth(record: Record) -> tuple[Rle, ...]:
             return tuple(split.mask(annotation) for annotation in annotations.get(record["id"], ()))
 
         def key(record: Record) -> str:
-            return self.target_key(split, record, truth(record) if self.proposer.sees_truth else ())
+            return self.target_key(split, record, truth(record))
 
         def read(record: Record) -> Target:
             rgb = split.read(record)
             return Target(record["id"], rgb, to_square(rgb, self.proposer.image_size), truth(record))
 
-        def compute(record: Record) -> Entry:
-            self._load(f"image {record['file_name']}")
-            with self.clock.stage("wait for images"):
-                target = ahead.get(record)
-            with self.clock.stage("extract"):
-                return pack(extract(target, self.encoder, self.proposer, self.device), self.store.dtype)
+        def compute(batch: Sequence[Record]) -> list[Entry]:
+            self._load(f"image {batch[0]['file_name']}")
+            with self.clock.stage("wait for images", len(batch)):
+                targets = [ahead.get(record) for record in batch]
+            with self.clock.stage("extract", len(batch)):
+                found = extract(targets, self.encoder, self.proposer, self.device)
+            return [pack(proposals, self.store.dtype) for proposals in found]
 
         made_by = {"kind": "proposals"} | {part: name_of(self.settings[part]) for part in ("proposer", "encoder")}
         records = list(split.images.values())
         ahead = ReadAhead(records, read, wanted=lambda record: not self.store.path(key(record)).exists())
         try:
-            for record, entry in self.store.share(records, key, compute, made_by):
+            for record, entry in self.store.share(records, key, compute, made_by, self.encoder.batch):
                 yield record["id"], unpack(entry)
         finally:
             ahead.close()
@@ -85,15 +86,17 @@ class Extractor:
         def key(reference: Record) -> str:
             return self.reference_key(split, reference)
 
-        def compute(reference: Record) -> Entry:
+        def compute(batch: Sequence[Record]) -> list[Entry]:
+            (reference,) = batch
             self._load(f"reference {reference['id']}")
             with self.clock.stage("remember"):
                 rgb = split.read(split.images[reference["image_id"]])
                 mask = decode([split.mask(reference)])[0]
-                prototype = remember_one(rgb, mask, reference["bbox"], self.encoder, self.device)
-            if not torch.isfinite(prototype).all():
-                raise RefexpError(f"{split.source}: reference {reference['id']} has an empty mask; leave it out.")
-            return {"prototype": prototype.numpy().astype(self.store.dtype)}
+                try:
+                    prototype = remember_one(rgb, mask, reference["bbox"], self.encoder, self.device)
+                except ValueError as error:
+                    raise RefexpError(f"{split.source}: reference {reference['id']} {error}") from None
+            return [{"prototype": prototype.numpy().astype(self.store.dtype)}]
 
         made_by = {"kind": "prototype", "encoder": name_of(self.settings["encoder"])}
         for reference, entry in self.store.share(references, key, compute, made_by):
@@ -102,7 +105,7 @@ class Extractor:
     def target_key(self, split: Split, record: Record, truth: Sequence[Rle]) -> str:
         """Key of an image's proposals; `truth` only where the proposer sees it."""
         masks = [mask["counts"].decode() for mask in truth]
-        return self._key("proposals", split, record, ("encoder", "proposer"), masks)
+        return self._key("proposals", split, record, ("encoder", "proposer"), masks, without=("reference_context",))
 
     def reference_key(self, split: Split, reference: Record) -> str:
         """Key of a reference's prototype."""
@@ -111,9 +114,20 @@ class Extractor:
             "prototype", split, image, ("encoder",), [split.mask(reference)["counts"].decode(), reference["bbox"]]
         )
 
-    def _key(self, kind: str, split: Split, record: Record, parts: Sequence[str], more: Sequence[Any]) -> str:
+    def _key(
+        self,
+        kind: str,
+        split: Split,
+        record: Record,
+        parts: Sequence[str],
+        more: Sequence[Any],
+        without: Sequence[str] = (),
+    ) -> str:
         image = [split.fingerprint(record), record["height"], record["width"]]
-        made_by = [[self.settings[part], self.weights[part].sha256 or self.weights[part].origin] for part in parts]
+        settings = {
+            part: {name: value for name, value in self.settings[part].items() if name not in without} for part in parts
+        }
+        made_by = [[settings[part], self.weights[part].sha256 or self.weights[part].origin] for part in parts]
         return digest([FORMAT, kind, self.store.dtype, image, made_by, more])
 
     def _load(self, what: str) -> None:
@@ -130,7 +144,7 @@ def instances(split: Split) -> dict[ImageId, list[Record]]:
     """Annotations with a mask that are no crowd, by image."""
     found: dict[ImageId, list[Record]] = {}
     for annotation in split.annotations:
-        if annotation.get("segmentation") and not annotation.get("iscrowd", 0):
+        if has_mask(annotation) and not annotation.get("iscrowd", 0):
             found.setdefault(annotation["image_id"], []).append(annotation)
     return found
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Iterable
 
 import numpy as np
@@ -11,8 +10,6 @@ import torch.nn.functional as F
 
 from refexp.encoders.base import Encoder
 from refexp.types import MemoryBank
-
-log = logging.getLogger(__name__)
 
 
 def crop_window(box_xyxy: tuple[float, float, float, float], context: float, size: tuple[int, int]) -> tuple[int, ...]:
@@ -32,12 +29,14 @@ def reference_view(
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """What the encoder is shown of a reference: image f32 [1, 3, h, w] in [0, 1] and mask f32 [1, 1, h, w].
 
-    rgb u8 [H, W, 3], mask bool [H, W]. `context=None` shows the whole image.
+    rgb u8 [H, W, 3], mask bool [H, W]. `context=None` shows the whole image. Raises ValueError if no mask is in view.
     """
     height, width = mask.shape
     x, y, w, h = box_xywh
     window = (0, 0, width, height) if context is None else crop_window((x, y, x + w, y + h), context, (height, width))
     x1, y1, x2, y2 = window
+    if not mask[y1:y2, x1:x2].any():
+        raise ValueError(f"has an empty mask, or its mask lies outside its bbox {list(box_xywh)}; leave it out.")
     image = torch.from_numpy(np.ascontiguousarray(rgb[y1:y2, x1:x2])).permute(2, 0, 1)[None].float() / 255
     return image, torch.from_numpy(np.ascontiguousarray(mask[y1:y2, x1:x2])).float()[None, None]
 

@@ -23,7 +23,7 @@ import zipfile
 import zlib
 from collections import defaultdict, deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, Literal, TypeVar
@@ -31,6 +31,7 @@ from typing import Annotated, Any, Literal, TypeVar
 import numpy as np
 from pydantic import Field
 
+from refexp.errors import RefexpError
 from refexp.files import atomic_path
 
 log = logging.getLogger(__name__)
@@ -40,7 +41,7 @@ FORMAT = 1
 
 MADE_BY = "made_by"
 POLL_SECONDS = 0.2
-DAMAGE = (zipfile.BadZipFile, zlib.error, ValueError, KeyError, EOFError, OSError, NotImplementedError)
+DAMAGE = (zipfile.BadZipFile, zlib.error, ValueError, KeyError, EOFError, NotImplementedError)
 
 Entry = dict[str, np.ndarray]
 Item = TypeVar("Item")
@@ -64,7 +65,7 @@ class Store:
     dir: str
     dtype: Literal["float32", "float16"] = "float32"
     references: Literal["chosen", "all"] = "chosen"
-    claim_timeout: Annotated[float, Field(gt=0)] = 600.0
+    claim_timeout: Annotated[float, Field(gt=0, allow_inf_nan=False)] = 600.0
 
     def path(self, key: str) -> Path:
         """Where the entry with this key is, or would be."""
@@ -77,6 +78,8 @@ class Store:
             return read_entry(path)
         except FileNotFoundError:
             return None
+        except OSError as error:
+            raise RefexpError(f"store.dir: cannot read {path}: {error.strerror}.") from None
         except DAMAGE as error:
             log.warning("damaged store entry %s is computed again (%s: %s)", path, type(error).__name__, error)
             return None
@@ -84,30 +87,38 @@ class Store:
     def save(self, key: str, entry: Entry, made_by: Mapping[str, Any]) -> None:
         """Write an entry, and inside it what made it (for `ls`)."""
         note = np.frombuffer(json.dumps(made_by, sort_keys=True, default=str).encode(), dtype=np.uint8)
-        with atomic_path(self.path(key)) as temporary, temporary.open("wb") as file:
-            arrays: dict[str, Any] = {MADE_BY: note} | entry
-            np.savez(file, **arrays)
+        arrays: dict[str, Any] = {MADE_BY: note} | entry
+        try:
+            with atomic_path(self.path(key)) as temporary, temporary.open("wb") as file:
+                np.savez(file, **arrays)
+        except OSError as error:
+            raise RefexpError(f"store.dir: cannot write to {self.dir}: {error.strerror}.") from None
 
     @contextmanager
     def claim(self, key: str) -> Iterator[bool]:
         """Whether this job may compute the entry; no other job will, until the block ends or the claim times out."""
         path = self.path(key).with_suffix(".claim")
-        path.parent.mkdir(parents=True, exist_ok=True)
-        mine = self._take(path)
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            mine = self._take(path)
+        except OSError as error:
+            raise RefexpError(f"store.dir: cannot write to {self.dir}: {error.strerror}.") from None
         try:
             yield mine
         finally:
-            if mine:
+            # After a time-out the claim may be another job's by now.
+            if mine and path.exists() and path.read_text() == _owner():
                 path.unlink(missing_ok=True)
 
     def _take(self, path: Path) -> bool:
         if _create(path):
             return True
         try:
-            host, pid = path.read_text().split()
-            age = time.time() - path.stat().st_mtime
-        except (FileNotFoundError, ValueError):
-            return False  # just released, or just being written: the next round sees
+            owner, age = path.read_text(), time.time() - path.stat().st_mtime
+        except FileNotFoundError:
+            return False  # just released: the next round sees
+        # A claim without an owner is being written, or its owner died in the act; time tells.
+        host, pid = owner.split() if owner else ("unknown host", "?")
         dead = host == socket.gethostname() and not _alive(int(pid))
         if not dead and age < self.claim_timeout:
             return False
@@ -116,50 +127,69 @@ class Store:
         grave = path.with_suffix(f".{socket.gethostname()}-{os.getpid()}")
         try:
             path.rename(grave)
-        except FileNotFoundError:
+            if grave.read_text() != owner:  # a living claim that came in between: give it back
+                os.link(grave, path)
+                return False
+        except (FileNotFoundError, FileExistsError):
             return False
-        grave.unlink(missing_ok=True)
+        finally:
+            grave.unlink(missing_ok=True)
         return _create(path)
 
     def share(
         self,
         items: Sequence[Item],
         key: Callable[[Item], str],
-        compute: Callable[[Item], Entry],
+        compute: Callable[[Sequence[Item]], Sequence[Entry]],
         made_by: Mapping[str, Any],
+        batch: int = 1,
     ) -> Iterator[tuple[Item, Entry]]:
         """Every item with its entry, read or computed, each computed by one of the jobs that run this at once.
 
-        Items that another job is busy with are put off, so the order is not that of `items`.
+        `compute` gets at most `batch` items at a time. Items that another job is busy with are put off, so the order
+        is not that of `items`.
         """
         waiting = deque(items)
         while waiting:
             before = len(waiting)
-            for _ in range(before):
-                item = waiting.popleft()
-                entry = self._obtain(key(item), item, compute, made_by)
-                if entry is None:
-                    waiting.append(item)
-                else:
-                    yield item, entry
+            group: dict[str, Item] = {}
+            ready: list[tuple[Item, Entry]] = []
+            with ExitStack() as claims:
+                for _ in range(before):
+                    item = waiting.popleft()
+                    name = key(item)
+                    entry = self.load(name)
+                    if entry is not None:
+                        ready.append((item, entry))
+                    elif not claims.enter_context(self.claim(name)):
+                        waiting.append(item)
+                    elif self.path(name).exists() and (entry := self.load(name)) is not None:
+                        ready.append((item, entry))  # another job finished it between the look and the claim
+                    else:
+                        group[name] = item
+                    if len(group) == batch or (ready and group):
+                        # Claimed work is done before anything is handed out: the caller may take its time.
+                        ready += self._compute(group, compute, made_by)
+                        group.clear()
+                    if not group:
+                        claims.close()
+                        yield from ready
+                        ready.clear()
+                ready += self._compute(group, compute, made_by) if group else []
+            yield from ready
             if len(waiting) == before:
                 time.sleep(POLL_SECONDS)
 
-    def _obtain(
-        self, key: str, item: Item, compute: Callable[[Item], Entry], made_by: Mapping[str, Any]
-    ) -> Entry | None:
-        entry = self.load(key)
-        if entry is not None:
-            return entry
-        with self.claim(key) as mine:
-            if not mine:
-                return None
-            # Another job may have finished it between the look and the claim.
-            if self.path(key).exists() and (entry := self.load(key)) is not None:
-                return entry
-            entry = compute(item)
-            self.save(key, entry, made_by)
-            return entry
+    def _compute(
+        self,
+        group: Mapping[str, Item],
+        compute: Callable[[Sequence[Item]], Sequence[Entry]],
+        made_by: Mapping[str, Any],
+    ) -> list[tuple[Item, Entry]]:
+        entries = compute(list(group.values()))
+        for name, entry in zip(group, entries, strict=True):
+            self.save(name, entry, made_by)
+        return list(zip(group.values(), entries, strict=True))
 
 
 def read_entry(path: Path) -> Entry:
@@ -174,8 +204,12 @@ def _create(path: Path) -> bool:
     except FileExistsError:
         return False
     with os.fdopen(handle, "w") as file:
-        file.write(f"{socket.gethostname()} {os.getpid()}")
+        file.write(_owner())
     return True
+
+
+def _owner() -> str:
+    return f"{socket.gethostname()} {os.getpid()}"
 
 
 def _alive(pid: int) -> bool:
@@ -190,13 +224,26 @@ def _alive(pid: int) -> bool:
 
 def entries(folder: Path) -> Iterator[Path]:
     """All entry files below a store's folder."""
-    yield from sorted(folder.glob("[0-9a-f][0-9a-f]/*.npz"))
+    yield from sorted(folder.glob("[0-9a-f][0-9a-f]/[0-9a-f]*.npz"))
+
+
+def leftovers(folder: Path, older_than_seconds: float = 86400) -> Iterator[Path]:
+    """Temporary files and claims that a killed job left behind."""
+    for pattern in ("[0-9a-f][0-9a-f]/.*", "[0-9a-f][0-9a-f]/*.claim"):
+        for path in folder.glob(pattern):
+            if time.time() - path.stat().st_mtime > older_than_seconds:
+                yield path
 
 
 def made_by(path: Path) -> dict[str, Any]:
     """What made an entry. Raises one of DAMAGE for a damaged file."""
     with np.load(path, allow_pickle=False) as arrays:
         return json.loads(arrays[MADE_BY].tobytes())
+
+
+def describe(about: Mapping[str, Any]) -> str:
+    """What made an entry, as `ls` shows it."""
+    return ", ".join(f"{key}={value}" for key, value in about.items())
 
 
 def list_entries(folder: Path) -> None:
@@ -206,7 +253,7 @@ def list_entries(folder: Path) -> None:
     for path in entries(folder):
         try:
             about = made_by(path)
-            name = ", ".join(f"{key}={value}" for key, value in about.items() if key != "image")
+            name = describe(about)
         except DAMAGE:
             name = "DAMAGED (see verify)"
         count[name] += 1
@@ -222,7 +269,8 @@ def verify(folder: Path, delete: bool) -> int:
     for path in entries(folder):
         try:
             read_entry(path)
-        except DAMAGE as error:
+            made_by(path)
+        except (*DAMAGE, OSError) as error:
             print(f"damaged: {path} ({type(error).__name__}: {error}){', deleted' if delete else ''}")
             if delete:
                 path.unlink()
@@ -233,14 +281,16 @@ def verify(folder: Path, delete: bool) -> int:
 
 
 def prune(folder: Path, older_than_days: float | None, text: str | None, everything: bool) -> None:
-    """Delete entries not used for some days, or whose maker's description holds `text`, or all."""
+    """Delete entries written more than some days ago, or whose line in `ls` holds `text`, or all; and leftovers."""
     freed, deleted = 0, 0
     for path in entries(folder):
         # Reading an entry does not touch its file; its age is that of its writing.
         old = older_than_days is not None and time.time() - path.stat().st_mtime > older_than_days * 86400
-        if everything or old or (text is not None and text in json.dumps(_made_by_or_nothing(path))):
+        if everything or old or (text is not None and text in describe(_made_by_or_nothing(path))):
             freed, deleted = freed + path.stat().st_size, deleted + 1
             path.unlink(missing_ok=True)
+    for path in leftovers(folder):
+        path.unlink(missing_ok=True)
     print(f"{deleted} entries deleted, {freed / 2**20:.1f} MiB freed in {folder}")
 
 

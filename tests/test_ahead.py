@@ -39,3 +39,14 @@ def test_an_error_comes_with_its_own_item():
         ahead.get(items[2])
     assert ahead.get(items[3]) == [3]
     ahead.close()
+
+
+def test_items_that_others_finished_do_not_stop_it():
+    items, read = [[i] for i in range(30)], []
+    ahead = ReadAhead(items, read=lambda item: read.append(item[0]), wanted=lambda item: True)
+    for i in (0, 10, 20):
+        ahead.get(items[i])
+    ahead.get(items[21])
+    assert max(ahead.pending) > 21
+    assert min(ahead.pending) > 20
+    ahead.close()

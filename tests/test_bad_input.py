@@ -8,9 +8,10 @@ import numpy as np
 import pytest
 from pycocotools import mask as coco_mask
 
-from refexp.data.coco import annotation_mask, annotation_rle
+from refexp.data.coco import annotation_rle
 from refexp.errors import RefexpError
 from refexp.experiment import run
+from refexp.masks import decode
 
 
 def truncated_image(folder):
@@ -78,6 +79,39 @@ def wrong_rle_size(folder):
     folder.save()
 
 
+def broken_rle(folder):
+    folder.targets["annotations"][0]["segmentation"]["counts"] = "garbage!!"
+    folder.save()
+
+
+def short_rle(folder):
+    size = folder.targets["annotations"][0]["segmentation"]["size"]
+    folder.targets["annotations"][0]["segmentation"] = {"size": size, "counts": [5, 5]}
+    folder.save()
+
+
+def not_a_number(folder):
+    folder.targets["annotations"][0]["area"] = float("nan")
+    folder.save()
+
+
+def width_as_text(folder):
+    folder.targets["images"][0]["width"] = "384"
+    folder.save()
+
+
+def bad_box(folder):
+    folder.references["annotations"][0]["bbox"] = ["1", 2, 3, 4]
+    folder.save()
+
+
+def box_beside_its_mask(folder):
+    for annotation in folder.references["annotations"]:
+        annotation["bbox"] = [10, 10, 32, 32]
+        annotation["segmentation"] = [[100, 100, 140, 100, 140, 140]]
+    folder.save()
+
+
 def no_common_category(folder):
     for category in folder.targets["categories"]:
         category["name"] += "s"
@@ -105,14 +139,21 @@ SPOILERS = {
     wrong_rle_size: r"targets\.json: annotation \d+ has an RLE mask of size \[3, 4\]",
     no_common_category: r"no category name in common",
     missing_record_field: r"targets\.json: images\[0\] \(id 1\) lacks height",
+    broken_rle: r"targets\.json: annotation \d+ has a broken RLE mask",
+    short_rle: r"targets\.json: annotation \d+ has an RLE mask whose counts do not add up",
+    not_a_number: r"targets\.json holds NaN",
+    width_as_text: r"targets\.json: images\[0\] \(id 1\): width must be a whole number, not '384'",
+    bad_box: r"references\.json: annotation \d+: bbox must be",
+    box_beside_its_mask: r"references\.json: reference \d+ has an empty mask, or its mask lies outside its bbox",
 }
 
 
 @pytest.mark.parametrize("spoil", SPOILERS, ids=lambda f: f.__name__)
 def test_error_names_the_culprit(spoil, folder, configure, tmp_path):
     spoil(folder)
+    context = "encoder.reference_context=0.2"
     with pytest.raises(RefexpError, match=SPOILERS[spoil]) as caught:
-        run(configure(*folder.overrides(), "vis.limit=0"), tmp_path / "out")
+        run(configure(*folder.overrides(), context, "vis.limit=0"), tmp_path / "out")
     assert "\n" not in str(caught.value)
     assert not (tmp_path / "out/metrics.json").exists()
 
@@ -150,14 +191,30 @@ def test_reference_without_mask_is_passed_over_and_counted(folder, configure, tm
     assert "without a mask passed over" in caplog.text
 
 
-def test_boxes_alone_can_be_evaluated(folder, configure, tmp_path):
+@pytest.mark.parametrize("segmentation", [None, [], [[]], [[1, 1, 9, 9]]])
+def test_boxes_alone_can_be_evaluated(segmentation, folder, configure, tmp_path):
     for annotation in folder.targets["annotations"]:
-        del annotation["segmentation"]
+        annotation["segmentation"] = segmentation
     folder.save()
     overrides = [o for o in folder.overrides() if not o.startswith("proposer")]
     metrics = run(configure(*overrides, "evaluation.kinds=[bbox]", "vis.limit=1"), tmp_path / "out")
     assert set(metrics) >= {"bbox/nAP"}
     assert "segm/nAP" not in metrics
+
+
+def test_names_that_look_like_markup(folder, configure, tmp_path, capsys):
+    for content in folder.content.values():
+        content["categories"][0]["name"] = "stop [/sign]"
+    folder.save()
+    run(configure(*folder.overrides(), "vis.limit=1"), tmp_path / "out[1]")
+    assert "stop [/sign]" in capsys.readouterr().out
+
+
+def test_empty_ground_truth_masks_are_no_proposals(folder, configure, tmp_path):
+    folder.targets["annotations"][0]["segmentation"] = [[0, 0, 0, 0, 0, 0]]
+    folder.save()
+    run(configure(*folder.overrides(), "~postprocess.nms", "vis.limit=0"), tmp_path / "out")
+    assert (tmp_path / "out/metrics.json").is_file()
 
 
 def test_empty_reference_mask_is_named(folder, configure, tmp_path):
@@ -173,14 +230,14 @@ def test_empty_reference_mask_is_named(folder, configure, tmp_path):
 def test_the_three_forms_of_a_mask_agree():
     polygon = [[2, 2, 8, 2, 8, 6, 2, 6]]
     rle = annotation_rle({"segmentation": polygon}, 10, 12)
-    mask = annotation_mask({"segmentation": polygon}, 10, 12)
+    mask = decode([annotation_rle({"segmentation": polygon}, 10, 12)])[0]
     flat = mask.flatten(order="F")
     counts = np.diff(np.flatnonzero(np.concatenate([[True], flat[1:] != flat[:-1], [True]]))).tolist()
     uncompressed = {"size": [10, 12], "counts": counts if not flat[0] else [0, *counts]}
     compressed = {"size": [10, 12], "counts": rle["counts"].decode()}
     assert mask.any()
     for form in (uncompressed, compressed):
-        np.testing.assert_array_equal(annotation_mask({"segmentation": form}, 10, 12), mask)
+        np.testing.assert_array_equal(decode([annotation_rle({"segmentation": form}, 10, 12)])[0], mask)
 
 
 @pytest.mark.parametrize("segmentation", [None, [], [[]], [[1, 1, 5, 5]], {}, {"size": [10, 12], "counts": ""}])

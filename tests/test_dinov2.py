@@ -61,6 +61,14 @@ def test_bfloat16_is_close():
     assert torch.nn.functional.cosine_similarity(*tokens, dim=-1).min() > 0.999
 
 
+def test_a_batch_of_targets_gives_what_single_ones_give():
+    encoder = DINOv2("vits14", weights="random", input_size=56, batch=3)
+    encoder.load(CPU)
+    images = torch.rand(3, 3, 100, 100, generator=torch.Generator().manual_seed(0))
+    single = torch.cat([encoder.encode(image[None]) for image in images])
+    torch.testing.assert_close(encoder.encode(images), single, atol=1e-4, rtol=1e-4)
+
+
 @pytest.mark.slow
 def test_compiled_is_close():
     tokens = []

@@ -10,9 +10,10 @@ import torch
 import torch.nn.functional as F
 from conftest import GOLDEN
 
-from refexp.data.coco import annotation_mask
+from refexp.data.coco import annotation_rle
 from refexp.data.images import to_square
 from refexp.encoders.base import Encoder
+from refexp.masks import decode
 from refexp.memory import crop_window, instance_prototype, mask_weights, reference_view
 from refexp.types import Weights
 
@@ -45,7 +46,7 @@ def annotations():
 def test_annotation_masks(gold, annotations):
     count, height, width = gold["ann_masks_shape"]
     expected = np.unpackbits(gold["ann_masks_packed"], axis=-1)[..., :width].astype(bool)
-    actual = np.stack([annotation_mask(a, height, width) for a in annotations])
+    actual = np.stack([decode([annotation_rle(a, height, width)])[0] for a in annotations])
     np.testing.assert_array_equal(actual, expected)
 
 
@@ -56,7 +57,7 @@ def test_reference(gold, annotations, row):
     assert crop_window((x, y, x + w, y + h), 0.2, (427, 640)) == tuple(gold["crop_xyxy"][row])
 
     encoder = PatchMean()
-    image, mask = reference_view(gold["image"], annotation_mask(annotations[row], 427, 640), box, 0.2)
+    image, mask = reference_view(gold["image"], decode([annotation_rle(annotations[row], 427, 640)])[0], box, 0.2)
     inputs = encoder.prepare(image)
     np.testing.assert_allclose(inputs[0, :, ::14, ::14], gold["encoder_input_probe"][row], atol=1e-4)
 
@@ -70,7 +71,7 @@ def test_reference(gold, annotations, row):
 def test_soft_masks(gold, annotations):
     for row, expected in zip(gold["soft_mask_518_idx"], gold["soft_mask_518"], strict=True):
         box = tuple(gold["boxes_xywh"][row].tolist())
-        _, mask = reference_view(gold["image"], annotation_mask(annotations[row], 427, 640), box, 0.2)
+        _, mask = reference_view(gold["image"], decode([annotation_rle(annotations[row], 427, 640)])[0], box, 0.2)
         soft = F.interpolate(mask, size=(518, 518), mode="bilinear", align_corners=False)
         np.testing.assert_allclose(soft[0, 0], expected, atol=1e-5)
 

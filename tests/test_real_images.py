@@ -77,4 +77,5 @@ def run_official_layout(configure, tmp_path, sam2: str, dinov2: str, images: int
     metrics = run(configure(*common, *networks, "vis.limit=1"), tmp_path / "out")
     assert 0 <= metrics["segm/nAP"] <= 1
     content = json.loads((tmp_path / "out/metrics.json").read_text())
+    assert "UNOFFICIAL" in (tmp_path / "out/WEIGHTS.txt").read_text()
     assert all("UNOFFICIAL" in weights["origin"] for weights in content["weights"].values())

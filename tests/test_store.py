@@ -63,28 +63,29 @@ def test_damaged_entries_are_never_trusted(damage, tmp_path, caplog, capsys):
     assert str(path) in capsys.readouterr().out
     assert store.load(key) is None
     assert "is computed again" in caplog.text
-    ((_, entry),) = store.share([0], lambda _: key, lambda _: pack(some_proposals(), "float32"), {"kind": "test"})
+    ((_, entry),) = store.share([0], lambda _: key, lambda _: [pack(some_proposals(), "float32")], {"kind": "test"})
     assert unpack(entry).masks == some_proposals().masks
     assert main(["--dir", str(tmp_path), "verify"]) == 0
 
 
-def work(folder, count, done, delay=0.02):
+def work(folder, count, done, delay=0.02, batch=1):
     """One job: obtain all entries; note each computation."""
 
-    def compute(item):
+    def compute(batch):
         with done.open("a") as file:
-            file.write(f"{os.getpid()} {item}\n")
+            file.writelines(f"{os.getpid()} {item}\n" for item in batch)
         time.sleep(delay)
-        return {"value": np.array([item])}
+        return [{"value": np.array([item])} for item in batch]
 
-    got = dict(Store(folder).share(range(count), digest, compute, {}))
+    got = dict(Store(folder).share(range(count), digest, compute, {}, batch))
     assert {item: int(entry["value"][0]) for item, entry in got.items()} == {i: i for i in range(count)}
 
 
-def test_jobs_share_the_work(tmp_path):
-    done, jobs = tmp_path / "done", []
+@pytest.mark.parametrize("batch", [1, 3])
+def test_jobs_share_the_work(tmp_path, batch):
+    done, jobs, fork = tmp_path / "done", [], multiprocessing.get_context("fork")
     for _ in range(4):
-        jobs.append(multiprocessing.get_context("fork").Process(target=work, args=(str(tmp_path / "s"), 40, done)))
+        jobs.append(fork.Process(target=work, args=(str(tmp_path / "s"), 40, done, 0.02, batch)))
         jobs[-1].start()
     for job in jobs:
         job.join(60)
@@ -110,7 +111,7 @@ def test_a_killed_job_loses_nothing(tmp_path):
     assert not list((tmp_path / "s").glob("*/*.claim"))
 
 
-def test_a_claim_of_another_host_times_out(tmp_path, monkeypatch):
+def test_a_claim_of_another_host_times_out(tmp_path):
     store, key = Store(str(tmp_path), claim_timeout=5), digest(1)
     claim = store.path(key).with_suffix(".claim")
     claim.parent.mkdir(parents=True)
@@ -123,6 +124,37 @@ def test_a_claim_of_another_host_times_out(tmp_path, monkeypatch):
     assert not claim.exists()
 
 
+def test_a_claim_without_owner_times_out(tmp_path):
+    store, key = Store(str(tmp_path), claim_timeout=5), digest(1)
+    claim = store.path(key).with_suffix(".claim")
+    claim.parent.mkdir(parents=True)
+    claim.touch()
+    with store.claim(key) as mine:
+        assert not mine
+    os.utime(claim, (time.time() - 60, time.time() - 60))
+    with store.claim(key) as mine:
+        assert mine
+
+
+def test_files_being_written_are_left_alone(tmp_path, capsys):
+    store = Store(str(tmp_path))
+    store.save(digest(1), pack(some_proposals(), "float32"), {"kind": "test"})
+    half = store.path(digest(1)).with_name(f".{digest(2)}.123.npz")
+    half.write_bytes(b"half an entry")
+    assert main(["--dir", str(tmp_path), "verify", "--delete"]) == 0
+    assert main(["--dir", str(tmp_path), "prune", "--all"]) == 0
+    assert half.exists()
+    os.utime(half, (time.time() - 1e6, time.time() - 1e6))
+    assert main(["--dir", str(tmp_path), "prune", "--all"]) == 0
+    assert not half.exists()
+
+
+def test_an_unusable_store_is_named(tmp_path):
+    (tmp_path / "file").write_text("")
+    with pytest.raises(RefexpError, match=r"store\.dir: cannot .*file"):
+        list(Store(str(tmp_path / "file")).share([0], digest, lambda _: [{}], {}))
+
+
 def test_command_line(tmp_path, capsys):
     store = Store(str(tmp_path))
     store.save(digest(1), pack(some_proposals(), "float32"), {"kind": "proposals", "encoder": "DINOv2(arch=vits14)"})
@@ -131,7 +163,7 @@ def test_command_line(tmp_path, capsys):
     shown = capsys.readouterr().out
     assert re.search(r"1 entries .* MiB  encoder=DINOv2\(arch=vits14\), kind=proposals", shown)
     assert "2 entries" in shown
-    assert main(["--dir", str(tmp_path), "prune", "--made-by", "vits14"]) == 0
+    assert main(["--dir", str(tmp_path), "prune", "--made-by", "kind=proposals"]) == 0
     assert store.load(digest(1)) is None
     assert store.load(digest(2)) is not None
     assert main(["--dir", str(tmp_path), "prune", "--older-than", "1"]) == 0
@@ -194,6 +226,7 @@ def test_keys_cover_what_a_result_depends_on(folder, configure):
 
     assert differs("encoder.input_size=256") == [True, True]
     assert differs("proposer.image_size=512") == [False, True]
+    assert differs("encoder.reference_context=0.2") == [True, False]
     assert differs("store.dtype=float16") == [True, True]
     assert differs("weights=random") == [True, True]
 

@@ -30,11 +30,13 @@ class ReadAhead(Generic[Item, Content]):
         """The content of `item`; reading of the next ones begins."""
         here = self.position[id(item)]
         future = self.pending.pop(here, None) or self.pool.submit(self.read, item)
+        for position in [p for p in self.pending if p < here]:  # another job was quicker
+            self.pending.pop(position).cancel()
         for position in range(here + 1, min(here + 1 + DEPTH, len(self.items))):
             if len(self.pending) < DEPTH and position not in self.pending and self.wanted(self.items[position]):
                 self.pending[position] = self.pool.submit(self.read, self.items[position])
         return future.result()
 
     def close(self) -> None:
-        """Forget what was read ahead for nothing (another job was quicker)."""
+        """Forget what was read ahead for nothing."""
         self.pool.shutdown(wait=False, cancel_futures=True)

@@ -69,8 +69,12 @@ class Data:
 
 def read_coco(path: Path) -> dict[str, Any]:
     """Read and check a COCO file. Raises RefexpError that names the file and the record at fault."""
+
+    def refuse(constant: str) -> None:
+        raise RefexpError(f"{path} holds {constant}, which is no number in JSON; mend the program that wrote it.")
+
     try:
-        content = json.loads(path.read_text(encoding="utf-8"))
+        content = json.loads(path.read_text(encoding="utf-8"), parse_constant=refuse)
     except (FileNotFoundError, IsADirectoryError):
         raise RefexpError(f"annotation file not found: {path}") from None
     except (json.JSONDecodeError, UnicodeDecodeError) as error:
@@ -79,30 +83,31 @@ def read_coco(path: Path) -> dict[str, Any]:
     return content
 
 
+IDENTIFIER = (int, str)
+FIELDS: dict[str, dict[str, tuple[type, ...]]] = {
+    "images": {"id": IDENTIFIER, "file_name": (str,), "width": (int,), "height": (int,)},
+    "annotations": {"id": IDENTIFIER, "image_id": IDENTIFIER, "category_id": IDENTIFIER},
+    "categories": {"id": IDENTIFIER, "name": (str,)},
+}
+"""What every record must have, and of which type."""
+
+
 def check_coco(content: Any, source: str) -> None:
     """Raise RefexpError where `content` is not a usable COCO annotation set; fill in missing boxes."""
 
     def fail(what: str) -> None:
         raise RefexpError(f"{source}: {what}")
 
-    for part in ("images", "annotations", "categories"):
+    for part, fields in FIELDS.items():
         if not isinstance(content, dict) or not isinstance(content.get(part), list):
             fail(f"has no list '{part}'; a COCO file with images, annotations and categories is needed.")
-    if not content["images"]:
-        fail("holds no images.")
-    needed = {
-        "images": ("id", "file_name", "width", "height"),
-        "annotations": ("id", "image_id", "category_id"),
-        "categories": ("id", "name"),
-    }
-    for part, keys in needed.items():
         for position, record in enumerate(content[part]):
-            missing = [key for key in keys if key not in record]
-            if missing:
-                fail(f"{part}[{position}] (id {record.get('id')}) lacks {', '.join(missing)}.")
+            _check_record(record, fields, f"{source}: {part}[{position}]")
         repeated = [id_ for id_, count in Counter(record["id"] for record in content[part]).items() if count > 1]
         if repeated:
-            fail(f"id {repeated[0]!r} stands {'more than once'} in '{part}'.")
+            fail(f"id {repeated[0]!r} stands more than once in '{part}'.")
+    if not content["images"]:
+        fail("holds no images.")
     names = [name for name, count in Counter(c["name"] for c in content["categories"]).items() if count > 1]
     if names:
         fail(f"two categories are called '{names[0]}'.")
@@ -114,10 +119,24 @@ def check_coco(content: Any, source: str) -> None:
             fail(f"annotation {annotation['id']} names image {annotation['image_id']!r}, which is not in 'images'.")
         if annotation["category_id"] not in categories:
             fail(f"annotation {annotation['id']} names category {annotation['category_id']!r}, not in 'categories'.")
-        if "bbox" not in annotation:
+        annotation["iscrowd"] = int(bool(annotation.get("iscrowd")))
+        box = annotation.get("bbox")
+        if box is None:
             annotation["bbox"] = _box_from_mask(annotation, images[annotation["image_id"]], source)
-        elif len(annotation["bbox"]) != 4:
-            fail(f"annotation {annotation['id']}: bbox must be [x, y, width, height], not {annotation['bbox']}.")
+        elif not isinstance(box, list) or len(box) != 4 or not all(isinstance(side, (int, float)) for side in box):
+            fail(f"annotation {annotation['id']}: bbox must be [x, y, width, height], not {box!r}.")
+
+
+def _check_record(record: Any, fields: dict[str, tuple[type, ...]], where: str) -> None:
+    if not isinstance(record, dict):
+        raise RefexpError(f"{where} is {record!r}, not a record.")
+    missing = [name for name in fields if name not in record]
+    if missing:
+        raise RefexpError(f"{where} (id {record.get('id')}) lacks {', '.join(missing)}.")
+    for name, types in fields.items():
+        if not isinstance(record[name], types):
+            expected = " or ".join({"int": "a whole number", "str": "a text"}[kind.__name__] for kind in types)
+            raise RefexpError(f"{where} (id {record['id']}): {name} must be {expected}, not {record[name]!r}.")
 
 
 def _box_from_mask(annotation: Record, image: Record, source: str) -> list[float]:
@@ -127,27 +146,40 @@ def _box_from_mask(annotation: Record, image: Record, source: str) -> list[float
         raise RefexpError(f"{source}: annotation {annotation['id']} has no bbox and {error}") from None
 
 
-def annotation_rle(annotation: Record, height: int, width: int) -> Rle:
-    """Polygons, compressed or uncompressed RLE -> compressed RLE. Raises ValueError where there is no usable mask."""
+def has_mask(annotation: Record) -> bool:
+    """Whether an annotation comes with polygons of at least three corners, or with a run-length code."""
     segmentation = annotation.get("segmentation")
     if isinstance(segmentation, list):
-        # Fewer than three corners enclose nothing, and four numbers would be taken for a box.
-        polygons = [p for p in segmentation if isinstance(p, list) and len(p) >= 6 and len(p) % 2 == 0]
-        if polygons:
-            return coco_mask.merge(coco_mask.frPyObjects(polygons, height, width))
-    if isinstance(segmentation, dict) and segmentation.get("counts"):
-        if list(segmentation.get("size", ())) != [height, width]:
-            raise ValueError(f"has an RLE mask of size {segmentation.get('size')}, its image is {[height, width]}.")
-        if isinstance(segmentation["counts"], list):
-            return coco_mask.frPyObjects(segmentation, height, width)
-        counts = segmentation["counts"]
-        return {"size": [height, width], "counts": counts.encode() if isinstance(counts, str) else counts}
-    raise ValueError("has no mask ('segmentation' is missing or empty).")
+        return bool(_polygons(segmentation))
+    return isinstance(segmentation, dict) and bool(segmentation.get("counts"))
 
 
-def annotation_mask(annotation: Record, height: int, width: int) -> np.ndarray:
-    """Bool [height, width]; raises ValueError where the annotation has no usable mask."""
-    return coco_mask.decode(annotation_rle(annotation, height, width)).astype(bool)
+def _polygons(segmentation: list[Any]) -> list[list[float]]:
+    # Fewer than three corners enclose nothing, and four numbers would be taken for a box.
+    return [p for p in segmentation if isinstance(p, list) and len(p) >= 6 and len(p) % 2 == 0]
+
+
+def annotation_rle(annotation: Record, height: int, width: int) -> Rle:
+    """Polygons, compressed or uncompressed RLE -> compressed RLE. Raises ValueError where there is no usable mask."""
+    if not has_mask(annotation):
+        raise ValueError("has no mask ('segmentation' is missing or empty).")
+    segmentation = annotation["segmentation"]
+    if isinstance(segmentation, list):
+        return coco_mask.merge(coco_mask.frPyObjects(_polygons(segmentation), height, width))
+    size, counts = segmentation.get("size"), segmentation["counts"]
+    if size != [height, width]:
+        raise ValueError(f"has an RLE mask of size {size}, its image is {[height, width]}.")
+    if isinstance(counts, list):
+        # pycocotools trusts the counts, and reads past the mask's end where they do not fill it.
+        if not all(isinstance(n, int) and n >= 0 for n in counts) or sum(counts) != height * width:
+            raise ValueError(f"has an RLE mask whose counts do not add up to {height} x {width} pixels.")
+        return coco_mask.frPyObjects(segmentation, height, width)
+    try:
+        rle = {"size": [height, width], "counts": counts.encode() if isinstance(counts, str) else bytes(counts)}
+        coco_mask.decode(rle)
+    except (ValueError, TypeError):
+        raise ValueError("has a broken RLE mask ('counts' cannot be decoded).") from None
+    return rle
 
 
 def choose_classes(

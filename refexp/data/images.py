@@ -25,7 +25,7 @@ def read_rgb(path: Path, height: int, width: int) -> np.ndarray:
             upright = ImageOps.exif_transpose(image)
     except FileNotFoundError:
         raise RefexpError(f"image not found: {path}") from None
-    except (UnidentifiedImageError, OSError, SyntaxError, ValueError) as error:
+    except (UnidentifiedImageError, Image.DecompressionBombError, OSError, SyntaxError, ValueError) as error:
         raise RefexpError(f"cannot read image {path}: {error}. The file is damaged or no image; replace it.") from None
     for view in (upright, image):
         if view.size == (width, height):

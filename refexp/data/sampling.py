@@ -11,7 +11,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field
 
-from refexp.data.coco import Data, Record, Split, read_coco
+from refexp.data.coco import Data, Record, Split, has_mask, read_coco
 from refexp.errors import RefexpError
 
 log = logging.getLogger(__name__)
@@ -48,7 +48,7 @@ def is_valid(annotation: Record, width: int, height: int) -> bool:
 
 def candidates(split: Split, shots: Shots) -> list[Record]:
     """Every instance that some seed could choose, in file order."""
-    return [a for a in split.annotations if a.get("segmentation") and may_serve(a, split, shots)]
+    return [a for a in split.annotations if has_mask(a) and may_serve(a, split, shots)]
 
 
 def may_serve(annotation: Record, split: Split, shots: Shots) -> bool:
@@ -83,7 +83,7 @@ class PaperSampler(Sampler):
             for annotation in pool:
                 if annotation["image_id"] in used_images or not may_serve(annotation, split, shots):
                     continue
-                if not annotation.get("segmentation"):
+                if not has_mask(annotation):
                     without_mask += 1
                     continue
                 used_images.add(annotation["image_id"])
@@ -112,7 +112,7 @@ class FileSampler(Sampler):
         chosen: dict[int, list[Record]] = {label: [] for label in split.labels.values()}
         for annotation in content["annotations"]:
             original = known.get(annotation["id"])
-            if original is None or original["image_id"] != annotation["image_id"]:
+            if original is None or any(original[key] != annotation[key] for key in ("image_id", "category_id", "bbox")):
                 if annotation["category_id"] not in split.labels:
                     continue
                 raise RefexpError(

@@ -30,6 +30,8 @@ class SyntheticDataset:
         for name in classes or ():
             if name not in CLASSES:
                 raise RefexpError(f"dataset.classes: no class is called '{name}'. {did_you_mean(name, CLASSES)}")
+        if len(set(classes or ())) < len(classes or ()):
+            raise RefexpError(f"dataset.classes: give each class once, not {classes}.")
         self.seed, self.references, self.targets = seed, references, targets
         self.classes = tuple(classes or CLASSES)
 

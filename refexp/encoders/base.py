@@ -19,11 +19,13 @@ class Encoder(ABC):
 
     input_size: side of the square network input in pixels. grid: side G of the feature grid.
     reference_context: how references are shown: the box's longer side times (1 + this), cropped; None: the whole image.
+    batch: targets encoded together.
     """
 
     input_size: int
     grid: int
     reference_context: float | None
+    batch: int = 1
     antialias: ClassVar[bool] = False
     """Whether shrinking to `input_size` filters first. The paper's recipe does not (METHOD 2.2)."""
 

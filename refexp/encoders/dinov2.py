@@ -24,6 +24,7 @@ PATCH = 14
 class DINOv2(Encoder):
     """Patch tokens after the last norm; G = input_size / 14.
 
+    batch: targets encoded together, faster on a GPU; the last digits then depend on which images meet in a batch.
     precision: "bfloat16" is faster and less exact. compile: torch.compile the network.
     weights: "official" reads the published file in `checkpoints_dir`; "random" is seeded, for tests and benchmarks.
     Raises RefexpError for a missing checkpoint, before anything is built.
@@ -36,6 +37,7 @@ class DINOv2(Encoder):
         weights: Literal["official", "random"] = "official",
         input_size: Annotated[int, Field(ge=PATCH, multiple_of=PATCH)] = 518,
         reference_context: Annotated[float, Field(ge=0)] | None = 0.2,
+        batch: Annotated[int, Field(ge=1)] = 1,
         precision: Precision = "float32",
         compile: bool = False,
         random_seed: int = 0,
@@ -44,6 +46,7 @@ class DINOv2(Encoder):
         self.input_size = input_size
         self.grid = input_size // PATCH
         self.reference_context = reference_context
+        self.batch = batch
         self.precision: Precision = precision
         self.compile = compile
         self.random_seed = random_seed

@@ -39,6 +39,7 @@ class CocoEvaluation:
 
     def check(self, targets: Split) -> None:
         """Raise RefexpError if these targets cannot be evaluated, before anything costly is done."""
+        engine_classes(self.engine)
         if not any(not a.get("iscrowd", 0) for a in targets.annotations):
             raise RefexpError(f"{targets.source}: no annotation of the chosen classes, so nothing to evaluate.")
         if "segm" in self.kinds:

@@ -7,7 +7,7 @@ from typing import Annotated
 import torch
 from pydantic import Field
 
-from refexp.masks import decode, to_low_res
+from refexp.masks import areas, decode, to_low_res
 from refexp.proposers.base import Proposer
 from refexp.types import LOW_RES, MaskProposals, Target
 
@@ -21,7 +21,7 @@ class OracleProposer(Proposer):
         self.image_size = image_size
 
     def propose(self, target: Target) -> MaskProposals:
-        if not target.truth:
+        masks = [mask for mask, area in zip(target.truth, areas(target.truth), strict=True) if area]
+        if not masks:
             return MaskProposals(torch.zeros(0), torch.zeros(0, LOW_RES, LOW_RES, dtype=torch.bool), [])
-        masks = list(target.truth)
         return MaskProposals(torch.ones(len(masks)), to_low_res(decode(masks)), masks)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.resources
+import importlib.util
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -57,6 +58,10 @@ class SAM2Proposer(Proposer):
         compile: bool = False,
         random_seed: int = 0,
     ) -> None:
+        if importlib.util.find_spec("sam2") is None:
+            raise RefexpError(
+                "proposer: SAM2 is not installed: SAM2_BUILD_CUDA=0 pip install --no-build-isolation 'sam2>=1.1,<2'"
+            )
         self.model_name: str = model
         self.points = point_grid(self.image_size, points_per_side)
         self.points_per_batch = points_per_batch

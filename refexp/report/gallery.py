@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from refexp.data.coco import Data, Record
+from refexp.data.coco import Data, Record, has_mask
 from refexp.files import atomic_path
 from refexp.report.overlays import Instance, draw, reference_sheet, side_by_side
 from refexp.types import Detections
@@ -49,7 +49,7 @@ class Gallery:
         truth = [
             Instance(split.mask(a), split.labels[a["category_id"]], classes[split.labels[a["category_id"]]])
             for a in split.annotations
-            if a["image_id"] == image_id and a.get("segmentation")
+            if a["image_id"] == image_id and has_mask(a)
         ]
         found = [
             Instance(mask, int(label), f"{classes[int(label)]} {score:.2f}")

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from rich.console import Console
+from rich.markup import escape
 from rich.table import Table
 
 COLUMNS = ("nAP", "nAP50", "nAP75", "nAP_small", "nAP_medium", "nAP_large", "AR100")
@@ -23,7 +24,7 @@ def print_metrics(
     """Overall numbers in percent, per class if there are few, speed and where the files are."""
     console = Console(soft_wrap=True)
     kinds = [kind for kind in ("bbox", "segm") if f"{kind}/nAP" in metrics]
-    table = Table(title=_title(summary), title_justify="left")
+    table = Table(title=escape(_title(summary)), title_justify="left")
     table.add_column("")
     for column in COLUMNS:
         table.add_column(column, justify="right")
@@ -36,9 +37,9 @@ def print_metrics(
     stages = summary["stages"]
     speed = ", ".join(f"{name} {s['seconds']:.1f} s" for name, s in stages.items() if s["seconds"] >= 0.05)
     console.print(f"{speed}; peak {summary['peak_memory_mib']['process']:.0f} MiB")
-    console.print(f"[green]results in[/] {output}")
+    console.print(f"[green]results in[/] {escape(str(output))}")
     if note:
-        console.print(f"[bold red]{note}[/]")
+        console.print(f"[bold red]{escape(note)}[/]")
 
 
 def _title(summary: Mapping[str, Any]) -> str:
@@ -58,7 +59,7 @@ def _per_class(metrics: Mapping[str, float | None], classes: Sequence[str], kind
             table.add_column(f"{'box' if kind == 'bbox' else 'mask'} {name}", justify="right")
     for class_name in classes:
         row = [percent(metrics[f"{kind}/{name}/{class_name}"]) for kind in kinds for name in ("nAP", "nAP50")]
-        table.add_row(class_name, *row)
+        table.add_row(escape(class_name), *row)
     return table
 
 
