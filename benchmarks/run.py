@@ -271,11 +271,39 @@ def peak(side: str) -> None:
     print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024)
 
 
+def ablation_section() -> list[str]:
+    """What runs 2 to 60 of an ablation cost: the embedded default, 6 shots x 10 seeds, one multirun."""
+    with tempfile.TemporaryDirectory() as folder:
+        sweep = Path(folder) / "sweep"
+        command = [
+            sys.executable, str(HERE.parent / "main.py"), "-m", "shots=1,2,3,5,10,30", "seed=range(0,10)",
+            "shots.missing=repeat", "store.references=all", f"store.dir={folder}/store", f"hydra.sweep.dir={sweep}",
+            "vis.limit=0", "runtime.threads=2",
+        ]  # fmt: skip
+        subprocess.run(command, check=True, stdout=subprocess.DEVNULL)
+        start = (sweep / "0/.hydra/overrides.yaml").stat().st_mtime
+        ends = [(sweep / str(job) / "metrics.json").stat().st_mtime for job in range(60)]
+    first, rest = ends[0] - start, np.diff(ends)
+    rows = [
+        f"| {runs} | {ends[runs - 1] - start:.1f} | {(ends[runs - 1] - start) / first:.2f} |" for runs in (1, 10, 60)
+    ]
+    return [
+        f"Embedded default, synthetic images: run 1 takes {first:.1f} s, each of runs 2 to 60 {np.median(rest):.2f} s "
+        f"(at most {rest.max():.2f} s).",
+        "",
+        "| runs | seconds | against one run |",
+        "|---|---|---|",
+        *rows,
+    ]
+
+
+# Memory comes first: on Linux a process starts with its parent's peak as its own.
 SECTIONS = {
+    "memory": ("Peak memory", memory_section),
     "image": ("Whole image", image_section),
     "merging": ("Matching, NMS and merging", merging_section),
     "store": ("Store", store_section),
-    "memory": ("Peak memory", memory_section),
+    "ablation": ("An ablation of 60 runs", ablation_section),
 }
 
 

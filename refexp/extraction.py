@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -13,6 +15,7 @@ from refexp.data.coco import Record, Split, has_mask
 from refexp.data.images import to_square
 from refexp.encoders.base import Encoder
 from refexp.errors import RefexpError
+from refexp.files import sha256
 from refexp.masks import decode
 from refexp.memory import remember_one
 from refexp.pipeline import extract
@@ -43,10 +46,7 @@ class Extractor:
         self.device, self.clock, self.may_compute = device, clock, may_compute
         self.weights: dict[str, Weights] = {"encoder": encoder.provenance(), "proposer": proposer.provenance()}
         components: dict[str, Encoder | Proposer] = {"encoder": encoder, "proposer": proposer}
-        self.settings = {
-            part: {name: value for name, value in settings[part].items() if name not in component.inert}
-            for part, component in components.items()
-        }
+        self.settings = {part: identity(component, settings[part]) for part, component in components.items()}
         self.loaded = False
 
     def proposals(self, split: Split) -> Iterator[tuple[ImageId, Proposals]]:
@@ -138,6 +138,19 @@ class Extractor:
                 self.encoder.load(self.device)
                 self.proposer.load(self.device)
             self.loaded = True
+
+
+def identity(component: Encoder | Proposer, settings: Mapping[str, Any]) -> dict[str, Any]:
+    """What tells a component from others in a store key: all settings that matter, and its code if it is not ours.
+
+    The code of this package is told apart by `store.FORMAT`.
+    """
+    kind = type(component)
+    parameters = inspect.signature(kind).parameters.values()
+    defaults = {p.name: p.default for p in parameters if p.default is not p.empty}
+    matters = {name: value for name, value in {**defaults, **settings}.items() if name not in component.inert}
+    source = None if kind.__module__.startswith("refexp.") else inspect.getsourcefile(kind)
+    return matters | ({"code": sha256(Path(source))} if source else {})
 
 
 def instances(split: Split) -> dict[ImageId, list[Record]]:

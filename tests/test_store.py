@@ -245,3 +245,23 @@ def test_all_references_can_be_computed_at_once(folder, configure, tmp_path):
     others = [o for o in folder.overrides() if not o.startswith(("shots", "seed"))]
     for seed in range(4):
         run(configure(*others, "shots=2", f"seed={seed}", "stage=ablate", "vis.limit=0"), tmp_path / str(seed))
+
+
+OUTSIDE = """
+from refexp.proposers.oracle import OracleProposer
+
+class Mine(OracleProposer):
+    def __init__(self, image_size: int = 512, blur: float = {blur}) -> None:
+        super().__init__(image_size)
+"""
+
+
+def test_code_and_defaults_of_a_component_from_outside_are_in_its_keys(folder, configure, tmp_path, monkeypatch):
+    monkeypatch.syspath_prepend(tmp_path)
+    keys = []
+    for name, blur in (("outside_one", 1.0), ("outside_two", 2.0)):
+        (tmp_path / f"{name}.py").write_text(OUTSIDE.format(blur=blur))
+        keys.append(keys_of(folder, configure, "~proposer", f"+proposer={{_target_:{name}.Mine}}")[1])
+    assert keys[0] != keys[1]
+    (tmp_path / "outside_one.py").write_text(OUTSIDE.format(blur=1.0) + "# edited")
+    assert keys_of(folder, configure, "~proposer", "+proposer={_target_:outside_one.Mine}")[1] != keys[0]

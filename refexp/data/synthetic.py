@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+from functools import lru_cache
 from typing import Annotated
 
 import numpy as np
@@ -11,6 +12,9 @@ from pydantic import Field
 from refexp.data.coco import Data, Record, Split, make_split
 from refexp.data.rendering import CLASSES, render_split
 from refexp.errors import RefexpError, did_you_mean
+
+# The jobs of a multirun share a process: they draw the same images once.
+draw_split = lru_cache(maxsize=4)(render_split)
 
 
 class SyntheticDataset:
@@ -40,7 +44,7 @@ class SyntheticDataset:
         return Data(self.classes, self._split("references", self.references), self._split("targets", self.targets))
 
     def _split(self, name: str, images: int) -> Split:
-        pictures, content = render_split(self.seed, self.classes, images, name)
+        pictures, content = draw_split(self.seed, self.classes, images, name)
 
         def read(record: Record) -> np.ndarray:
             return pictures[record["id"] - 1]
