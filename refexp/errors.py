@@ -10,6 +10,11 @@ class RefexpError(Exception):
     """What was wrong, where (config key or file), and what to do about it, in one line."""
 
 
+def first_line(error: BaseException) -> str:
+    """The first line of an error's message, or its type if it has none."""
+    return (str(error).strip() or type(error).__name__).splitlines()[0]
+
+
 def did_you_mean(word: str, choices: Iterable[str]) -> str:
     """`Did you mean 'x'? Choices: ...` for a word that is none of the choices."""
     names = list(choices)

@@ -10,7 +10,7 @@ from pydantic import Field
 
 from refexp import checkpoints
 from refexp.encoders.base import Encoder
-from refexp.errors import RefexpError
+from refexp.errors import RefexpError, first_line
 from refexp.precision import Precision, autocast
 from refexp.types import Weights
 
@@ -85,8 +85,3 @@ class DINOv2(Encoder):
         with autocast(inputs.device, self.precision):
             tokens = self.features(inputs)
         return tokens[:, self.model.num_prefix_tokens :].float()
-
-
-def first_line(error: BaseException) -> str:
-    """The first line of an error's message."""
-    return (str(error).strip() or type(error).__name__).splitlines()[0]

@@ -12,7 +12,7 @@ from pydantic import Field
 
 from refexp import checkpoints
 from refexp.encoders.base import IMAGENET_MEAN, IMAGENET_STD
-from refexp.errors import RefexpError
+from refexp.errors import RefexpError, first_line
 from refexp.masks import areas, upscale_to_rle
 from refexp.precision import Precision, autocast
 from refexp.proposers.base import Proposer
@@ -158,5 +158,4 @@ def load_official(model: torch.nn.Module, file: Path, name: str) -> None:
         content = torch.load(file, map_location="cpu", weights_only=True)
         model.load_state_dict(content["model"])
     except Exception as error:  # torch.load raises anything from pickle errors to zip errors on a damaged file
-        reason = (str(error).strip() or type(error).__name__).splitlines()[0]
-        raise RefexpError(f"{file} does not hold the weights of {name}: {reason}") from None
+        raise RefexpError(f"{file} does not hold the weights of {name}: {first_line(error)}") from None

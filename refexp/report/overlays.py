@@ -34,21 +34,25 @@ def colour(label: int) -> tuple[int, int, int]:
     return int(255 * r), int(255 * g), int(255 * b)
 
 
+def outline(mask: np.ndarray, width: float) -> np.ndarray:
+    """The inner edge of a mask, bool [H, W], as wide as this share of the image's longer side."""
+    return mask & ~binary_erosion(mask, iterations=max(1, int(max(mask.shape) * width)))
+
+
 def draw(rgb: np.ndarray, instances: Sequence[Instance]) -> Image.Image:
     """u8 [H, W, 3] with translucent masks, outlines and captions; the first instance is drawn on top."""
     canvas = rgb.astype(np.float32)
-    for instance in reversed(instances):
-        mask = decode([instance.mask])[0]
+    masks = [decode([instance.mask])[0] for instance in instances]
+    for instance, mask in zip(reversed(instances), reversed(masks), strict=True):
         tint = np.array(colour(instance.label), dtype=np.float32)
         canvas[mask] = 0.55 * canvas[mask] + 0.45 * tint
-        outline = mask & ~binary_erosion(mask, iterations=max(1, max(rgb.shape) // 400))
-        canvas[outline] = tint
+        canvas[outline(mask, 1 / 400)] = tint
     scale = SIDE / max(rgb.shape[:2])
     image = Image.fromarray(canvas.astype(np.uint8))
     image = image.resize((round(image.width * scale), round(image.height * scale)))
     pen = ImageDraw.Draw(image)
-    for instance in reversed(instances):
-        ys, xs = np.nonzero(decode([instance.mask])[0])
+    for instance, mask in zip(reversed(instances), reversed(masks), strict=True):
+        ys, xs = np.nonzero(mask)
         if len(xs):
             write(pen, (int(xs.min() * scale), int(ys.min() * scale)), instance.caption, colour(instance.label))
     return image
@@ -110,6 +114,5 @@ def draw_native(rgb: np.ndarray, mask: Rle, label: int) -> Image.Image:
     inside = decode([mask])[0]
     canvas = rgb.astype(np.float32)
     canvas[~inside] *= 0.55
-    outline = inside & ~binary_erosion(inside, iterations=max(1, max(rgb.shape) // 250))
-    canvas[outline] = colour(label)
+    canvas[outline(inside, 1 / 250)] = colour(label)
     return Image.fromarray(canvas.astype(np.uint8))
