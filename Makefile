@@ -29,7 +29,7 @@ test: $(READY)   ## install, then lint, type checks and tests (minutes on two co
 test-slow: $(READY)   ## the tests that take long
 	$(BIN)/python -m pytest -m slow
 
-bench: $(READY)   ## side-by-side timings into benchmarks/RESULTS.md (a quarter of an hour on two cores)
+bench: $(READY)   ## side-by-side timings into benchmarks/RESULTS.md (half an hour on two cores)
 	$(BIN)/python benchmarks/run.py
 
 lint: $(READY)   ## format and fix what can be fixed

@@ -1,7 +1,8 @@
 """Side-by-side timings: refexp against docs/method.md written down plainly (plain.py), in one process, two threads.
 
-    python benchmarks/run.py            # everything; writes benchmarks/RESULTS.md (some ten minutes on two cores)
+    python benchmarks/run.py            # everything; writes benchmarks/RESULTS.md (half an hour on two cores)
     python benchmarks/run.py image      # only the named sections, printed
+    python benchmarks/run.py photographs --photographs DIR REFERENCES.json TARGETS.json     # one's own images
 
 All networks have RANDOM weights at real architecture: timings are real, detections are not.
 """
@@ -9,6 +10,7 @@ All networks have RANDOM weights at real architecture: timings are real, detecti
 from __future__ import annotations
 
 import argparse
+import json
 import os
 import platform
 import resource
@@ -23,23 +25,32 @@ import plain
 import torch
 import torch.nn.functional as F
 
+from refexp.data.coco import Split
 from refexp.data.images import to_square
 from refexp.data.rendering import CLASSES, render_split
 from refexp.encoders.dinov2 import DINOv2
+from refexp.evaluation.coco import evaluate_kind
 from refexp.extraction import pack, unpack
-from refexp.masks import decode, low_res_boxes, upscale_to_rle
+from refexp.masks import boxes_xywh, decode, low_res_boxes, upscale_to_rle
 from refexp.matchers.prototype import PrototypeMatcher
 from refexp.pipeline import detect, extract
 from refexp.pooling import pool_masks
 from refexp.postprocess.steps import ClassNMS, SoftMerge, TopK
 from refexp.proposers.sam2 import SAM2Proposer
 from refexp.store import Store, digest
-from refexp.types import MemoryBank, Proposals, Target
+from refexp.types import Detections, MemoryBank, Proposals, Target
 
 CPU = torch.device("cpu")
 HERE = Path(__file__).parent
 STEPS = (ClassNMS(), SoftMerge(), TopK())
 CLASS_COUNT = 20
+SIZES = (
+    ("sam2_hiera_t", "vits14"),
+    ("sam2_hiera_s", "vitb14"),
+    ("sam2_hiera_b+", "vitg14"),
+    ("sam2_hiera_l", "vitl14"),
+)
+"""Every size of SAM2 and of DINOv2 once; the first pair is the smallest, the last the paper's."""
 
 
 def seconds(work, repeat: int = 1) -> tuple[float, object]:
@@ -145,10 +156,10 @@ def agreement(ours, rows_labels_scores_masks) -> str:
     return f"{len(labels)} detections, masks and labels {'equal' if same else 'DIFFER'}, scores within {worst:.0e}"
 
 
-def image_section(sizes=(("sam2_hiera_t", "vits14"), ("sam2_hiera_l", "vitl14"))) -> list[str]:
+def image_section() -> list[str]:
     """Whole image at each model size: plain, float32 and bfloat16 in one run."""
     lines, target = [], make_target()
-    for sam2, arch in sizes:
+    for sam2, arch in SIZES:
         proposer, encoder = networks(sam2, arch, "float32", 0.0)
         threshold = threshold_for(proposer, target, 300)
         proposer.iou_threshold = threshold
@@ -245,55 +256,137 @@ def store_section() -> list[str]:
 
 def memory_section() -> list[str]:
     """Peak memory of one image, each side in a process of its own."""
-    sides = ("loaded", "ours", "plain-32", "plain-256")
-    peaks = {
-        side: int(subprocess.run([sys.executable, __file__, "--peak", side], stdout=subprocess.PIPE, check=True).stdout)
-        for side in sides
-    }
-    lines = ["| hiera_t + vits14, 300 proposals | peak MiB | refexp's share |", "|---|---|---|"]
-    names = ("networks loaded", "refexp", "plain, 32 points a batch", "plain, 256 points a batch")
-    for side, name in zip(sides, names, strict=True):
-        lines.append(f"| {name} | {peaks[side]} | {peaks['ours'] / peaks[side]:.2f} |")
+    lines = [
+        "| 300 proposals | networks loaded, MiB | refexp | plain, 32 points a batch | refexp's share | "
+        "plain, 256 points a batch | refexp's share |",
+        "|---|---|---|---|---|---|---|",
+    ]
+    for sam2, arch in SIZES:
+        sides = ["loaded", "ours", "plain-32", *(["plain-256"] if sam2 == "sam2_hiera_t" else [])]
+        peaks = {side: peak_of(side, sam2, arch) for side in sides}
+        shown = [f"{peaks['loaded']}", f"{peaks['ours']}"]
+        for side in ("plain-32", "plain-256"):
+            shown += [f"{peaks[side]}", f"**{peaks['ours'] / peaks[side]:.2f}**"] if side in peaks else ["-", "-"]
+        lines.append(f"| {sam2} + {arch} | {' | '.join(shown)} |")
     return lines
 
 
-def peak(side: str) -> None:
+def peak_of(side: str, sam2: str, arch: str) -> int:
+    command = [sys.executable, __file__, "--peak", side, sam2, arch]
+    return int(subprocess.run(command, stdout=subprocess.PIPE, check=True).stdout)
+
+
+def peak(side: str, sam2: str, arch: str) -> None:
     """Print the peak resident memory of one image, in MiB."""
     torch.set_num_threads(2)
     target = make_target()
-    proposer, encoder = networks("sam2_hiera_t", "vits14", "float32", 0.0)
-    proposer.iou_threshold = 0.0 if side == "loaded" else threshold_for(proposer, target, 300)
-    if side == "ours":
-        our_image(proposer, encoder, target, some_bank(384))
-    if side.startswith("plain"):
-        batch = int(side.split("-")[1])
-        plain_image(proposer.model, encoder, target, proposer.points, proposer.iou_threshold, some_bank(384), batch)
+    proposer, encoder = networks(sam2, arch, "float32", 0.0)
+    if side != "loaded":
+        proposer.iou_threshold = threshold_for(proposer, target, 300)
+        bank = some_bank(encoder.model.num_features)
+        if side == "ours":
+            our_image(proposer, encoder, target, bank)
+        else:
+            batch = int(side.split("-")[1])
+            plain_image(proposer.model, encoder, target, proposer.points, proposer.iou_threshold, bank, batch)
     print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024)
 
 
-def ablation_section() -> list[str]:
-    """What runs 2 to 60 of an ablation cost: the embedded default, 6 shots x 10 seeds, one multirun."""
+def evaluation_section() -> list[str]:
+    """pycocotools against faster-coco-eval, as images grow."""
+    lines = [
+        "| images | kind | pycocotools s | faster-coco-eval s | ratio | largest difference |",
+        "|---|---|---|---|---|---|",
+    ]
+    for images in (100, 1000):
+        targets, detections, classes = random_results(images)
+        for kind in ("bbox", "segm"):
+            times, found = {}, {}
+            for engine in ("pycocotools", "faster"):
+                times[engine], found[engine] = seconds(
+                    lambda k=kind, e=engine: evaluate_kind(k, targets, detections, classes, e)
+                )
+            off = max(abs(a - found["faster"][name]) for name, a in found["pycocotools"].items() if a is not None)
+            ratio = times["pycocotools"] / times["faster"]
+            lines.append(
+                f"| {images} | {kind} | {times['pycocotools']:.1f} | {times['faster']:.1f} | **{ratio:.1f}** | {off:.0e} |"
+            )
+    return lines
+
+
+def random_results(images: int) -> tuple[Split, list[Detections], list[str]]:
+    """Seven instances and 100 detections an image, 20 classes, masks at 427 x 640."""
+    generator = torch.Generator().manual_seed(0)
+    pool = upscale_to_rle(random_masks(300)[0], (427, 640))
+    boxes = boxes_xywh(pool)
+    records = {i: {"id": i, "height": 427, "width": 640, "file_name": ""} for i in range(1, images + 1)}
+
+    def draw(high: int, count: int) -> torch.Tensor:
+        return torch.randint(high, (count,), generator=generator)
+
+    annotations, detections = [], []
+    for image_id in records:
+        for shape, label in zip(draw(300, 7).tolist(), draw(CLASS_COUNT, 7).tolist(), strict=True):
+            annotations.append(
+                {"id": len(annotations) + 1, "image_id": image_id, "category_id": label, "iscrowd": 0,
+                 "bbox": boxes[shape].tolist(), "segmentation": pool[shape]}
+            )  # fmt: skip
+        shapes, scores = draw(300, 100).tolist(), torch.rand(100, generator=generator).sort(descending=True).values
+        detections.append(Detections(image_id, draw(CLASS_COUNT, 100), scores, [pool[i] for i in shapes]))
+    labels = {label: label for label in range(CLASS_COUNT)}
+    split = Split("benchmark", records, annotations, labels, lambda record: None, lambda record: "")
+    return split, detections, [f"class {label}" for label in labels]
+
+
+def sweep_of_60(arguments: list[str]) -> tuple[float, np.ndarray]:
+    """Seconds of the first and of the other runs of 6 shots x 10 seeds, in one multirun on a cold store."""
     with tempfile.TemporaryDirectory() as folder:
         sweep = Path(folder) / "sweep"
         command = [
             sys.executable, str(HERE.parent / "main.py"), "-m", "shots=1,2,3,5,10,30", "seed=range(0,10)",
             "shots.missing=repeat", "store.references=all", f"store.dir={folder}/store", f"hydra.sweep.dir={sweep}",
-            "vis.limit=0", "runtime.threads=2",
+            "vis.limit=0", "runtime.threads=2", *arguments,
         ]  # fmt: skip
         subprocess.run(command, check=True, stdout=subprocess.DEVNULL)
         start = (sweep / "0/.hydra/overrides.yaml").stat().st_mtime
         ends = [(sweep / str(job) / "metrics.json").stat().st_mtime for job in range(60)]
-    first, rest = ends[0] - start, np.diff(ends)
-    rows = [
-        f"| {runs} | {ends[runs - 1] - start:.1f} | {(ends[runs - 1] - start) / first:.2f} |" for runs in (1, 10, 60)
-    ]
+    return ends[0] - start, np.diff(ends)
+
+
+def sweep_table(first: float, rest: np.ndarray) -> list[str]:
+    totals = {1: first, 10: first + rest[:9].sum(), 60: first + rest.sum()}
     return [
-        f"Embedded default, synthetic images: run 1 takes {first:.1f} s, each of runs 2 to 60 {np.median(rest):.2f} s "
-        f"(at most {rest.max():.2f} s).",
+        f"Run 1 takes {first:.1f} s, each of runs 2 to 60 {np.median(rest):.2f} s (at most {rest.max():.2f} s, "
+        f"{100 * rest.max() / first:.2f} % of run 1).",
         "",
         "| runs | seconds | against one run |",
         "|---|---|---|",
-        *rows,
+        *(f"| {runs} | {total:.1f} | {total / first:.2f} |" for runs, total in totals.items()),
+    ]
+
+
+def ablation_section() -> list[str]:
+    """What runs 2 to 60 of an ablation cost on the embedded default."""
+    first, rest = sweep_of_60([])
+    return ["The embedded default, synthetic images, 6 shots x 10 seeds in one multirun.", *sweep_table(first, rest)]
+
+
+def photographs_section(images: str, references: str, targets: str) -> list[str]:
+    """The same with SAM2 and DINOv2 on photographs, and what it means for 5,000 of them."""
+    first, rest = sweep_of_60(
+        ["dataset=custom", f"dataset.images={images}", f"dataset.references={references}", f"dataset.targets={targets}",
+         "encoder=dinov2_vits14", "proposer=sam2_hiera_t", "proposer.points_per_side=16", "weights=random"]
+    )  # fmt: skip
+    count = len(json.loads(Path(targets).read_text())["images"])
+    extract, ablate = first / count * 5000 / 3600, float(np.median(rest)) / count * 5000 / 60
+    return [
+        f"{count} photographs, sam2_hiera_t + dinov2_vits14 with RANDOM weights, a 16 x 16 grid, 6 shots x 10 seeds in one "
+        "multirun.",
+        *sweep_table(first, rest),
+        "",
+        f"At that rate 5,000 images take {extract:.0f} h of extraction once (the references' share counted with the "
+        f"images), and at most {ablate:.1f} minutes in each of the 60 runs; computing everything anew in each would take "
+        f"{60 * extract / 24:.0f} days.",
     ]
 
 
@@ -303,17 +396,20 @@ SECTIONS = {
     "image": ("Whole image", image_section),
     "merging": ("Matching, NMS and merging", merging_section),
     "store": ("Store", store_section),
+    "evaluation": ("Evaluation", evaluation_section),
     "ablation": ("An ablation of 60 runs", ablation_section),
+    "photographs": ("An ablation of 60 runs on photographs", photographs_section),
 }
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("sections", nargs="*", help=f"of {', '.join(SECTIONS)}")
-    parser.add_argument("--peak", help=argparse.SUPPRESS)
+    parser.add_argument("--photographs", nargs=3, metavar=("DIR", "REFERENCES", "TARGETS"), help="of that section")
+    parser.add_argument("--peak", nargs=3, help=argparse.SUPPRESS)
     options = parser.parse_args()
     if options.peak:
-        peak(options.peak)
+        peak(*options.peak)
         return
     torch.set_num_threads(2)
     lines = [
@@ -323,8 +419,11 @@ def main() -> None:
         f"torch {torch.__version__}, {platform.machine()}, {os.cpu_count()} cores.", "",
     ]  # fmt: skip
     for name in options.sections or SECTIONS:
+        if name == "photographs" and not options.photographs:
+            print("photographs: skipped, --photographs names none", flush=True)
+            continue
         title, section = SECTIONS[name]
-        made = section()
+        made = section(*(options.photographs if name == "photographs" else ()))
         print("\n".join(made), flush=True)
         lines += [f"## {title}", "", *made, ""]
     if not options.sections:

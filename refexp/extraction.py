@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -64,7 +64,7 @@ class Extractor:
             return Target(record["id"], rgb, to_square(rgb, self.proposer.image_size), truth(record))
 
         def compute(batch: Sequence[Record]) -> list[Entry]:
-            self._load(f"image {batch[0]['file_name']}")
+            self._load()
             with self.clock.stage("wait for images", len(batch)):
                 targets = [ahead.get(record) for record in batch]
             with self.clock.stage("extract", len(batch)):
@@ -75,7 +75,7 @@ class Extractor:
         records = list(split.images.values())
         ahead = ReadAhead(records, read, wanted=lambda record: not self.store.path(key(record)).exists())
         try:
-            for record, entry in self.store.share(records, key, compute, made_by, self.encoder.batch):
+            for record, entry in self._entries(records, key, compute, made_by, self.encoder.batch):
                 yield record["id"], unpack(entry)
         finally:
             ahead.close()
@@ -88,7 +88,7 @@ class Extractor:
 
         def compute(batch: Sequence[Record]) -> list[Entry]:
             (reference,) = batch
-            self._load(f"reference {reference['id']}")
+            self._load()
             with self.clock.stage("remember"):
                 rgb = split.read(split.images[reference["image_id"]])
                 mask = decode([split.mask(reference)])[0]
@@ -99,7 +99,7 @@ class Extractor:
             return [{"prototype": prototype.numpy().astype(self.store.dtype)}]
 
         made_by = {"kind": "prototype", "encoder": name_of(self.settings["encoder"])}
-        for reference, entry in self.store.share(references, key, compute, made_by):
+        for reference, entry in self._entries(references, key, compute, made_by):
             yield reference["id"], torch.from_numpy(entry["prototype"].astype(np.float32))
 
     def target_key(self, split: Split, record: Record, truth: Sequence[Rle]) -> str:
@@ -130,9 +130,27 @@ class Extractor:
         made_by = [[settings[part], self.weights[part].sha256 or self.weights[part].origin] for part in parts]
         return digest([FORMAT, kind, self.store.dtype, image, made_by, more])
 
-    def _load(self, what: str) -> None:
-        if not self.may_compute:
-            raise RefexpError(f"stage=ablate: {what} is not in the store {self.store.dir}; run stage=extract first.")
+    def _entries(
+        self,
+        records: Sequence[Record],
+        key: Callable[[Record], str],
+        compute: Callable[[Sequence[Record]], Sequence[Entry]],
+        made_by: Mapping[str, Any],
+        batch: int = 1,
+    ) -> Iterator[tuple[Record, Entry]]:
+        if self.may_compute:
+            yield from self.store.share(records, key, compute, made_by, batch)
+            return
+        for record in records:
+            entry = self.store.load(key(record))
+            if entry is None:
+                what = f"image {record['file_name']}" if "file_name" in record else f"reference {record['id']}"
+                raise RefexpError(
+                    f"stage=ablate: {what} is not in the store {self.store.dir}; run stage=extract first."
+                )
+            yield record, entry
+
+    def _load(self) -> None:
         if not self.loaded:
             with self.clock.stage("load networks"):
                 self.encoder.load(self.device)
