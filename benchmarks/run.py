@@ -299,18 +299,15 @@ def evaluation_section() -> list[str]:
         "|---|---|---|---|---|---|",
     ]
     for images in (100, 1000):
-        targets, detections, classes = random_results(images)
+        results = random_results(images)
         for kind in ("bbox", "segm"):
             times, found = {}, {}
             for engine in ("pycocotools", "faster"):
-                times[engine], found[engine] = seconds(
-                    lambda k=kind, e=engine: evaluate_kind(k, targets, detections, classes, e)
-                )
+                times[engine], found[engine] = seconds(lambda r=results, k=kind, e=engine: evaluate_kind(k, *r, e))
             off = max(abs(a - found["faster"][name]) for name, a in found["pycocotools"].items() if a is not None)
-            ratio = times["pycocotools"] / times["faster"]
-            lines.append(
-                f"| {images} | {kind} | {times['pycocotools']:.1f} | {times['faster']:.1f} | **{ratio:.1f}** | {off:.0e} |"
-            )
+            reference, fast = times["pycocotools"], times["faster"]
+            row = f"{images} | {kind} | {reference:.1f} | {fast:.1f} | **{reference / fast:.1f}** | {off:.0e}"
+            lines.append(f"| {row} |")
     return lines
 
 
@@ -380,13 +377,13 @@ def photographs_section(images: str, references: str, targets: str) -> list[str]
     count = len(json.loads(Path(targets).read_text())["images"])
     extract, ablate = first / count * 5000 / 3600, float(np.median(rest)) / count * 5000 / 60
     return [
-        f"{count} photographs, sam2_hiera_t + dinov2_vits14 with RANDOM weights, a 16 x 16 grid, 6 shots x 10 seeds in one "
-        "multirun.",
+        f"{count} photographs, sam2_hiera_t + dinov2_vits14 with RANDOM weights, a 16 x 16 grid, 6 shots x 10 seeds in "
+        "one multirun.",
         *sweep_table(first, rest),
         "",
         f"At that rate 5,000 images take {extract:.0f} h of extraction once (the references' share counted with the "
-        f"images), and at most {ablate:.1f} minutes in each of the 60 runs; computing everything anew in each would take "
-        f"{60 * extract / 24:.0f} days.",
+        f"images), and at most {ablate:.1f} minutes in each of the 60 runs; computing everything anew in each would "
+        f"take {60 * extract / 24:.0f} days.",
     ]
 
 
