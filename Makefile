@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-slow bench lint checkpoints clean
+.PHONY: help demo test test-slow slurm bench lint checkpoints clean
 
 help:            ## this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 16
@@ -28,6 +28,10 @@ test: $(READY)   ## install, then lint, type checks and tests (minutes on two co
 
 test-slow: $(READY)   ## the tests that take long
 	$(BIN)/python -m pytest -m slow
+
+slurm:           ## as root on Debian: what the tests with a real SLURM need
+	apt-get update -qq
+	apt-get install -y -qq --no-install-recommends slurmctld slurmd slurm-client munge
 
 bench: $(READY)   ## side-by-side timings into benchmarks/RESULTS.md (half an hour on two cores)
 	$(BIN)/python benchmarks/run.py

@@ -13,10 +13,12 @@ from refexp.cli import command_line, job
 @hydra.main(version_base="1.3", config_path="conf", config_name="config")
 def main(config: DictConfig) -> None:
     """Run the composed experiment into its output folder."""
-    with job():
+    running = HydraConfig.get()
+    output = Path(running.runtime.output_dir)
+    with job(output, list(running.overrides.task)):
         from refexp.experiment import run  # imports torch, which --help need not wait for
 
-        run(config, Path(HydraConfig.get().runtime.output_dir))
+        run(config, output)
 
 
 if __name__ == "__main__":

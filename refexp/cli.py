@@ -5,13 +5,25 @@ from __future__ import annotations
 import logging
 import os
 import re
+import signal
 import sys
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+import tempfile
+import threading
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, nullcontext
+from pathlib import Path
+from typing import Any
 
-from refexp.errors import RefexpError, did_you_mean
+from refexp.distributed import place
+from refexp.errors import RefexpError, did_you_mean, first_line
+from refexp.status import Status
 
 log = logging.getLogger("refexp")
+
+OUT_OF_MEMORY = (
+    "out of memory ({error}). Turn down proposer.points_per_batch or encoder.batch, set precision=bfloat16, "
+    "take a smaller network, or ask for more (on a cluster: hydra.launcher.mem_gb)."
+)
 
 
 class JobFailed(Exception):
@@ -27,9 +39,13 @@ def command_line(main: Callable[[], object]) -> int:
     from omegaconf.errors import OmegaConfBaseException
 
     try:
-        main()
+        with silent_rank() if place().rank else nullcontext():
+            main()
     except JobFailed:
         return 1  # `job` has told why
+    except RefexpError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 1
     except (HydraException, OmegaConfBaseException, ValueError) as error:
         print(f"error: {explain(error)}", file=sys.stderr)
         return 1
@@ -39,6 +55,15 @@ def command_line(main: Callable[[], object]) -> int:
     return 0
 
 
+@contextmanager
+def silent_rank() -> Iterator[None]:
+    """Let Hydra write this rank's folders where they vanish, and nothing to the terminal: rank 0 does both."""
+    with tempfile.TemporaryDirectory(prefix="refexp-rank-") as folder:
+        quiet = ["hydra.output_subdir=null", "hydra/job_logging=none", "hydra/hydra_logging=none"]
+        sys.argv += [*quiet, f"hydra.run.dir={folder}", f"hydra.sweep.dir={folder}"]
+        yield
+
+
 def quote_numbered_option(argument: str) -> str:
     """`shots=1,10` -> `shots='1','10'`: Hydra takes a bare 1 for a number, and a number for no option of a group."""
     found = re.fullmatch(r"shots=(\d+(?:,\d+)*)", argument)
@@ -46,28 +71,80 @@ def quote_numbered_option(argument: str) -> str:
 
 
 @contextmanager
-def job() -> Iterator[None]:
-    """Log a job's failure at once and into its log file; the other jobs of a multirun go on."""
+def job(output: Path, overrides: Sequence[str]) -> Iterator[None]:
+    """Keep `output`/status.json and log a failure at once; the other jobs of a multirun go on."""
+    status = Status(output, overrides) if place().rank == 0 else None
+    if status is None:
+        # What this rank has to say, rank 0 tells; PyTorch would add a trace where rank 0 leaves first.
+        logging.getLogger().handlers = [logging.NullHandler()]
+        os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")
     try:
-        yield
-    except Exception as error:
-        if isinstance(error, RefexpError):
-            log.error("%s", error)
-        else:
-            log.exception("this job failed")
+        with failing(), terminable():
+            yield
+    except JobFailed as error:
+        if status:
+            status.end("failed", str(error), error.__cause__)
         from hydra.core.hydra_config import HydraConfig
         from hydra.types import RunMode
 
         # Hydra reports a failed job of a multirun only when all are done, and a single one with a line of its own.
-        if HydraConfig.get().mode == RunMode.MULTIRUN:
-            raise JobFailed from error
-        sys.exit(1)
+        if HydraConfig.get().mode == RunMode.RUN:
+            sys.exit(1)
+        raise
+    except (SystemExit, KeyboardInterrupt):
+        if status:
+            status.end("stopped", "interrupted, preempted or out of time; started again it goes on from the store")
+        raise
+    if status:
+        status.end("completed")
+
+
+@contextmanager
+def failing() -> Iterator[None]:
+    """Log an exception as a person needs it and turn it into JobFailed."""
+    try:
+        yield
+    except RefexpError as error:
+        log.error("%s", error)
+        raise JobFailed(str(error)) from error
+    except Exception as error:
+        message = first_line(error)
+        if is_out_of_memory(error):
+            message = OUT_OF_MEMORY.format(error=message)
+            log.error("%s", message)
+        else:
+            log.exception("this job failed")
+        raise JobFailed(f"{type(error).__name__}: {message}") from error
+
+
+def is_out_of_memory(error: BaseException) -> bool:
+    """Whether memory ran out, on the GPU or beside it (PyTorch says so with several kinds of error)."""
+    known = ("can't allocate memory", "not enough memory", "out of memory")
+    return isinstance(error, MemoryError) or any(text in str(error).lower() for text in known)
+
+
+@contextmanager
+def terminable() -> Iterator[None]:
+    """Leave in good order on SIGTERM (scancel, torchrun when another rank died), unless someone else handles it."""
+    free = signal.getsignal(signal.SIGTERM) == signal.SIG_DFL
+    if not free or threading.current_thread() is not threading.main_thread():
+        yield
+        return
+
+    def leave(number: int, frame: Any) -> None:
+        sys.exit(128 + number)
+
+    signal.signal(signal.SIGTERM, leave)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, signal.SIG_DFL)
 
 
 def explain(error: BaseException) -> str:
     """Hydra's message as one line, with what to type instead."""
     text = " ".join(f"{error} {error.__cause__ or ''}".split())
-    option = re.search(r"Could not find '(\w+)/(\S+)' Available options in '\w+': (.*?) Config search path", text)
+    option = re.search(r"Could not find '([\w/]+)/(\S+)' Available options in '[\w/]+': (.*?) Config search path", text)
     if option:
         group, wrong, choices = option.groups()
         hint = " Any other number: shots=custom shots.n=7." if group == "shots" else ""

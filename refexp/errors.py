@@ -10,6 +10,10 @@ class RefexpError(Exception):
     """What was wrong, where (config key or file), and what to do about it, in one line."""
 
 
+class RankFailed(RefexpError):
+    """Another process of this run failed or died; the message holds its traceback."""
+
+
 def first_line(error: BaseException) -> str:
     """The first line of an error's message, or its type if it has none."""
     return (str(error).strip() or type(error).__name__).splitlines()[0]

@@ -16,6 +16,7 @@ from pydantic import Field
 from refexp.build import build, build_all, check
 from refexp.data.coco import Data, Record, Split
 from refexp.data.sampling import Sampler, Shots, candidates, choose_references
+from refexp.distributed import Ranks, join, place
 from refexp.encoders.base import Encoder
 from refexp.errors import RefexpError
 from refexp.evaluation.coco import CocoEvaluation
@@ -25,30 +26,40 @@ from refexp.memory import build_bank
 from refexp.pipeline import Matcher, Step, detect
 from refexp.progress import track
 from refexp.proposers.base import Proposer
-from refexp.provenance import Clock, describe_run
+from refexp.provenance import Clock, available_cores, describe_run
 from refexp.report.gallery import Gallery
 from refexp.report.table import print_metrics
 from refexp.results import detections_to_coco, references_to_coco
 from refexp.store import Store
-from refexp.types import Detections, ImageId, MemoryBank, Weights
+from refexp.types import Detections, MemoryBank, Weights
 
 log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
 class Runtime:
-    """Where a run computes. device: "auto" takes a GPU if there is one. threads: CPU threads, None leaves them be."""
+    """Where a run computes.
+
+    device: "auto" takes a GPU if there is one, each rank its own. threads: CPU threads of a process, None leaves one
+    process's be and divides the cores among the ranks of a machine. silence: seconds without a sign of life after
+    which a rank counts as dead and the run ends.
+    """
 
     device: Literal["auto", "cpu", "cuda"] = "auto"
     threads: Annotated[int, Field(ge=1)] | None = None
+    silence: Annotated[float, Field(ge=5, allow_inf_nan=False)] = 45.0
 
     def prepare(self) -> torch.device:
         if self.device == "cuda" and not torch.cuda.is_available():
             raise RefexpError("runtime.device='cuda': no GPU is visible here; use runtime.device=auto or cpu.")
-        if self.threads:
-            torch.set_num_threads(self.threads)
-        gpu = torch.cuda.is_available() and self.device != "cpu"
-        return torch.device("cuda" if gpu else "cpu")
+        here = place()
+        if self.threads or here.local_world_size > 1:
+            torch.set_num_threads(self.threads or max(1, available_cores() // here.local_world_size))
+        if self.device == "cpu" or not torch.cuda.is_available():
+            return torch.device("cpu")
+        device = torch.device("cuda", here.local_rank % torch.cuda.device_count())
+        torch.cuda.set_device(device)
+        return device
 
 
 @dataclass(frozen=True)
@@ -107,24 +118,36 @@ def compose(config: DictConfig) -> Experiment:
 
 
 def run(config: DictConfig, output: Path) -> dict[str, float | None]:
-    """Run one experiment, leave everything in `output`, return the metrics (none for stage=extract)."""
+    """Run one experiment, leave everything in `output`, return the metrics (none for stage=extract).
+
+    Of several ranks each takes its share of the targets, and rank 0 alone writes and returns metrics.
+    """
     experiment = compose(config)
     device = experiment.runtime.prepare()
+    with join(experiment.runtime.silence, gpu=device.type == "cuda").run() as ranks:
+        return run_ranks(experiment, output, device, ranks)
+
+
+def run_ranks(experiment: Experiment, output: Path, device: torch.device, ranks: Ranks) -> dict[str, float | None]:
+    """The experiment's steps, on this rank."""
+    if ranks.first:
+        warn_without_effect(experiment.config)
     clock = Clock()
 
     with clock.stage("read annotations"):
         offered: Data = experiment.dataset.load()
         data, references = choose_references(offered, experiment.sampler, experiment.shots, experiment.seed)
         experiment.evaluation.check(data.targets)
-    write_text(output / "config.yaml", OmegaConf.to_yaml(OmegaConf.create(experiment.config)))
-    write_json(output / "references.json", references_to_coco(references, data))
+    if ranks.first:
+        write_text(output / "config.yaml", OmegaConf.to_yaml(OmegaConf.create(experiment.config)))
+        write_json(output / "references.json", references_to_coco(references, data))
 
     extractor = Extractor(
         experiment.encoder, experiment.proposer, experiment.store, experiment.config, device, clock,
         may_compute=experiment.stage != "ablate",
     )  # fmt: skip
     note = weights_note(extractor.weights)
-    if note:
+    if note and ranks.first:
         log.warning(note)
         write_text(output / "WEIGHTS.txt", note + "\n")
 
@@ -134,30 +157,42 @@ def run(config: DictConfig, output: Path) -> dict[str, float | None]:
         for _ in track(extractor.prototypes(offered.references, everything), len(everything), "all references"):
             pass
     bank = remember(references, data.references, extractor)
-    proposals = track(extractor.proposals(data.targets), len(data.targets.images), "targets")
+    mine = ranks.share(list(data.targets.images.values()))
+    proposals = track(extractor.proposals(data.targets, mine), len(mine), "targets")
     if experiment.stage == "extract":
-        images = sum(1 for _ in proposals)
-        log.info("extracted: %d images and their references are in the store %s", images, experiment.store.dir)
+        images = ranks.gather(sum(1 for _ in proposals)) or ()
+        log.info("extracted: %d images and their references are in the store %s", sum(images), experiment.store.dir)
         return {}
 
-    gallery = Gallery(output / "overlays", data, experiment.vis.limit, experiment.vis.score_threshold, note)
-    gallery.draw_references(references)
-    by_image: dict[ImageId, Detections] = {}
-    for image_id, found in proposals:
+    found: list[Detections] = []
+    for image_id, of_image in proposals:
         with clock.stage("detect"):
-            by_image[image_id] = detect(image_id, found, bank, experiment.matcher, experiment.steps.values())
-        with clock.stage("draw"):
-            gallery.draw_target(by_image[image_id])
-
+            found.append(detect(image_id, of_image, bank, experiment.matcher, experiment.steps.values()))
+    gathered = ranks.gather(found)
+    if gathered is None:
+        return {}
+    by_image = {detections.image_id: detections for share in gathered for detections in share}
     detections = [by_image[image_id] for image_id in data.targets.images]
     write_json(output / "detections.json", detections_to_coco(detections, data))
+
+    with clock.stage("draw"):
+        gallery = Gallery(output / "overlays", data, experiment.vis.limit, experiment.vis.score_threshold, note)
+        gallery.draw_references(references)
+        gallery.draw_targets(by_image)
     with clock.stage("evaluate", len(detections)):
         metrics = experiment.evaluation.evaluate(data.targets, detections, data.classes)
-    summary = summarise(experiment, data, detections, extractor.weights) | describe_run(device, clock)
+    summary = summarise(experiment, data, detections, extractor.weights) | describe_run(device, clock, ranks.world_size)
     summary["classes_left_out"] = [name for name in offered.classes if name not in data.classes]
     write_json(output / "metrics.json", {"metrics": metrics} | summary, indent=2)
     print_metrics(metrics, data.classes, summary, output, note)
     return metrics
+
+
+def warn_without_effect(config: dict[str, Any]) -> None:
+    """Say so where a key that speeds up networks is set, and neither network knows it."""
+    for key, default in (("precision", "float32"), ("compile", False)):
+        if config.get(key, default) != default and not any(key in config[part] for part in ("encoder", "proposer")):
+            log.warning("%s=%s has no effect on this encoder and proposer", key, config[key])
 
 
 def remember(references: Sequence[Sequence[Record]], split: Split, extractor: Extractor) -> MemoryBank:

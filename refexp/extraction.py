@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import logging
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -16,13 +17,15 @@ from refexp.data.images import to_square
 from refexp.encoders.base import Encoder
 from refexp.errors import RefexpError
 from refexp.files import sha256
-from refexp.masks import decode
+from refexp.masks import areas, box_mask, decode
 from refexp.memory import remember_one
 from refexp.pipeline import extract
 from refexp.proposers.base import Proposer
 from refexp.provenance import Clock
 from refexp.store import FORMAT, Entry, Store, digest
 from refexp.types import ImageId, Proposals, Rle, Target, Weights
+
+log = logging.getLogger(__name__)
 
 
 class Extractor:
@@ -49,8 +52,8 @@ class Extractor:
         self.settings = {part: identity(component, settings[part]) for part, component in components.items()}
         self.loaded = False
 
-    def proposals(self, split: Split) -> Iterator[tuple[ImageId, Proposals]]:
-        """Every image of the targets with its proposals, in an order that other jobs' work may change."""
+    def proposals(self, split: Split, records: Sequence[Record]) -> Iterator[tuple[ImageId, Proposals]]:
+        """Each of these images of the targets with its proposals, in an order that other jobs' work may change."""
         annotations = instances(split) if self.proposer.sees_truth else {}
 
         def truth(record: Record) -> tuple[Rle, ...]:
@@ -72,7 +75,6 @@ class Extractor:
             return [pack(proposals, self.store.dtype) for proposals in found]
 
         made_by = {"kind": "proposals"} | {part: name_of(self.settings[part]) for part in ("proposer", "encoder")}
-        records = list(split.images.values())
         ahead = ReadAhead(records, read, wanted=lambda record: not self.store.path(key(record)).exists())
         try:
             for record, entry in self._entries(records, key, compute, made_by, self.encoder.batch):
@@ -101,6 +103,40 @@ class Extractor:
         made_by = {"kind": "prototype", "encoder": name_of(self.settings["encoder"])}
         for reference, entry in self._entries(references, key, compute, made_by):
             yield reference["id"], torch.from_numpy(entry["prototype"].astype(np.float32))
+
+    def with_masks(self, split: Split, references: Sequence[Sequence[Record]]) -> list[list[Record]]:
+        """The references, those that come with a box only completed by the mask that the proposer makes of it.
+
+        Raises RefexpError for a box that is not inside its image, and where the proposer makes no masks of boxes.
+        """
+        lacking = {r["id"]: r for per_class in references for r in per_class if not has_mask(r)}
+        for reference in lacking.values():
+            check_box(reference, split)
+
+        def key(reference: Record) -> str:
+            return self._key("box mask", split, split.images[reference["image_id"]], ("proposer",), reference["bbox"])
+
+        def compute(batch: Sequence[Record]) -> list[Entry]:
+            (reference,) = batch
+            self._load()
+            with self.clock.stage("masks of boxes"):
+                rgb = split.read(split.images[reference["image_id"]])
+                x, y, w, h = reference["bbox"]
+                target = Target(reference["image_id"], rgb, to_square(rgb, self.proposer.image_size))
+                (mask,) = self.proposer.masks_in_boxes(target, torch.tensor([[x, y, x + w, y + h]]))
+                if not areas([mask])[0]:
+                    log.warning("%s: no mask in the box of reference %s; the box serves", split.source, reference["id"])
+                    mask = box_mask(reference["bbox"], target.size)
+            return [{"mask": np.frombuffer(mask["counts"], dtype=np.uint8)}]
+
+        made_by = {"kind": "mask of a box", "proposer": name_of(self.settings["proposer"])}
+        made = {
+            reference["id"]: reference | {"segmentation": {"counts": entry["mask"].tobytes().decode(), "size": size}}
+            for reference, entry in self._entries(list(lacking.values()), key, compute, made_by)
+            for image in [split.images[reference["image_id"]]]
+            for size in [[image["height"], image["width"]]]
+        }
+        return [[made.get(r["id"], r) for r in per_class] for per_class in references]
 
     def target_key(self, split: Split, record: Record, truth: Sequence[Rle]) -> str:
         """Key of an image's proposals; `truth` only where the proposer sees it."""
@@ -169,6 +205,18 @@ def identity(component: Encoder | Proposer, settings: Mapping[str, Any]) -> dict
     matters = {name: value for name, value in {**defaults, **settings}.items() if name not in component.inert}
     source = None if kind.__module__.startswith("refexp.") else inspect.getsourcefile(kind)
     return matters | ({"code": sha256(Path(source))} if source else {})
+
+
+def check_box(reference: Record, split: Split) -> None:
+    """Raise RefexpError, naming the annotation, for a box that is empty or reaches out of its image."""
+    image = split.images[reference["image_id"]]
+    x, y, w, h = reference["bbox"]
+    # Half a pixel for boxes that were rounded outwards.
+    if w <= 0 or h <= 0 or min(x, y) < -0.5 or x + w > image["width"] + 0.5 or y + h > image["height"] + 0.5:
+        raise RefexpError(
+            f"{split.source}: the box {reference['bbox']} of annotation {reference['id']} is not inside its image "
+            f"{image['file_name']} ({image['width']} x {image['height']})."
+        )
 
 
 def instances(split: Split) -> dict[ImageId, list[Record]]:

@@ -32,6 +32,12 @@ def areas(rles: Sequence[Rle]) -> np.ndarray:
     return np.concatenate(pieces) if pieces else np.zeros(0, dtype=np.uint32)
 
 
+def box_mask(box_xywh: Sequence[float], size: tuple[int, int]) -> Rle:
+    """A box as a mask at `size` = (H, W)."""
+    x, y, w, h = box_xywh
+    return coco_mask.frPyObjects([[x, y, x, y + h, x + w, y + h, x + w, y]], *size)[0]
+
+
 def boxes_xywh(rles: Sequence[Rle]) -> np.ndarray:
     """Tight boxes `x y w h` in pixels, f64 [M, 4]; zeros for an empty mask."""
     return coco_mask.toBbox(list(rles)) if len(rles) else np.zeros((0, 4))

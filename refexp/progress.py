@@ -11,6 +11,8 @@ from typing import TypeVar
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
+from refexp.distributed import place
+
 log = logging.getLogger(__name__)
 T = TypeVar("T")
 
@@ -18,7 +20,12 @@ LINE_EVERY_SECONDS = 15.0
 
 
 def track(items: Iterable[T], total: int, what: str) -> Iterator[T]:
-    """Yield `items` while showing how far the work on them has come."""
+    """Yield `items` while showing how far the work on them has come: of several ranks, rank 0's share."""
+    here = place()
+    if here.rank:
+        return iter(items)
+    if here.world_size > 1:
+        what = f"{what} (1 of {here.world_size} ranks)"
     return _bar(items, total, what) if sys.stdout.isatty() else _lines(items, total, what)
 
 

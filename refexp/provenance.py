@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.metadata
+import os
 import platform
 import resource
 import subprocess
@@ -82,9 +83,15 @@ def device_name(device: torch.device) -> str:
     return f"{device} ({torch.get_num_threads()} threads)"
 
 
-def describe_run(device: torch.device, clock: Clock) -> dict[str, Any]:
-    """All of the above, for metrics.json."""
+def available_cores() -> int:
+    """CPU cores this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def describe_run(device: torch.device, clock: Clock, ranks: int) -> dict[str, Any]:
+    """All of the above, for metrics.json; seconds and memory are rank 0's."""
     return {
+        "ranks": ranks,
         "stages": clock.report(),
         "peak_memory_mib": peak_memory_mib(device),
         "device": device_name(device),

@@ -7,10 +7,11 @@ import json
 import numpy as np
 import pytest
 from conftest import ROOT
+from omegaconf import OmegaConf
 from PIL import Image
 from pycocotools import mask as coco_mask
 
-from refexp.experiment import compose, run
+from refexp.experiment import compose, run, warn_without_effect
 
 
 @pytest.fixture(scope="module")
@@ -116,6 +117,14 @@ def test_random_weights_are_said_everywhere(configure, folder, tmp_path, capsys)
     assert "RANDOM WEIGHTS" in capsys.readouterr().out
     assert "RANDOM" in (tmp_path / "out/WEIGHTS.txt").read_text()
     assert "RANDOM" in json.loads((tmp_path / "out/metrics.json").read_text())["weights"]["encoder"]["origin"]
+
+
+def test_a_key_without_effect_is_said(configure, caplog):
+    warn_without_effect(OmegaConf.to_container(configure("precision=bfloat16"), resolve=True))
+    assert caplog.messages == ["precision=bfloat16 has no effect on this encoder and proposer"]
+    caplog.clear()
+    warn_without_effect(OmegaConf.to_container(configure("precision=bfloat16", "experiment=paper"), resolve=True))
+    assert caplog.messages == []
 
 
 def test_left_out_classes_are_named(configure, folder, tmp_path):

@@ -41,6 +41,18 @@ def iou(a: np.ndarray, b: np.ndarray) -> np.ndarray:
     return (a & b).sum(axis=(-1, -2)) / (a | b).sum(axis=(-1, -2))
 
 
+def test_masks_in_boxes():
+    rgb = np.full((100, 200, 3), 40, dtype=np.uint8)
+    rgb[20:70, 50:120] = (220, 60, 30)
+    proposer = RegionProposer()
+    boxes = torch.tensor([[50.0, 20, 120, 70], [150, 80, 190, 95]])
+    region, whole = masks.decode(proposer.masks_in_boxes(target(rgb), boxes))
+    truth = np.zeros((100, 200), dtype=bool)
+    truth[20:70, 50:120] = True
+    assert (region & truth).sum() / (region | truth).sum() > 0.9
+    assert whole.sum() == 40 * 15 and whole[80:95, 150:190].all()  # no region there: the box itself
+
+
 def test_disc_is_found_and_ranks_first(scene: tuple[Target, np.ndarray], found: MaskProposals) -> None:
     assert iou(masks.decode(found.masks), scene[1])[int(found.quality.argmax())] > 0.9
 

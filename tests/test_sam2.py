@@ -90,6 +90,29 @@ def test_decoder_agrees_with_the_image_predictor_of_sam2(proposer):
         np.testing.assert_allclose(logits[row].clamp(-32, 32), low_res[best], atol=1e-3)
 
 
+def test_masks_of_boxes_agree_with_the_image_predictor_of_sam2(proposer):
+    from sam2.sam2_image_predictor import SAM2ImagePredictor
+
+    network = build_sam2("sam2_hiera_t")
+    network.load_state_dict(torch.load(proposer.file, weights_only=True)["model"])
+    predictor = SAM2ImagePredictor(network.eval())
+    target = make_target()
+    pixels = (target.square.permute(1, 2, 0).numpy() * 255).round().astype(np.uint8)
+    predictor.set_image(pixels)
+    square = torch.from_numpy(pixels).permute(2, 0, 1).float() / 255
+    target = Target(1, np.zeros((512, 2048, 3), dtype=np.uint8), square)
+    boxes = torch.tensor([[10.0, 20, 900, 400], [0, 0, 2048, 512], [1200, 100, 1300, 180]])
+
+    proposer.no_mem_embed = True
+    found = proposer.masks_in_boxes(target, boxes)
+    proposer.no_mem_embed = False
+    scaled = boxes.numpy() * np.array([0.5, 2, 0.5, 2])
+    logits = np.concatenate([predictor.predict(box=b, multimask_output=False, return_logits=True)[2] for b in scaled])
+    full = torch.nn.functional.interpolate(torch.from_numpy(logits)[None], size=(512, 2048), mode="bilinear")[0] > 0
+    assert len(found) == 3
+    assert (decode(found) != full.numpy()).mean() < 1e-3
+
+
 def test_bfloat16_is_close(proposer):
     exact = proposer.propose(make_target())
     proposer.precision = "bfloat16"

@@ -6,10 +6,19 @@ import json
 import logging
 
 import pytest
+import torch
 from conftest import GOLDEN
 
 from refexp.data.coco import Data, make_split, read_coco
-from refexp.data.sampling import FileSampler, PaperSampler, Shots, choose_references, is_valid
+from refexp.data.sampling import (
+    DiverseSampler,
+    FileSampler,
+    PaperSampler,
+    Shots,
+    choose_references,
+    farthest,
+    is_valid,
+)
 from refexp.errors import RefexpError
 from refexp.results import references_to_coco
 
@@ -100,3 +109,93 @@ def test_references_of_another_dataset_are_refused(tmp_path):
     path.write_text(json.dumps(content))
     with pytest.raises(RefexpError, match=r"sampler.path: annotation 12345 \(dog\)"):
         FileSampler(str(path)).choose(make_data().references, Shots(1), 0)
+
+
+class Looks:
+    """A stand-in for the encoder: prototypes by annotation id, and who was asked for."""
+
+    def __init__(self, prototypes=None) -> None:
+        self.prototypes, self.asked = prototypes, []
+
+    def __call__(self, references):
+        self.asked = [a["id"] for a in references]
+        if self.prototypes is None:
+            return torch.stack([torch.randn(8, generator=torch.Generator().manual_seed(id_)) for id_ in self.asked])
+        return torch.tensor([self.prototypes[id_] for id_ in self.asked], dtype=torch.float32)
+
+
+def one_class(count: int) -> Data:
+    images = [{"id": 0, "file_name": "0.jpg", "width": 999, "height": 999}]
+    annotations = [
+        {
+            "id": i,
+            "image_id": 0,
+            "category_id": 5,
+            "bbox": [50, 50, 60, 60],
+            "segmentation": [[50, 50, 110, 50, 110, 110]],
+        }
+        for i in range(count)
+    ]
+    return make_data({"images": images, "annotations": annotations, "categories": [{"id": 5, "name": "x"}]}, ["x"])
+
+
+def diverse(data: Data, n: int, seed: int, looks, pool: int = 200) -> list[list]:
+    _, references = choose_references(data, DiverseSampler(pool), Shots(n), seed, looks)
+    return [[a["id"] for a in per_class] for per_class in references]
+
+
+def test_farthest_point_choice_by_hand():
+    angles = torch.deg2rad(torch.tensor([0.0, 10, 90, 180, 181, 265]))
+    # Lengths do not matter, only directions do.
+    rows = torch.stack([angles.cos(), angles.sin()], dim=1) * torch.tensor([1.0, 9, 1, 2, 50, 3])[:, None]
+    assert farthest(rows, 4, first=0) == [0, 3, 2, 5]
+    assert farthest(rows, 99, first=1)[:2] == [1, 4]
+    assert sorted(farthest(rows, 99, first=1)) == [0, 1, 2, 3, 4, 5]
+
+
+def test_equally_far_references_come_in_file_order():
+    rows = torch.tensor([[0.3, 0.7, 0.1]]).repeat(7, 1)
+    assert farthest(rows, 5, first=3) == [3, 0, 1, 2, 4]
+    assert farthest(torch.eye(40), 5, first=20) == [20, 0, 1, 2, 3]
+
+
+def test_diverse_references_cover_what_the_class_looks_like():
+    # Nine of ten look alike: whichever comes first, the other kind is the second.
+    looks = Looks({i: [1.0, 0.01 * i] if i != 6 else [0.0, 1.0] for i in range(10)})
+    drawn = [diverse(one_class(10), 2, seed, looks)[0] for seed in range(20)]
+    assert all(6 in ids for ids in drawn)
+    assert len({ids[0] for ids in drawn}) > 4
+
+
+def test_diverse_draws_depend_on_the_seed_alone():
+    names = [c["name"] for c in GOLD["coco"]["categories"]]
+    data = make_data()
+    forward = diverse(data, 3, 33, Looks())
+    assert forward == diverse(data, 3, 33, Looks())
+    assert forward != diverse(data, 3, 34, Looks())
+    assert forward[::-1] == diverse(make_data(names=names[::-1]), 3, 33, Looks())
+    assert [ids[:2] for ids in forward] == diverse(data, 2, 33, Looks())
+    assert forward[1:2] == diverse(make_data(names=names[1:2]), 3, 33, Looks())
+
+
+def test_diverse_compares_valid_references_and_at_most_a_pool_of_them():
+    looks = Looks()
+    diverse(make_data(), 1, 0, looks)
+    assert sorted(looks.asked) == GOLD["valid_ann_ids"]
+    data = one_class(50)
+    asked = []
+    for seed in range(3):
+        (ids,) = diverse(data, 4, seed, looks, pool=10)
+        assert len(looks.asked) == 10 and looks.asked == sorted(looks.asked)
+        assert set(ids) <= set(looks.asked)
+        asked.append(tuple(looks.asked))
+    assert len(set(asked)) == 3
+    with pytest.raises(RefexpError, match=r"sampler.pool=3: less than shots.n=4"):
+        diverse(data, 4, 0, looks, pool=3)
+
+
+def test_too_few_diverse_references_are_settled_as_elsewhere():
+    with pytest.raises(RefexpError, match=r"bicycle \(1\)"):
+        diverse(few(), 2, 0, Looks())
+    data, references = choose_references(few(), DiverseSampler(), Shots(2, missing="drop"), 0, Looks())
+    assert data.classes == ("dog", "person", "car") and all(len(per_class) == 2 for per_class in references)

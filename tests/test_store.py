@@ -191,6 +191,7 @@ def test_cold_warm_and_half_warm_give_the_same_bytes(folder, configure, tmp_path
 def test_stages(folder, configure, tmp_path, monkeypatch):
     with pytest.raises(RefexpError, match=r"stage=ablate: reference \d+ is not in the store"):
         run(configure(*folder.overrides(), "stage=ablate"), tmp_path / "early")
+    assert not (tmp_path / "store").exists()  # it only reads: a read-only store will do
     assert run(configure(*folder.overrides(), "stage=extract"), tmp_path / "extract") == {}
 
     def refuse(self, *arguments):

@@ -7,7 +7,8 @@ from typing import ClassVar
 
 import torch
 
-from refexp.types import MaskProposals, Target, Weights
+from refexp.errors import RefexpError
+from refexp.types import MaskProposals, Rle, Target, Weights
 
 
 class Proposer(ABC):
@@ -28,6 +29,16 @@ class Proposer(ABC):
 
     def load(self, device: torch.device) -> None:  # noqa: B027 - not every proposer has a network
         """Build what is needed on `device`."""
+
+    def masks_in_boxes(self, target: Target, boxes: torch.Tensor) -> list[Rle]:
+        """For references that come with boxes only: one mask a box, in order.
+
+        boxes: f32 [B, 4] as `x1 y1 x2 y2` in pixels of the image. Raises RefexpError if this proposer cannot.
+        """
+        raise RefexpError(
+            f"these references have boxes but no masks, and {type(self).__name__} cannot make masks of boxes: take a "
+            "proposer that can (SAM2, regions), or run `refexp-data boxes2masks` first."
+        )
 
     @abstractmethod
     def propose(self, target: Target) -> MaskProposals:

@@ -25,7 +25,7 @@ from scipy import ndimage, sparse
 from skimage.color import rgb2hsv, rgb2lab
 from skimage.segmentation import felzenszwalb
 
-from refexp.masks import boxes_xywh
+from refexp.masks import box_mask, boxes_xywh
 from refexp.proposers.base import Proposer
 from refexp.types import LOW_RES, MaskProposals, Rle, Target
 
@@ -110,6 +110,17 @@ class RegionProposer(Proposer):
         return MaskProposals(
             torch.from_numpy(quality[keep][seen]), torch.from_numpy(masks_lr[seen]), [masks[i] for i in seen]
         )
+
+    def masks_in_boxes(self, target: Target, boxes: torch.Tensor) -> list[Rle]:
+        """For each box the region whose own box agrees with it best; the whole box if none overlaps it by half."""
+        wanted = torch.cat([boxes[:, :2], boxes[:, 2:] - boxes[:, :2]], dim=1).double().numpy()
+        whole = [box_mask(box, target.size) for box in wanted.tolist()]
+        regions = self.propose(target).masks
+        if not regions:
+            return whole
+        overlap = coco_mask.iou(wanted, boxes_xywh(regions), [0] * len(regions))
+        best = overlap.argmax(axis=1)
+        return [regions[b] if overlap[row, b] >= 0.5 else whole[row] for row, b in enumerate(best)]
 
     def _quality(self, members: np.ndarray, leaves: Leaves, pixels: int) -> np.ndarray:
         """Bool [M, L] -> f32 [M] in [0, 1]."""

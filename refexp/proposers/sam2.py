@@ -17,7 +17,7 @@ from refexp.masks import areas, upscale_to_rle
 from refexp.precision import Precision, autocast
 from refexp.proposers.base import Proposer
 from refexp.proposers.sam2_decoder import Image, SharedDecoder
-from refexp.types import LOW_RES, MaskProposals, Target, Weights
+from refexp.types import LOW_RES, MaskProposals, Rle, Target, Weights
 
 Model = Literal[
     "sam2_hiera_t", "sam2_hiera_s", "sam2_hiera_b+", "sam2_hiera_l",
@@ -103,6 +103,23 @@ class SAM2Proposer(Proposer):
             masks += upscale_to_rle(logits, target.size)
         found = MaskProposals(torch.cat(quality), torch.cat(masks_lr), masks)
         return found.pick((found.masks_lr.flatten(1).any(dim=1).numpy() & (areas(masks) > 0)).nonzero()[0])
+
+    @torch.inference_mode()
+    def masks_in_boxes(self, target: Target, boxes: torch.Tensor) -> list[Rle]:
+        """One mask a box, as SAM2's image predictor decodes them: the corners as two prompts, a single mask."""
+        height, width = target.size
+        corners = boxes.reshape(-1, 2, 2) * torch.tensor([self.image_size / width, self.image_size / height])
+        with autocast(self.device, self.precision):
+            image = self.embed(target.square)
+            masks: list[Rle] = []
+            for some in corners.split(self.batch):
+                labels = torch.tensor([[2, 3]], dtype=torch.int32).expand(len(some), 2)
+                prompt = (some.to(self.device), labels.to(self.device))
+                sparse, _ = self.model.sam_prompt_encoder(points=prompt, boxes=None, masks=None)
+                tokens, keys = self.decoder.attend(sparse, image)
+                logits = self.decoder.upscale(keys, self.decoder.single(tokens), image)
+                masks += upscale_to_rle(logits, target.size)
+        return masks
 
     def embed(self, square: torch.Tensor) -> Image:
         """f32 [3, 1024, 1024] in [0, 1] -> what all prompts on this image share."""

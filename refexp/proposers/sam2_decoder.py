@@ -48,7 +48,7 @@ def merge_heads(x: Tensor) -> Tensor:
 
 
 class SharedDecoder:
-    """Wraps an upstream `MaskDecoder`, whose weights it uses. Prompts are single points (no boxes, no mask prompts)."""
+    """Wraps an upstream `MaskDecoder`, whose weights it uses. Prompts are single points or boxes (no mask prompts)."""
 
     def __init__(self, decoder: Any) -> None:
         self.decoder, self.transformer = decoder, decoder.transformer
@@ -101,6 +101,10 @@ class SharedDecoder:
         networks = list(enumerate(self.decoder.output_hypernetworks_mlps))[1:]
         hyper = torch.stack([network(mask_tokens[:, i]) for i, network in networks], dim=1)
         return iou, hyper[torch.arange(len(which), device=which.device), which]
+
+    def single(self, tokens: Tensor) -> Tensor:
+        """Tokens [B, T, D] -> the token [B, D] of the one mask for prompts without ambiguity, such as boxes."""
+        return self.decoder.output_hypernetworks_mlps[0](tokens[:, self.iou_row + 1])
 
     def upscale(self, keys: Tensor, hyper: Tensor, image: Image) -> Tensor:
         """Image tokens [b, N, D] and mask weights [b, C0] -> logits [b, 4s, 4s]."""

@@ -1,8 +1,8 @@
-"""The pictures a run leaves behind, drawn while it goes on."""
+"""The pictures a run leaves behind."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -11,7 +11,7 @@ from PIL import Image
 from refexp.data.coco import Data, Record, has_mask
 from refexp.files import atomic_path
 from refexp.report.overlays import Instance, draw, reference_sheet, side_by_side
-from refexp.types import Detections
+from refexp.types import Detections, ImageId
 
 MAX_CLASSES = 40
 MAX_SHOTS = 10
@@ -27,7 +27,7 @@ class Gallery:
         self.folder, self.data, self.score_threshold, self.note = folder, data, score_threshold, note
         ids = list(data.targets.images)
         chosen = np.linspace(0, len(ids) - 1, min(limit, len(ids))).round().astype(int)
-        self.chosen = {ids[i] for i in chosen}
+        self.chosen = list(dict.fromkeys(ids[i] for i in chosen))
 
     def draw_references(self, references: Sequence[Sequence[Record]]) -> None:
         """One sheet: a row a class, a column a reference."""
@@ -39,11 +39,12 @@ class Gallery:
             rows.append((self.data.classes[label], shown))
         self._save(reference_sheet(rows, self.note or "References"), "references.jpg")
 
-    def draw_target(self, detections: Detections) -> None:
-        """Ground truth left, prediction right, if the target is one of the chosen; only then is its image read."""
-        image_id = detections.image_id
-        if image_id not in self.chosen:
-            return
+    def draw_targets(self, by_image: Mapping[ImageId, Detections]) -> None:
+        """Each of the chosen targets: ground truth left, prediction right. Only these images are read."""
+        for image_id in self.chosen:
+            self._draw_target(image_id, by_image[image_id])
+
+    def _draw_target(self, image_id: ImageId, detections: Detections) -> None:
         split, classes = self.data.targets, self.data.classes
         rgb = split.read(split.images[image_id])
         truth = [

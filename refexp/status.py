@@ -1,0 +1,64 @@
+"""status.json: what became of a job, for people and for `python -m refexp.sweep`."""
+
+from __future__ import annotations
+
+import json
+import os
+import socket
+import time
+import traceback
+from collections.abc import Sequence
+from datetime import datetime, timezone
+from pathlib import Path
+from typing import Any
+
+from refexp.files import write_json
+
+NAME = "status.json"
+
+
+class Status:
+    """The state of one job, kept in its folder: running, then completed, failed or stopped.
+
+    A job that is killed leaves "running" behind; who reads it must ask whether the process still lives.
+    """
+
+    def __init__(self, folder: Path, overrides: Sequence[str]) -> None:
+        self.path, self.start = folder / NAME, time.time()
+        self.content: dict[str, Any] = {
+            "state": "running",
+            "overrides": list(overrides),
+            "host": socket.gethostname(),
+            "pid": os.getpid(),
+            "job_id": scheduler_id(),
+            "restarts": int(os.environ.get("SLURM_RESTART_COUNT", 0)),
+            "started": now(),
+        }
+        write_json(self.path, self.content, indent=2)
+
+    def end(self, state: str, message: str | None = None, error: BaseException | None = None) -> None:
+        """Note how the job ended, with the error's message and traceback if it did not end well."""
+        self.content |= {"state": state, "ended": now(), "seconds": round(time.time() - self.start, 2)}
+        if message is not None:
+            lines = "".join(traceback.format_exception(error)) if error else ""
+            self.content["error"] = {"message": message, "traceback": lines}
+        write_json(self.path, self.content, indent=2)
+
+
+def read_status(folder: Path) -> dict[str, Any] | None:
+    """What a job left, or None if it never started."""
+    try:
+        return json.loads((folder / NAME).read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return None
+
+
+def scheduler_id() -> str | None:
+    """SLURM's name of the job this process is part of, `123` or `123_4`."""
+    array = os.environ.get("SLURM_ARRAY_JOB_ID")
+    return f"{array}_{os.environ['SLURM_ARRAY_TASK_ID']}" if array else os.environ.get("SLURM_JOB_ID")
+
+
+def now() -> str:
+    """The time, to the second, with its zone."""
+    return datetime.now(timezone.utc).isoformat(timespec="seconds")

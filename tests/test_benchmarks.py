@@ -1,0 +1,519 @@
+"""Published benchmarks: every dataset option on a miniature of its folders, recipes, sweeps, and the LVIS protocol."""
+
+from __future__ import annotations
+
+import csv
+import itertools
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from conftest import ROOT
+from hydra import compose as compose_hydra
+from hydra import initialize_config_dir
+from omegaconf import OmegaConf
+from PIL import Image
+
+from refexp.build import build
+from refexp.data.coco import make_split
+from refexp.data.custom import CustomDataset
+from refexp.data.lvis import LvisSplit, check_lvis
+from refexp.data.rendering import render_split
+from refexp.data.sampling import choose_references
+from refexp.errors import RefexpError
+from refexp.evaluation import lvis
+from refexp.evaluation.lvis import LvisEvaluation
+from refexp.experiment import compose, run
+from refexp.masks import encode
+from refexp.types import Detections
+
+DRAWN = ("ladybird", "dartboard", "beach ball", "brick wall", "zebra rug", "leaf", "starfish", "cookie")
+SHOWN = ("person", "bicycle", "car", "truck", "airplane", "bus", "train", "toothbrush")
+"""What the drawn objects are called in the miniature of COCO: two in each fold of COCO-20i, six novel in COCO-FSOD."""
+CDFSOD = {
+    "artaxor": ("ArTaxOr", ""), "clipart1k": ("clipart1k", ""), "dior": ("DIOR", "/new_"), "deepfish": ("FISH", ""),
+    "neu_det": ("NEU-DET", ""), "uodd": ("UODD", ""),
+}  # fmt: skip
+RECIPES = ("coco_fsod", "coco20i", "voc", "cdfsod", "lvis")
+CHEAP = ("encoder=efficientnet_lite0", "proposer=oracle", "vis.limit=0")
+
+
+def torchvision_names() -> tuple[list[str], list[str]]:
+    """COCO's category names by id and VOC's by index, from a source other than this repository."""
+    from torchvision.models.detection import MaskRCNN_ResNet50_FPN_Weights
+    from torchvision.models.segmentation import FCN_ResNet50_Weights
+
+    return MaskRCNN_ResNet50_FPN_Weights.DEFAULT.meta["categories"], FCN_ResNet50_Weights.DEFAULT.meta["categories"]
+
+
+COCO, VOC = torchvision_names()
+COCO_IDS = [id_ for id_, name in enumerate(COCO) if name not in ("__background__", "N/A")]
+
+
+class Miniature:
+    """A data root with the folders and file names of the published data sets, and few, drawn pictures."""
+
+    def __init__(self, root: Path) -> None:
+        self.root = root
+        self.train, self.val = render_split(5, DRAWN, 22, "train"), render_split(5, DRAWN, 6, "val")
+        for build_one in (self.coco, self.lvis, self.voc, self.cdfsod):
+            build_one()
+
+    def save(self, pictures, content, folder: str, names: list[str]) -> dict:
+        """Pictures below a folder; their COCO dict with these file names."""
+        content = json.loads(json.dumps(content))
+        for record, picture, name in zip(content["images"], pictures, names, strict=True):
+            path = self.root / folder / name
+            path.parent.mkdir(parents=True, exist_ok=True)
+            Image.fromarray(picture).save(path)
+            record["file_name"] = name
+        return content
+
+    def write(self, path: str, content: dict) -> None:
+        (self.root / path).parent.mkdir(parents=True, exist_ok=True)
+        (self.root / path).write_text(json.dumps(content))
+
+    def coco(self) -> None:
+        category = {k: COCO.index(name) for k, name in enumerate(SHOWN, start=1)}
+        for part, (pictures, content), first in (("train2017", self.train, 1), ("val2017", self.val, 1001)):
+            names = [f"{first + i:012d}.jpg" for i in range(len(pictures))]
+            content = self.save(pictures, content, f"coco/{part}", names)
+            for annotation in content["annotations"]:
+                annotation["category_id"] = category[annotation["category_id"]]
+            content["categories"] = [{"id": id_, "name": COCO[id_]} for id_ in COCO_IDS]
+            self.write(f"coco/annotations/instances_{part}.json", content)
+
+    def lvis(self) -> None:
+        """Val takes pictures from both parts of COCO; names come from `coco_url`, as `refexp-data lvis` makes them."""
+        pool = self.lvis_records()
+        of_val = [image for image in pool["images"] if "/val2017/" in image["coco_url"]]
+        last = pool["images"][20:22]
+        parts = {"train": pool["images"][:20], "val": last + of_val, "minival": of_val}
+        for part, images in parts.items():
+            ids = {image["id"] for image in images}
+            annotations = [a for a in pool["annotations"] if a["image_id"] in ids]
+            self.write(
+                f"lvis/lvis_v1_{part}_refexp.json",
+                {"images": images, "annotations": annotations, "categories": pool["categories"]},
+            )
+
+    def lvis_records(self) -> dict:
+        images, annotations = [], []
+        for part, (_, content), offset in (("train2017", self.train, 0), ("val2017", self.val, 1000)):
+            for image in content["images"]:
+                url = f"http://images.cocodataset.org/{part}/{image['id'] + offset:012d}.jpg"
+                present = {a["category_id"] for a in content["annotations"] if a["image_id"] == image["id"]}
+                images.append({
+                    **image, "id": image["id"] + offset, "coco_url": url, "file_name": "/".join(url.split("/")[-2:]),
+                    "neg_category_ids": sorted(set(range(1, 5)) - present), "not_exhaustive_category_ids": [],
+                })  # fmt: skip
+            for annotation in content["annotations"]:
+                annotations.append(
+                    annotation | {"id": len(annotations) + 1, "image_id": annotation["image_id"] + offset}
+                )
+        categories = [
+            {"id": k, "name": f"{name}_(drawn)", "frequency": "rrcccfff"[k - 1]}
+            for k, name in enumerate(DRAWN, start=1)
+        ]
+        return {"images": images, "annotations": annotations, "categories": categories}
+
+    def voc(self) -> None:
+        shown = dict(enumerate(("bird", "bus", "cow", "motorbike", "sofa", "aeroplane", "boat", "person"), start=1))
+        half = len(self.train[0]) // 2
+        names = [f"VOC2007/JPEGImages/{i + 1:06d}.jpg" for i in range(half)]
+        names += [f"VOC2012/JPEGImages/2008_{i + 1:06d}.jpg" for i in range(len(self.train[0]) - half)]
+        test = [f"VOC2007/JPEGImages/{900 + i:06d}.jpg" for i in range(len(self.val[0]))]
+        for path, (pictures, content), files in (
+            ("voc/voc0712_trainval.json", self.train, names),
+            ("voc/voc07_test.json", self.val, test),
+        ):
+            content = boxes_only(self.save(pictures, content, "voc/VOCdevkit", files))
+            for annotation in content["annotations"]:
+                annotation["category_id"] = VOC.index(shown[annotation["category_id"]])
+            content["categories"] = [{"id": i, "name": name} for i, name in enumerate(VOC) if i]
+            self.write(path, content)
+
+    def cdfsod(self) -> None:
+        """Lists of k references, the first of the file, so several of an image; of the last class 3 at most."""
+        for folder, inner in CDFSOD.values():
+            base = f"cdfsod/{folder}"
+            for part, (pictures, content) in (("train", self.train), ("test", self.val)):
+                where = f"{base}/{part}{inner}{part if inner else ''}"
+                names = [f"{part}_{i}.jpg" for i in range(len(pictures))]
+                content = boxes_only(self.save(pictures, content, where, names))
+                self.write(f"{base}/annotations/{part}.json", content)
+                for shots in (1, 5, 10) if part == "train" else ():
+                    self.write(f"{base}/annotations/{shots}_shot.json", shot_list(content, shots))
+
+
+def boxes_only(content: dict) -> dict:
+    for annotation in content["annotations"]:
+        annotation["segmentation"] = []
+    return content
+
+
+def shot_list(content: dict, shots: int) -> dict:
+    by_class: dict[int, list] = {}
+    for annotation in content["annotations"]:
+        by_class.setdefault(annotation["category_id"], []).append(annotation)
+    chosen = [a for k, found in sorted(by_class.items()) for a in found[: shots if k < 8 else min(shots, 3)]]
+    kept = {a["image_id"] for a in chosen}
+    return content | {"annotations": chosen, "images": [i for i in content["images"] if i["id"] in kept]}
+
+
+@pytest.fixture(scope="module")
+def root(tmp_path_factory) -> Path:
+    return Miniature(tmp_path_factory.mktemp("data")).root
+
+
+@pytest.fixture
+def on(configure, root):
+    """`on("dataset=coco")` -> the configuration, with the miniature as its data root."""
+    return lambda *overrides: configure(f"++data_root={root}", *overrides)
+
+
+def load(config):
+    node = OmegaConf.to_container(config, resolve=True)
+    data = build(node["dataset"], "dataset").load()
+    return data, build(node["evaluation"], "evaluation")
+
+
+FOLDS = {f"coco20i_{i}": [COCO[id_] for id_ in COCO_IDS][i::4] for i in range(4)}
+VOC_NAMES = {
+    "person": "person", "bicycle": "bicycle", "car": "car", "motorbike": "motorcycle", "aeroplane": "airplane",
+    "bus": "bus", "train": "train", "boat": "boat", "bird": "bird", "cat": "cat", "dog": "dog", "horse": "horse",
+    "sheep": "sheep", "cow": "cow", "bottle": "bottle", "chair": "chair", "sofa": "couch",
+    "pottedplant": "potted plant", "diningtable": "dining table", "tvmonitor": "tv",
+}  # fmt: skip
+EXPECTED = {
+    "coco": [COCO[id_] for id_ in COCO_IDS],
+    "coco_fsod": [VOC_NAMES[name] for name in VOC if name in VOC_NAMES],
+    **FOLDS,
+    "voc_split1": ["bird", "bus", "cow", "motorbike", "sofa"],
+    "voc_split2": ["aeroplane", "bottle", "cow", "horse", "sofa"],
+    "voc_split3": ["boat", "cat", "motorbike", "sheep", "sofa"],
+    "lvis": [f"{name}_(drawn)" for name in DRAWN],
+    "lvis_minival": [f"{name}_(drawn)" for name in DRAWN],
+    "lvis_rare": [f"{name}_(drawn)" for name in DRAWN[:2]],
+    "lvis_common": [f"{name}_(drawn)" for name in DRAWN[2:5]],
+    "lvis_frequent": [f"{name}_(drawn)" for name in DRAWN[5:]],
+    **{option: list(DRAWN) for option in CDFSOD},
+}
+
+
+def settings(option: str) -> list[str]:
+    """What goes with a dataset option, as its YAML says."""
+    if option in CDFSOD or option.startswith("voc"):
+        return ["evaluation.kinds=[bbox]"]
+    return ["evaluation=lvis"] if option.startswith("lvis") else ["evaluation=semantic"] if "20i" in option else []
+
+
+def test_every_option_is_tested():
+    options = {path.stem for path in (ROOT / "conf/dataset").glob("*.yaml")}
+    assert set(EXPECTED) <= options
+    assert set(EXPECTED) >= {o for o in options if "data_root" in (ROOT / f"conf/dataset/{o}.yaml").read_text()}
+
+
+@pytest.mark.parametrize("option", EXPECTED)
+def test_every_option_loads_from_its_published_layout(option, on):
+    data, evaluation = load(on(f"dataset={option}", "shots=5", *settings(option)))
+    assert sorted(data.classes) == sorted(EXPECTED[option])
+    if option == "coco":
+        assert list(data.classes) == EXPECTED[option]
+    evaluation.check(data.targets)
+    for split in (data.references, data.targets):
+        record = list(split.images.values())[-1]
+        assert split.read(record).shape == (record["height"], record["width"], 3)
+        assert split.annotations
+    assert not {data.references.fingerprint(r) for r in data.references.images.values()} & {
+        data.targets.fingerprint(r) for r in data.targets.images.values()
+    }
+
+
+def test_the_folds_of_coco20i_share_nothing_and_are_all_of_coco(on):
+    folds = [load(on(f"dataset={fold}"))[0].classes for fold in FOLDS]
+    assert [len(fold) for fold in folds] == [20] * 4
+    assert len(set(itertools.chain(*folds))) == 80
+
+
+@pytest.mark.parametrize("option", ["voc_split1", "artaxor"])
+def test_boxes_alone_cannot_be_evaluated_as_masks(option, on):
+    data, evaluation = load(on(f"dataset={option}", "evaluation.kinds=[bbox,segm]"))
+    with pytest.raises(RefexpError, match="has no mask"):
+        evaluation.check(data.targets)
+
+
+@pytest.mark.parametrize(("option", "shots"), [(option, 5) for option in CDFSOD] + [("dior", 1), ("dior", 10)])
+def test_all_references_of_a_published_list_serve(option, shots, on, root):
+    config = on("experiment=cdfsod", f"dataset={option}", f"shots={shots}", "weights=random")
+    experiment = compose(config)
+    offered = experiment.dataset.load()
+    data, references = choose_references(offered, experiment.sampler, experiment.shots, seed=0)
+    listed = json.loads((root / f"cdfsod/{CDFSOD[option][0]}/annotations/{shots}_shot.json").read_text())["annotations"]
+    assert data.classes == DRAWN
+    assert {a["id"] for per_class in references for a in per_class} == {a["id"] for a in listed}
+    assert {len(per_class) for per_class in references} == {shots}
+    if shots == 10:
+        images = [[a["image_id"] for a in per_class] for per_class in references[:7]]
+        assert any(len(set(ids)) < len(ids) for ids in images), "several references from one image"
+        assert len({a["id"] for a in references[7]}) == 3, "a list with too few"
+
+
+def test_lvis_images_come_from_both_parts_of_coco(on):
+    data, _ = load(on("dataset=lvis"))
+    assert {record["file_name"].split("/")[0] for record in data.targets.images.values()} == {"train2017", "val2017"}
+    minival, _ = load(on("dataset=lvis_minival"))
+    assert {record["file_name"].split("/")[0] for record in minival.targets.images.values()} == {"val2017"}
+
+
+@pytest.mark.parametrize(
+    ("overrides", "classes", "metrics"),
+    [
+        (["experiment=coco_fsod"], {n for n in SHOWN if n not in ("truck", "toothbrush")}, ["segm/nAP50", "bbox/nAP"]),
+        (["experiment=coco20i", "dataset=coco20i_3"], {"truck", "toothbrush"}, ["semantic/mIoU", "semantic/IoU/truck"]),
+        (["dataset=coco", "proposer=regions"], set(SHOWN), ["segm/nAP", "bbox/AR100"]),
+        (
+            ["experiment=lvis"],
+            {f"{name}_(drawn)" for name in DRAWN},
+            ["segm/nAP", "segm/nAP_rare", "bbox/nAP_common", "segm/nAP_frequent", "bbox/AR300", "segm/AR100"],
+        ),
+        (["experiment=lvis", "dataset=lvis_rare"], {f"{name}_(drawn)" for name in DRAWN[:2]}, ["segm/nAP_rare"]),
+    ],
+    ids=lambda value: "-".join(value) if isinstance(value, list) and "=" in value[0] else "",
+)
+def test_a_run_from_end_to_end(overrides, classes, metrics, on, tmp_path):
+    cheap = [o for o in CHEAP if o.split("=")[0] not in {given.split("=")[0] for given in overrides}]
+    found = run(on(*overrides, *cheap, "shots=1", "shots.missing=drop", "seed=0"), tmp_path / "out")
+    content = json.loads((tmp_path / "out/metrics.json").read_text())
+    assert set(content["classes"]) == classes
+    for name in metrics:
+        assert 0 < found[name] <= 1, name
+    if "experiment=lvis" in overrides:
+        assert found["segm/nAP"] > 0.3  # true masks
+        assert ("dataset=lvis_rare" in overrides) == (found["segm/nAP_frequent"] is None)
+
+
+@pytest.mark.parametrize("recipe", RECIPES)
+def test_a_recipe_is_the_papers(recipe, on):
+    config = on(f"experiment={recipe}", "shots=5", "seed=7", "weights=random")
+    experiment = compose(config)
+    assert (config.name, experiment.shots.n, experiment.seed) == (recipe, 5, 7)
+    assert (experiment.encoder.arch, experiment.proposer.model) == ("vitl14", "sam2_hiera_l")
+    assert list(experiment.steps) == ["nms", "merge", "topk"]
+    experiment.evaluation.check(experiment.dataset.load().targets)
+    assert on(f"experiment={recipe}").seed == (0 if recipe == "cdfsod" else 33)
+
+
+def test_recipes_take_another_dataset(on):
+    assert len(on("experiment=voc", "dataset=voc_split3").dataset.classes) == 5
+    assert on("experiment=cdfsod", "dataset=uodd", "shots=10").sampler.path.endswith("UODD/annotations/10_shot.json")
+    assert on("experiment=lvis").postprocess.topk.k == 300
+
+
+SWEEPS = sorted(path.relative_to(ROOT / "sweeps") for path in (ROOT / "sweeps").glob("*/*.yaml"))
+
+
+@pytest.mark.parametrize("sweep", SWEEPS, ids=str)
+def test_every_job_of_a_sweep_composes(sweep, root):
+    here = f"+{sweep.parent}={sweep.stem}"
+    search = f"hydra.searchpath=[file://{ROOT / 'sweeps'}]"
+
+    def composed(*overrides):
+        with initialize_config_dir(str(ROOT / "conf"), version_base="1.3"):
+            return compose_hydra("config", [search, here, *overrides], return_hydra_config=True)
+
+    parameters = composed().hydra.sweeper.params
+    choices = [[f"{key}={value}" for value in str(values).split(",")] for key, values in parameters.items()]
+    names = set()
+    for job in itertools.product(*choices):
+        config = composed(f"++data_root={root}", *job)
+        names.add(config.name)
+        datasets = [o.split("=")[1] for o in job if o.startswith("dataset=")]
+        assert config.hydra.runtime.choices.dataset == (datasets or ["coco_fsod"])[0]
+        assert [f"shots='{config.shots.n}'"] == [o for o in job if o.startswith("shots")]
+    assert names == {"coco_fsod" if sweep.stem == "shots" else sweep.stem}
+    published = {row["table"] for row in read_published()}
+    assert sweep.stem in published or "Published values: none on record" in (ROOT / "sweeps" / sweep).read_text()
+
+
+def test_a_sweep_runs(command, root, tmp_path):
+    process = command(
+        "-m", "--config-dir", str(ROOT / "sweeps"), "+table=coco_fsod", f"++data_root={root}", *CHEAP,
+        "shots=1,2", "shots.missing=drop", f"hydra.sweep.dir={tmp_path / 'sweep'}",
+    )  # fmt: skip
+    assert process.returncode == 0, process.stderr
+    jobs = [json.loads((tmp_path / f"sweep/{job}/metrics.json").read_text()) for job in range(2)]
+    assert [(job["shots"], job["seed"], len(job["classes"])) for job in jobs] == [(1, 33, 6), (2, 33, 6)]
+
+
+def read_published() -> list[dict[str, str]]:
+    with (ROOT / "sweeps/published.csv").open(newline="") as file:
+        return list(csv.DictReader(file))
+
+
+def test_published_numbers_agree_with_their_means():
+    rows = read_published()
+    assert list(rows[0]) == ["table", "dataset", "shots", "metric", "mean", "deviation", "source"]
+    assert {row["dataset"] for row in rows} <= {*EXPECTED, "mean"}
+    assert all(0 < float(row["mean"]) < 100 and row["source"].startswith("arXiv ") for row in rows)
+    assert len({(*list(row.values())[:4], row["source"]) for row in rows}) == len(rows)
+
+    def numbers(table, shots=None):
+        kept = (
+            r for r in rows if r["table"] == table and r["source"] == "arXiv 2507.02798" and shots in (None, r["shots"])
+        )
+        return {(r["dataset"], r["shots"]): float(r["mean"]) for r in kept}
+
+    for table, shots in (("voc", None), ("cdfsod", "1"), ("cdfsod", "5"), ("cdfsod", "10")):
+        values = numbers(table, shots)
+        [mean] = [values.pop(key) for key in list(values) if key[0] == "mean"]
+        assert len(values) == (15 if table == "voc" else 6)
+        assert np.mean(list(values.values())) == pytest.approx(mean, abs=0.051)
+
+
+# The LVIS protocol.
+
+
+def rectangle(left, top, width=10, height=10, side=64):
+    mask = np.zeros((1, side, side), dtype=bool)
+    mask[0, top : top + height, left : left + width] = True
+    return encode(mask)[0]
+
+
+def federated(objects, images, categories="rcf"):
+    """An LVIS split of objects (image, category, mask) in images {id: (negative, not exhaustive)}."""
+    annotations = [
+        {"id": i, "image_id": image, "category_id": category, "segmentation": mask}
+        for i, (image, category, mask) in enumerate(objects, start=1)
+    ]
+    content = {
+        "images": [
+            {"id": i, "height": 64, "width": 64, "neg_category_ids": no, "not_exhaustive_category_ids": some}
+            for i, (no, some) in images.items()
+        ],
+        "annotations": [a | {"bbox": [0, 0, 1, 1], "area": 100} for a in annotations],
+        "categories": [{"id": i, "name": f"c{i}", "frequency": f} for i, f in enumerate(categories, start=1)],
+    }
+    names = [category["name"] for category in content["categories"]]
+    split = make_split(content, "lvis.json", names, lambda record: None, lambda record: "")
+    return LvisSplit(**vars(split), groups=check_lvis(content, "lvis.json"))
+
+
+def detections(image, *rows):
+    """Each row (category, score, mask)."""
+    labels = torch.tensor([category - 1 for category, _, _ in rows], dtype=torch.int64)
+    return Detections(image, labels, torch.tensor([score for _, score, _ in rows]), [mask for *_, mask in rows])
+
+
+def evaluate(split, *found, **given):
+    names = [f"c{i}" for i in sorted(split.labels)]
+    return LvisEvaluation(["segm"], **given).evaluate(split, found, names)
+
+
+HERE, ELSEWHERE = rectangle(5, 5), rectangle(40, 40)
+
+
+@pytest.mark.parametrize(
+    ("lists", "precision"),
+    [
+        (([], []), 1),  # nothing is known of the class in image 2
+        (([1], []), 0.5),  # known to be absent: one of two detections is right
+        (([2], []), 1),  # another class is known to be absent
+    ],
+)
+def test_a_detection_counts_where_its_class_is_known(lists, precision):
+    split = federated([(1, 1, HERE)], {1: ([], []), 2: lists})
+    found = evaluate(split, detections(1, (1, 0.5, HERE)), detections(2, (1, 0.9, HERE)))
+    assert found["segm/nAP"] == found["segm/nAP/c1"] == found["segm/nAP50"] == pytest.approx(precision)
+
+
+@pytest.mark.parametrize(("not_exhaustive", "precision"), [([], 0.5), ([1], 1), ([2], 0.5)])
+def test_where_not_all_is_annotated_the_unmatched_is_ignored(not_exhaustive, precision):
+    split = federated([(1, 1, HERE)], {1: ([], not_exhaustive)})
+    found = evaluate(split, detections(1, (1, 0.9, ELSEWHERE), (1, 0.5, HERE)))
+    assert found["segm/nAP"] == pytest.approx(precision)
+
+
+@pytest.mark.parametrize("at_once", [1, 2, 64])
+def test_groups_of_frequency(at_once, monkeypatch):
+    monkeypatch.setattr(lvis, "CLASSES_AT_ONCE", at_once)
+    split = federated([(1, 1, HERE), (1, 2, ELSEWHERE), (1, 4, ELSEWHERE)], {1: ([], [])}, "rcfc")
+    rows = (1, 0.9, ELSEWHERE), (1, 0.5, HERE), (2, 0.8, ELSEWHERE)
+    found = evaluate(split, detections(1, *rows))
+    expected = {"nAP_rare": 0.5, "nAP_common": 0.5, "nAP_frequent": None, "nAP": 0.5, "nAP/c2": 1, "nAP/c4": 0}
+    assert {name: found[f"segm/{name}"] for name in expected} == pytest.approx(expected)
+    # One detection of a class and image: that of class 1 is wrong.
+    assert (found["segm/AR1"], found["segm/AR10"]) == (pytest.approx(1 / 3), pytest.approx(2 / 3))
+    alone = split.restrict([1])
+    assert evaluate(alone, detections(1, (1, 0.8, ELSEWHERE)))["segm/nAP_rare"] is None
+
+
+@pytest.mark.parametrize(("limit", "precision"), [(300, 1), (299, 0)])
+def test_only_the_best_of_an_image_count_over_all_classes(limit, precision):
+    split = federated([(1, 1, HERE)], {1: ([], [])})
+    rows = [(2, 0.9, ELSEWHERE)] * 299 + [(1, 0.5, HERE)]
+    assert evaluate(split, detections(1, *rows), max_detections=limit)["segm/nAP"] == precision
+
+
+def random_rectangles(seed):
+    """A split of 12 images and 6 classes, and some 200 detections."""
+    rng = np.random.default_rng(seed)
+    objects = [
+        (int(image), int(category), (*rng.integers(0, 30, 2).tolist(), *rng.integers(8, 30, 2).tolist()))
+        for image, category in zip(rng.integers(1, 13, 60), rng.integers(1, 7, 60), strict=True)
+    ]
+    images = {}
+    for image in range(1, 13):
+        present = sorted({category for i, category, _ in objects if i == image})
+        absent = [c for c in range(1, 7) if c not in present and rng.random() < 0.5]
+        images[image] = (absent, [c for c in present if rng.random() < 0.4])
+    found = []
+    for image in images:
+        rows = []
+        for _, category, (x, y, w, h) in [o for o in objects if o[0] == image]:
+            for _ in range(rng.integers(1, 5)):
+                moved = rectangle(x + int(rng.integers(0, 4)), y + int(rng.integers(0, 4)), w, h)
+                rows.append((category if rng.random() < 0.7 else int(rng.integers(1, 7)), rng.random(), moved))
+        found.append(detections(image, *rows))
+    return federated([(i, c, rectangle(*box)) for i, c, box in objects], images, "rcfrcf"), found
+
+
+def test_equals_the_lvis_package():
+    """Numbers of lvis 0.5.3 on the same rectangles (it needs numpy's old name for float put back)."""
+    expected = {
+        "nAP": 0.32759504384504384, "nAP50": 0.6451919505137327, "nAP75": 0.26667099860169163,
+        "nAP_small": 0.32759504384504384, "nAP_rare": 0.31192428858270443, "nAP_common": 0.34143413929305017,
+        "nAP_frequent": 0.3294267036593769, "AR300": 0.49312710437710433,
+    }  # fmt: skip
+    split, found = random_rectangles(0)
+    metrics = evaluate(split, *found)
+    assert {name: metrics[f"segm/{name}"] for name in expected} == pytest.approx(expected, abs=1e-9, rel=0)
+
+
+def test_lvis_needs_its_own_annotations(on, root, tmp_path):
+    data, evaluation = load(on("dataset=coco", "evaluation=lvis"))
+    with pytest.raises(RefexpError, match="dataset=lvis"):
+        evaluation.check(data.targets)
+    with pytest.raises(RefexpError, match=r"instances_val2017\.json: id 1 has neg_category_ids=None"):
+        load(on("dataset=lvis", f"dataset.targets={root / 'coco/annotations/instances_val2017.json'}"))
+    with pytest.raises(RefexpError, match="'often'"):
+        load(on("dataset=lvis", "dataset.frequency=[often]"))
+    with pytest.raises(RefexpError, match=r"dataset\.frequency=\['rare'\]: no class"):
+        load(on("dataset=lvis_rare", "dataset.classes=['cookie_(drawn)']"))
+
+
+def test_a_missing_data_root_is_said(configure, tmp_path):
+    with pytest.raises(RefexpError, match=r"dataset\.images: no such folder: .*coco/val2017"):
+        load(configure(f"++data_root={tmp_path}", "dataset=coco_fsod"))
+
+
+def test_lvis_alone_needs_a_class_of_its_own(configure):
+    targets = {
+        option: configure("++data_root=x", f"dataset={option}").dataset._target_.rsplit(".", 1)[-1]
+        for option in EXPECTED
+    }
+    assert {option for option, name in targets.items() if name != CustomDataset.__name__} == {
+        option for option in EXPECTED if option.startswith("lvis")
+    }
