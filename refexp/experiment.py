@@ -15,7 +15,7 @@ from pydantic import Field
 
 from refexp.build import build, build_all, check
 from refexp.data.coco import Data, Record, Split
-from refexp.data.sampling import Sampler, Shots, candidates, choose_references
+from refexp.data.sampling import Features, Sampler, Shots, candidates, choose_references
 from refexp.distributed import Ranks, join, place
 from refexp.encoders.base import Encoder
 from refexp.errors import RefexpError
@@ -136,16 +136,18 @@ def run_ranks(experiment: Experiment, output: Path, device: torch.device, ranks:
 
     with clock.stage("read annotations"):
         offered: Data = experiment.dataset.load()
-        data, references = choose_references(offered, experiment.sampler, experiment.shots, experiment.seed)
-        experiment.evaluation.check(data.targets)
-    if ranks.first:
-        write_text(output / "config.yaml", OmegaConf.to_yaml(OmegaConf.create(experiment.config)))
-        write_json(output / "references.json", references_to_coco(references, data))
-
     extractor = Extractor(
         experiment.encoder, experiment.proposer, experiment.store, experiment.config, device, clock,
         may_compute=experiment.stage != "ablate",
     )  # fmt: skip
+    data, references = choose_references(
+        offered, experiment.sampler, experiment.shots, experiment.seed, features_of(offered.references, extractor)
+    )
+    experiment.evaluation.check(data.targets)
+    references = extractor.with_masks(data.references, references)
+    if ranks.first:
+        write_text(output / "config.yaml", OmegaConf.to_yaml(OmegaConf.create(experiment.config)))
+        write_json(output / "references.json", references_to_coco(references, data))
     note = weights_note(extractor.weights)
     if note and ranks.first:
         log.warning(note)
@@ -153,7 +155,7 @@ def run_ranks(experiment: Experiment, output: Path, device: torch.device, ranks:
 
     if experiment.store.references == "all":
         # Of all classes on offer: other numbers of shots may keep one that this run leaves out.
-        everything = candidates(offered.references, experiment.shots)
+        (everything,) = extractor.with_masks(offered.references, [candidates(offered.references, experiment.shots)])
         for _ in track(extractor.prototypes(offered.references, everything), len(everything), "all references"):
             pass
     bank = remember(references, data.references, extractor)
@@ -193,6 +195,17 @@ def warn_without_effect(config: dict[str, Any]) -> None:
     for key, default in (("precision", "float32"), ("compile", False)):
         if config.get(key, default) != default and not any(key in config[part] for part in ("encoder", "proposer")):
             log.warning("%s=%s has no effect on this encoder and proposer", key, config[key])
+
+
+def features_of(split: Split, extractor: Extractor) -> Features:
+    """Instance prototypes f32 [n, C] of references on offer, for samplers that choose by them."""
+
+    def features(references: Sequence[Record]) -> torch.Tensor:
+        (masked,) = extractor.with_masks(split, [references])
+        prototypes = dict(track(extractor.prototypes(split, masked), len(masked), "candidates"))
+        return torch.stack([prototypes[reference["id"]] for reference in references])
+
+    return features
 
 
 def remember(references: Sequence[Sequence[Record]], split: Split, extractor: Extractor) -> MemoryBank:

@@ -179,9 +179,9 @@ def test_a_seed_folder_gives_each_class_its_file_for_the_shots(tmp_path):
     folder = tmp_path / "seed33"
     data = bird_data()
     # A class's file may hold other classes' annotations too: they count for nothing.
-    write(folder / "full_box_1shot_bird_trainval.json", coco_of(data, [5, 3]))
+    write(folder / "full_box_1shot_bird_trainval.json", coco_of(data, [5]))
     write(folder / "full_box_2shot_bird_trainval.json", coco_of(data, [1, 4]))
-    write(folder / "full_box_1shot_cat_trainval.json", coco_of(data, [3]))
+    write(folder / "full_box_1shot_cat_trainval.json", coco_of(data, [3, 5]))
     write(folder / "readme.txt", "nothing")
     assert chosen_ids(folder, data, 1) == {"bird": [5], "cat": [3]}
     assert chosen_ids(folder, data, 2) == {"bird": [1, 4], "cat": [3]}

@@ -6,6 +6,7 @@ import json
 from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -33,6 +34,11 @@ class Split:
     labels: dict[int | str, int]
     read: Callable[[Record], np.ndarray]
     fingerprint: Callable[[Record], str]
+
+    @cached_property
+    def boxes_only(self) -> bool:
+        """Whether no annotation comes with a mask: references' masks are then made of their boxes."""
+        return not any(has_mask(annotation) for annotation in self.annotations)
 
     def restrict(self, classes: Sequence[int]) -> Split:
         """Only the classes with these indices, renumbered in the given order; all images stay."""

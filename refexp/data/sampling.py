@@ -5,19 +5,25 @@ from __future__ import annotations
 import logging
 import random
 from abc import ABC, abstractmethod
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
+import torch
 from pydantic import Field
 
-from refexp.data.coco import Data, Record, Split, has_mask, read_coco
+from refexp.data.coco import Data, Record, Split, has_mask
+from refexp.data.reference_files import Listed, Lookup, read_references
 from refexp.errors import RefexpError
 
 log = logging.getLogger(__name__)
 
 MIN_SIDE = 32
 BORDER = 10
+
+Features = Callable[[Sequence[Record]], torch.Tensor]
+"""n references -> their instance prototypes f32 [n, C] (METHOD 1.5, one reference each), in the same order."""
 
 
 @dataclass(frozen=True)
@@ -48,7 +54,7 @@ def is_valid(annotation: Record, width: int, height: int) -> bool:
 
 def candidates(split: Split, shots: Shots) -> list[Record]:
     """Every instance that some seed could choose, in file order."""
-    return [a for a in split.annotations if has_mask(a) and may_serve(a, split, shots)]
+    return [a for a in split.annotations if may_serve(a, split, shots) and (split.boxes_only or has_mask(a))]
 
 
 def may_serve(annotation: Record, split: Split, shots: Shots) -> bool:
@@ -62,14 +68,21 @@ class Sampler(ABC):
     """Split -> references per class, in class order."""
 
     @abstractmethod
-    def choose(self, split: Split, shots: Shots, seed: int) -> dict[int, list[Record]]:
-        """At most `shots.n` references for each class index; fewer, or none, where there are no more."""
+    def choose(
+        self, split: Split, shots: Shots, seed: int, classes: Sequence[str] = (), features: Features | None = None
+    ) -> dict[int, list[Record]]:
+        """At most `shots.n` references for each class index; fewer, or none, where there are no more.
+
+        classes: the K class names, by index. features: costly, for who chooses by what references look like.
+        """
 
 
 class PaperSampler(Sampler):
     """The published order of drawing (METHOD 0): `seed=33` picks the references behind the published numbers."""
 
-    def choose(self, split: Split, shots: Shots, seed: int) -> dict[int, list[Record]]:
+    def choose(
+        self, split: Split, shots: Shots, seed: int, classes: Sequence[str] = (), features: Features | None = None
+    ) -> dict[int, list[Record]]:
         rng = random.Random(seed)
         pools: dict[Any, list[Record]] = {}
         for annotation in split.annotations:
@@ -83,7 +96,7 @@ class PaperSampler(Sampler):
             for annotation in pool:
                 if annotation["image_id"] in used_images or not may_serve(annotation, split, shots):
                     continue
-                if not has_mask(annotation):
+                if not split.boxes_only and not has_mask(annotation):
                     without_mask += 1
                     continue
                 used_images.add(annotation["image_id"])
@@ -97,40 +110,118 @@ class PaperSampler(Sampler):
 
 
 class FileSampler(Sampler):
-    """References read back from a COCO file, in its order, such as the `references.json` of an earlier run.
+    """References that a file names, the first `shots.n` of each class in its order; `reference_files` reads it.
 
-    path: the file; its images, annotations and categories must be those of the dataset's references.
+    path: a COCO file such as an earlier run's `references.json`, a published k-shot list, an FsDet seed folder or the
+    paper's pickle. Each reference must be among the dataset's; classes that the dataset lacks are passed over.
     """
 
     def __init__(self, path: str) -> None:
         self.path = Path(path)
 
-    def choose(self, split: Split, shots: Shots, seed: int) -> dict[int, list[Record]]:
-        content = read_coco(self.path)
-        names = {c["id"]: c["name"] for c in content["categories"]}
-        known = {annotation["id"]: annotation for annotation in split.annotations}
+    def choose(
+        self, split: Split, shots: Shots, seed: int, classes: Sequence[str] = (), features: Features | None = None
+    ) -> dict[int, list[Record]]:
+        index = {name: label for label, name in enumerate(classes)}
+        lookup = Lookup(split)
         chosen: dict[int, list[Record]] = {label: [] for label in split.labels.values()}
-        for annotation in content["annotations"]:
-            original = known.get(annotation["id"])
-            if original is None or any(original[key] != annotation[key] for key in ("image_id", "category_id", "bbox")):
-                if annotation["category_id"] not in split.labels:
-                    continue
+        listed = [(reference, _label(reference, split, index)) for reference in read_references(self.path, shots.n)]
+        if all(label is None for _, label in listed):
+            raise RefexpError(
+                f"sampler.path: {self.path} lists none of the dataset's classes, but "
+                f"{', '.join(dict.fromkeys(reference.kind for reference, _ in listed))}."
+            )
+        for reference, label in listed:
+            if label is None:
+                continue
+            found = lookup.find(reference, label)
+            if not found:
                 raise RefexpError(
-                    f"sampler.path: annotation {annotation['id']} ({names[annotation['category_id']]}) of {self.path} "
-                    f"is not in {split.source}."
+                    f"sampler.path: {reference}, of {self.path} is not in {split.source}; "
+                    "dataset.references must be the annotations that it was drawn from."
                 )
-            label = split.labels[original["category_id"]]
-            if len(chosen[label]) < shots.n:
-                chosen[label].append(original)
+            chosen[label] += [a for a in found if not (reference.whole_image and _is_difficult(a))]
+        return {label: found[: shots.n] for label, found in chosen.items()}
+
+
+def _is_difficult(annotation: Record) -> bool:
+    """Whether VOC, or a conversion of it, marks an instance as one not to be counted."""
+    return any(annotation.get(key, 0) for key in ("difficult", "ignore", "iscrowd"))
+
+
+def _label(reference: Listed, split: Split, index: dict[str, int]) -> int | None:
+    """The class index by name, or by category id where there is no name to go by; None for a class left out."""
+    if index and reference.name is not None:
+        return index.get(reference.name)
+    return None if reference.category is None else split.labels.get(reference.category)
+
+
+class DiverseSampler(Sampler):
+    """References that look least alike: a first one at random, then always the one farthest from those chosen.
+
+    The distance to the chosen ones is 1 - the highest cosine of instance prototypes; of equals the first in the file
+    is taken. A class's draw depends on the seed and its own annotations alone, and S shots are the first of S + 1.
+
+    pool: how many valid references of a class, drawn with the seed, are compared. Cost: each goes through the encoder
+    once (the store keeps its prototype), so K classes cost up to K x pool reference crops: 16000 for COCO's 80.
+    """
+
+    def __init__(self, pool: Annotated[int, Field(ge=1)] = 200) -> None:
+        self.pool = pool
+
+    def choose(
+        self, split: Split, shots: Shots, seed: int, classes: Sequence[str] = (), features: Features | None = None
+    ) -> dict[int, list[Record]]:
+        assert features is not None, "DiverseSampler chooses by features"
+        if self.pool < shots.n:
+            raise RefexpError(
+                f"sampler.pool={self.pool}: less than shots.n={shots.n}; nothing would be left to choose."
+            )
+        valid: dict[Any, list[Record]] = {category: [] for category in split.labels}
+        for annotation in candidates(split, shots):
+            valid[annotation["category_id"]].append(annotation)
+        streams = {category: random.Random(f"{seed} {category}") for category in valid}
+        pools = {category: _draw(valid[category], self.pool, streams[category]) for category in valid}
+        everything = [annotation for pool in pools.values() for annotation in pool]
+        if not everything:
+            return {label: [] for label in split.labels.values()}
+        prototypes = dict(zip([a["id"] for a in everything], features(everything), strict=True))
+        chosen = {}
+        for category, pool in pools.items():
+            rows = [prototypes[annotation["id"]] for annotation in pool]
+            picks = farthest(torch.stack(rows), shots.n, streams[category].randrange(len(pool))) if pool else []
+            chosen[split.labels[category]] = [pool[i] for i in picks]
         return chosen
 
 
-def choose_references(data: Data, sampler: Sampler, shots: Shots, seed: int) -> tuple[Data, list[list[Record]]]:
+def _draw(annotations: list[Record], count: int, rng: random.Random) -> list[Record]:
+    """At most `count` of them, at random, in their order."""
+    kept = rng.sample(range(len(annotations)), min(count, len(annotations)))
+    return [annotations[i] for i in sorted(kept)]
+
+
+def farthest(prototypes: torch.Tensor, count: int, first: int) -> list[int]:
+    """Rows of f32 [n, C], at most `count`: `first`, then always the lowest of highest cosines to the rows taken."""
+    unit = torch.nn.functional.normalize(prototypes.double(), dim=1)
+    nearest = torch.full((len(unit),), -torch.inf, dtype=unit.dtype)
+    taken = [first]
+    while len(taken) < min(count, len(unit)):
+        # Rounded, so that references that are equal stay equal in whatever order a product is summed.
+        nearest = torch.maximum(nearest, (unit @ unit[taken[-1]]).round(decimals=9))
+        nearest[taken[-1]] = torch.inf
+        taken.append(int(nearest.argmin()))
+    return taken
+
+
+def choose_references(
+    data: Data, sampler: Sampler, shots: Shots, seed: int, features: Features | None = None
+) -> tuple[Data, list[list[Record]]]:
     """Draw the references and settle what happens to classes with too few: the data that is left, S references a class.
 
+    features: of the references on offer, called by samplers that choose by what references look like.
     Raises RefexpError that names the classes with too few valid references, if `shots.missing` is "error".
     """
-    chosen = sampler.choose(data.references, shots, seed)
+    chosen = sampler.choose(data.references, shots, seed, data.classes, features)
     counts = {name: len(chosen[label]) for label, name in enumerate(data.classes)}
     short = {name: count for name, count in counts.items() if count < shots.n}
     if short and shots.missing == "error":

@@ -1,0 +1,129 @@
+"""Preparing published data sets.
+
+refexp-data check                                   # what is missing below the data root, and what to do about it
+refexp-data download coco                           # fetch and unpack
+refexp-data voc2coco DEVKIT --years 2007 --set test --out FILE
+refexp-data lvis ANNOTATIONS                        # LVIS v1 as a COCO file
+refexp-data subset ANNOTATIONS --images 42 73 --classes bird boat --out FILE
+"""
+
+from __future__ import annotations
+
+import argparse
+import logging
+import sys
+from collections import Counter
+from pathlib import Path
+from typing import Any
+
+from refexp.data.tools import check, download, lvis, subset, voc
+from refexp.errors import RefexpError
+from refexp.files import write_json
+
+ROOT = Path("data")
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """`refexp-data check|download|voc2coco|lvis|subset`, also as `python -m refexp.data`; the exit code."""
+    parser = argparse.ArgumentParser(prog="refexp-data", description="Prepare published data sets.")
+    commands = parser.add_subparsers(dest="command", required=True)
+    for add in (_add_check, _add_download, _add_voc2coco, _add_lvis, _add_subset):
+        add(commands)
+    options = parser.parse_args(arguments)
+    logging.basicConfig(level=logging.INFO, format="%(message)s")  # progress, where there is no terminal for a bar
+    try:
+        return options.run(options)
+    except RefexpError as error:
+        print(f"error: {error}", file=sys.stderr)
+    except OSError as error:
+        print(f"error: {error.filename or ''}: {error.strerror or error}", file=sys.stderr)
+    except KeyboardInterrupt:
+        print("interrupted; the same command starts again, a download where it was", file=sys.stderr)
+        return 130
+    return 1
+
+
+def _add_check(commands: Any) -> None:
+    command = commands.add_parser("check", help="what is missing or wrong below the data root, and what to do about it")
+    command.add_argument("names", nargs="*", help="dataset options; none checks all")
+    command.add_argument("--root", type=Path, default=ROOT, help="the data root (data_root); default: data")
+    command.set_defaults(run=_check)
+
+
+def _check(options: argparse.Namespace) -> int:
+    return 0 if check.print_reports(options.names, options.root) else 1
+
+
+def _add_download(commands: Any) -> None:
+    command = commands.add_parser("download", help="fetch and unpack a published data set")
+    names = [*download.DOWNLOADS, *download.BY_HAND]
+    command.add_argument("name", help=", ".join(names))
+    command.add_argument("--root", type=Path, default=ROOT, help="the data root (data_root); default: data")
+    command.add_argument("--force", action="store_true", help="fetch and unpack even what is there")
+    command.set_defaults(run=_download)
+
+
+def _download(options: argparse.Namespace) -> int:
+    download.download(options.name, options.root, options.force)
+    return 0
+
+
+def _add_voc2coco(commands: Any) -> None:
+    command = commands.add_parser("voc2coco", help="PASCAL VOC's XML as a COCO file")
+    command.add_argument("devkit", type=Path, help="the folder VOCdevkit")
+    command.add_argument("--years", type=int, nargs="+", choices=(2007, 2012), required=True)
+    command.add_argument("--set", required=True, help="trainval, test, ...: a file of ImageSets/Main")
+    command.add_argument("--out", type=Path, required=True, help="the COCO file to write")
+    command.set_defaults(run=_voc2coco)
+
+
+def _voc2coco(options: argparse.Namespace) -> int:
+    return _write(options.out, voc.convert(options.devkit, list(dict.fromkeys(options.years)), options.set))
+
+
+def _add_lvis(commands: Any) -> None:
+    command = commands.add_parser("lvis", help="LVIS v1 as a COCO file, with image file names")
+    command.add_argument("annotations", type=Path, help="lvis_v1_train.json or lvis_v1_val.json")
+    command.add_argument("--minival", type=Path, help="only this file's images and annotations, of lvis_v1_val.json")
+    command.add_argument(
+        "--out", type=Path, help="default: lvis_v1_{train,val,minival}_refexp.json, in the folder of the annotations"
+    )
+    command.set_defaults(run=_lvis)
+
+
+def _lvis(options: argparse.Namespace) -> int:
+    annotations, listed = options.annotations, options.minival
+    name = "lvis_v1_minival" if listed else annotations.stem
+    content = lvis.minival(annotations, listed) if listed else lvis.convert(annotations)
+    return _write(options.out or annotations.with_name(f"{name}_refexp.json"), content)
+
+
+def _add_subset(commands: Any) -> None:
+    command = commands.add_parser("subset", help="some images, and classes, of a COCO file")
+    command.add_argument("annotations", type=Path, help="a COCO file")
+    command.add_argument("--images", nargs="+", required=True, metavar="ID", help="ids of the images to keep")
+    command.add_argument("--classes", nargs="+", metavar="NAME", help="classes to keep; none given: all that occur")
+    command.add_argument("--out", type=Path, required=True, help="the COCO file to write")
+    command.add_argument(
+        "--copy-images", type=Path, nargs=2, metavar=("FROM", "TO"), help="copy the images too, between these folders"
+    )
+    command.set_defaults(run=_subset)
+
+
+def _subset(options: argparse.Namespace) -> int:
+    content = subset.subset(options.annotations, options.images, options.classes)
+    if options.copy_images:
+        subset.copy_images(content, *options.copy_images)
+    counts = Counter(annotation["category_id"] for annotation in content["annotations"])
+    print(", ".join(f"{category['name']} ({counts[category['id']]})" for category in content["categories"]))
+    return _write(options.out, content)
+
+
+def _write(path: Path, content: dict[str, Any]) -> int:
+    write_json(path, content)
+    print(f"{path}: {len(content['images'])} images, {len(content['annotations'])} annotations")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

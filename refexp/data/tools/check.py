@@ -1,0 +1,231 @@
+"""What is missing or wrong below a data root, for each option of the group `dataset`, and what to do about it."""
+
+from __future__ import annotations
+
+import shlex
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from functools import cache
+from pathlib import Path, PurePosixPath
+from typing import Any
+
+from refexp.data.coco import Record, read_coco
+from refexp.data.tools.download import BY_HAND, DOWNLOADS, by_hand, command
+from refexp.errors import RefexpError, did_you_mean, first_line
+
+CONF = Path(__file__).parents[3] / "conf"
+KEYS = ("images", "reference_images", "references", "targets")
+SHOTS = (1, 5, 10)
+"""The numbers of shots for which data sets with a list of references per number (CD-FSOD) publish one."""
+SAMPLE = 5
+"""Images of each annotation file that are opened, spread evenly, to compare their size with the annotated one."""
+
+
+@dataclass(frozen=True)
+class Made:
+    """A file below the root that a refexp-data command makes: its words, with paths below the root in braces."""
+
+    words: str
+    needs: tuple[str, ...]
+
+
+_VOC = "voc/VOCdevkit"
+_SETS = f"{_VOC}/VOC{{}}/ImageSets/Main/{{}}.txt"
+MADE = {
+    "voc/voc07_test.json": Made(
+        f"voc2coco {{{_VOC}}} --years 2007 --set test --out {{voc/voc07_test.json}}", (_SETS.format(2007, "test"),)
+    ),
+    "voc/voc0712_trainval.json": Made(
+        f"voc2coco {{{_VOC}}} --years 2007 2012 --set trainval --out {{voc/voc0712_trainval.json}}",
+        (_SETS.format(2007, "trainval"), _SETS.format(2012, "trainval")),
+    ),
+    "lvis/lvis_v1_train_refexp.json": Made("lvis {lvis/lvis_v1_train.json}", ("lvis/lvis_v1_train.json",)),
+    "lvis/lvis_v1_val_refexp.json": Made("lvis {lvis/lvis_v1_val.json}", ("lvis/lvis_v1_val.json",)),
+    "lvis/lvis_v1_minival_refexp.json": Made(
+        "lvis {lvis/lvis_v1_val.json} --minival {lvis/lvis_v1_minival_inserted_image_name.json}",
+        ("lvis/lvis_v1_val.json", "lvis/lvis_v1_minival_inserted_image_name.json"),
+    ),
+}
+
+FETCHED = {
+    "coco": "coco",
+    "lvis": "lvis",
+    "voc": "voc2007",
+    f"{_VOC}/VOC2012": "voc2012",
+    **{f"cdfsod/{folder}": name for name, folder in BY_HAND.items()},
+}
+"""The data set that `refexp-data download` fetches for a path below the root: that of the longest key above it."""
+
+
+def next_steps(path: str, root: Path) -> list[str]:
+    """The commands, in order, that make a path below `root` that is missing; none if nobody knows."""
+    if path in MADE:
+        made = MADE[path]
+        steps = [step for need in made.needs if not (root / need).exists() for step in next_steps(need, root)]
+        words = [str(root / word[1:-1]) if word.startswith("{") else word for word in made.words.split()]
+        return [*dict.fromkeys(steps), shlex.join(["refexp-data", *words])]
+    above = [key for key in FETCHED if PurePosixPath(path).is_relative_to(key)]
+    if not above:
+        return []
+    name = FETCHED[max(above, key=len)]
+    if name in BY_HAND:
+        return [by_hand(name, root)]
+    # What lacks only some of its files is taken to be here already. Deleted, it alone is fetched again.
+    items = DOWNLOADS[name]
+    half = [root / made for item in items for made in item.makes if PurePosixPath(path).is_relative_to(made)]
+    if half and half[0].exists():
+        return [f"delete {half[0]}", command("download", name, root=root)]
+    return [command("download", name, *(["--force"] if all(item.here(root) for item in items) else []), root=root)]
+
+
+@dataclass
+class Report:
+    """What was found for one option: `problems`, what to do about them in order, and otherwise what is there."""
+
+    problems: list[str] = field(default_factory=list)
+    steps: list[str] = field(default_factory=list)
+    found: list[str] = field(default_factory=list)
+
+    def missing(self, problem: str, steps: Sequence[str]) -> None:
+        self.problems += [problem] if problem not in self.problems else []
+        self.steps += [step for step in steps if step not in self.steps]
+
+
+class Checker:
+    """Checks options one after the other; a file that several of them use is read once."""
+
+    def __init__(self, root: Path, conf: Path = CONF) -> None:
+        self.root, self.conf = root, conf
+        self.contents: dict[Path, list[Record] | str] = {}
+        self.images: dict[tuple[Path, Path], tuple[int, str, str]] = {}
+
+    def check(self, name: str) -> Report:
+        """Everything that the option `dataset=name` reads."""
+        report = Report()
+        for paths in option_paths(name, self.root, self.conf):
+            images = paths.get("images")
+            for part, folder in (("targets", images), ("references", paths.get("reference_images") or images)):
+                if part in paths and folder is not None:
+                    self._check_part(paths[part], folder, report)
+        return report
+
+    def _check_part(self, annotations: Path, folder: Path, report: Report) -> None:
+        absent = [path for path in (annotations, folder) if not path.exists()]
+        for path in absent:
+            report.missing(f"missing: {path}", self._steps(path))
+        if annotations in absent:
+            return
+        records = self._records(annotations)
+        if isinstance(records, str):
+            report.missing(f"wrong: {records}", [f"delete {annotations}, then check again"])
+        elif folder not in absent:
+            count, first, wrong = self._look(annotations, records, folder)
+            if count:
+                of = f"{count} of the {len(records)} images of {annotations}"
+                report.missing(f"missing: {of}, first {folder / first}", self._steps(folder / first))
+            if wrong:
+                report.missing(f"wrong: {wrong}", [f"replace the images in {folder}, or {annotations}"])
+            report.found.append(f"{annotations.name} ({len(records)} images)")
+
+    def _steps(self, path: Path) -> list[str]:
+        """Every path comes from an option below the root, or leads out of it, and then nobody knows."""
+        steps = next_steps(path.relative_to(self.root).as_posix(), self.root) if path.is_relative_to(self.root) else []
+        return steps or [f"put {path} there yourself"]
+
+    def _records(self, path: Path) -> list[Record] | str:
+        """The image records of an annotation file, or what is wrong with it. Annotations are large, and not kept."""
+        if path not in self.contents:
+            try:
+                self.contents[path] = read_coco(path)["images"]
+            except RefexpError as error:
+                self.contents[path] = str(error)
+        return self.contents[path]
+
+    def _look(self, annotations: Path, records: list[Record], folder: Path) -> tuple[int, str, str]:
+        """How many images are missing, the first of them, and what is wrong with the first bad one of a sample."""
+        key = (annotations, folder)
+        if key not in self.images:
+            missing = [record["file_name"] for record in records if not (folder / record["file_name"]).is_file()]
+            gone = set(missing)
+            here = [record for record in records if record["file_name"] not in gone]
+            self.images[key] = (len(missing), missing[0] if missing else "", bad_image(here, folder))
+        return self.images[key]
+
+
+def bad_image(records: Sequence[Record], folder: Path) -> str:
+    """What is wrong with the first of a few images spread evenly over `records`; nothing: an empty text."""
+    from refexp.data.images import read_rgb  # imports torch, which a list of missing files need not wait for
+
+    for record in records[:: max(1, len(records) // SAMPLE)][:SAMPLE]:
+        try:
+            read_rgb(folder / record["file_name"], record["height"], record["width"])
+        except RefexpError as error:
+            return str(error)
+    return ""
+
+
+def options(conf: Path = CONF) -> list[str]:
+    """The options of the group `dataset` that read files below the data root."""
+    names = sorted(path.stem for path in (conf / "dataset").glob("*.yaml"))
+    if not names:
+        raise RefexpError(
+            f"no dataset options in {conf / 'dataset'}; run this from an installation with its conf folder."
+        )
+    return [name for name in names if option_paths(name, Path("data"), conf)]
+
+
+def option_paths(name: str, root: Path, conf: Path = CONF) -> list[dict[str, Path]]:
+    """The paths that `dataset=name` reads, by key, once for every number of shots if they depend on that.
+
+    Empty for an option without files, or whose files the user names. Raises RefexpError for an unknown or broken one.
+    """
+    from omegaconf import OmegaConf
+    from omegaconf.errors import OmegaConfBaseException
+
+    found: list[dict[str, Path]] = []
+    for shots in SHOTS:
+        # All that these paths may refer to, beside the option itself.
+        around = {"data_root": str(root), "shots": {"n": shots}}
+        try:
+            node = OmegaConf.create({**_composed(name, conf), **around}).dataset
+            values = {key: node[key] for key in KEYS if key in node and not OmegaConf.is_missing(node, key)}
+        except OmegaConfBaseException as error:
+            raise RefexpError(f"{conf}/dataset/{name}.yaml: {first_line(error)}") from None
+        paths = {key: Path(value) for key, value in values.items() if isinstance(value, str)}
+        if "targets" in paths and paths not in found:
+            found.append(paths)
+    return found
+
+
+@cache
+def _composed(name: str, conf: Path) -> dict[str, Any]:
+    """The option alone, its references to other keys unresolved: {"dataset": {...}}."""
+    from hydra import compose, initialize_config_dir
+    from hydra.errors import HydraException
+    from omegaconf import OmegaConf
+
+    names = sorted(path.stem for path in (conf / "dataset").glob("*.yaml"))
+    if name not in names:
+        raise RefexpError(f"dataset={name}: no such option. {did_you_mean(name, names)}")
+    try:
+        with initialize_config_dir(str(conf.resolve()), version_base="1.3"):
+            content = OmegaConf.to_container(compose(f"dataset/{name}"))
+    except HydraException as error:
+        raise RefexpError(f"{conf}/dataset/{name}.yaml: {first_line(error)}") from None
+    return {"dataset": content["dataset"]} if isinstance(content, dict) else {}
+
+
+def print_reports(names: Sequence[str], root: Path, conf: Path = CONF) -> bool:
+    """Check these options, or all, and tell; whether all are complete."""
+    checker, complete = Checker(root, conf), True
+    for name in names or options(conf):
+        report = checker.check(name)
+        complete &= not report.problems
+        state = "incomplete" if report.problems else "complete"
+        found = ", ".join(dict.fromkeys(report.found)) or "reads no file below the data root"
+        print(f"{name:14} {state}{'' if report.problems else f': {found}'}", flush=True)
+        for line in report.problems:
+            print(f"{'':14} {line}")
+        for line in report.steps:
+            print(f"{'':14} do: {line}")
+    return complete

@@ -1,0 +1,90 @@
+"""LVIS v1's annotation files as COCO files, and its minival with masks."""
+
+from __future__ import annotations
+
+import json
+import re
+from pathlib import Path
+from typing import Any
+
+from refexp.data.coco import Record, check_coco
+from refexp.errors import RefexpError
+
+FREQUENCIES = "rcf"
+"""Rare (in at most 10 training images), common (11 to 100), frequent."""
+
+
+def convert(path: Path) -> dict[str, Any]:
+    """LVIS's content with `file_name` ("train2017/000000391895.jpg") in every image; all else stays.
+
+    So categories keep `frequency`, images `neg_category_ids` and `not_exhaustive_category_ids`, which LVIS's evaluation
+    needs. Raises RefexpError naming the file and the record at fault.
+    """
+    content = _read(path)
+    for image in content["images"]:
+        image["file_name"] = file_name(image, path)
+    check_coco(content, str(path))
+    return content
+
+
+def file_name(image: Record, source: Path) -> str:
+    """Where the image is below COCO's folder; LVIS's validation part also takes images from train2017."""
+    found = re.fullmatch(r"https?://.*/(\w+2017/\d+\.jpg)", str(image.get("coco_url")))
+    if not found:
+        raise RefexpError(
+            f"{source}: image {image.get('id')} has no coco_url such as "
+            "http://images.cocodataset.org/train2017/000000391895.jpg; this is no LVIS v1 file."
+        )
+    return found[1]
+
+
+def minival(val: Path, listed: Path) -> dict[str, Any]:
+    """The images and annotations of lvis_v1_val.json that `listed` names by id, with the masks of lvis_v1_val.json.
+
+    Raises RefexpError where an image or annotation is not in lvis_v1_val.json, or is another one there.
+    """
+    content, wanted = convert(val), _read(listed)
+    images = {image["id"]: image for image in content["images"]}
+    annotations = {annotation["id"]: annotation for annotation in content["annotations"]}
+    for image in wanted["images"]:
+        if image.get("id") not in images:
+            raise RefexpError(f"{listed}: image {image.get('id')} is not in {val}; it is no minival of this file.")
+    for annotation in wanted["annotations"]:
+        same = annotations.get(annotation.get("id"))
+        if same is None or any(same[key] != annotation.get(key) for key in ("image_id", "category_id")):
+            raise RefexpError(
+                f"{listed}: annotation {annotation.get('id')} is not in {val}, or is another one there; "
+                "it is no minival of this file."
+            )
+    return content | {
+        "images": [images[image["id"]] for image in wanted["images"]],
+        "annotations": [annotations[annotation["id"]] for annotation in wanted["annotations"]],
+    }
+
+
+def classes_of_frequency(content: dict[str, Any], letters: str) -> list[str]:
+    """Names of the rare ("r"), common ("c") or frequent ("f") classes, or of several ("rc"), in file order.
+
+    Raises RefexpError for other letters, or if the categories tell no frequency.
+    """
+    if not letters or set(letters) - set(FREQUENCIES):
+        raise RefexpError(f"frequency must be letters of '{FREQUENCIES}' (rare, common, frequent), not '{letters}'.")
+    for category in content["categories"]:
+        if category.get("frequency") not in set(FREQUENCIES):
+            raise RefexpError(f"category '{category['name']}' tells no frequency (r, c or f); an LVIS file is needed.")
+    return [category["name"] for category in content["categories"] if category["frequency"] in letters]
+
+
+def _read(path: Path) -> dict[str, Any]:
+    """The JSON of an LVIS file: its three lists of records. They need no file names yet, hence not `read_coco`."""
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except OSError:
+        raise RefexpError(f"annotation file not found: {path}; `refexp-data download lvis` fetches LVIS's.") from None
+    except (json.JSONDecodeError, UnicodeDecodeError) as error:
+        raise RefexpError(f"{path} is not valid JSON: {error}") from None
+    for part in ("images", "annotations", "categories"):
+        records = content.get(part) if isinstance(content, dict) else None
+        if not isinstance(records, list) or not all(isinstance(record, dict) for record in records):
+            raise RefexpError(f"{path}: has no list '{part}' of records; an LVIS v1 file is needed.")
+    return content

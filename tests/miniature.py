@@ -1,0 +1,188 @@
+"""Miniature data roots: the published data sets' directory layout and file formats with a handful of drawn images.
+
+Every class of COCO, VOC and LVIS's miniature occurs, `COPIES` times in the part that references come from, each time in
+another image, and every instance passes the paper's filter (32 px, 10 px from the border).
+"""
+
+from __future__ import annotations
+
+import json
+import zlib
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from PIL import Image, ImageDraw
+
+from refexp.data.tools import lvis as lvis_tool
+from refexp.data.tools import voc as voc_tool
+from refexp.files import write_json
+
+WIDTH, HEIGHT, CELL, MARGIN = 320, 240, 80, 20
+PER_IMAGE = (WIDTH // CELL) * (HEIGHT // CELL)
+COPIES = 2
+
+COCO_NAMES = """
+person, bicycle, car, motorcycle, airplane, bus, train, truck, boat, traffic light, fire hydrant, stop sign,
+parking meter, bench, bird, cat, dog, horse, sheep, cow, elephant, bear, zebra, giraffe, backpack, umbrella,
+handbag, tie, suitcase, frisbee, skis, snowboard, sports ball, kite, baseball bat, baseball glove, skateboard,
+surfboard, tennis racket, bottle, wine glass, cup, fork, knife, spoon, bowl, banana, apple, sandwich, orange,
+broccoli, carrot, hot dog, pizza, donut, cake, chair, couch, potted plant, bed, dining table, toilet, tv,
+laptop, mouse, remote, keyboard, cell phone, microwave, oven, toaster, sink, refrigerator, book, clock, vase,
+scissors, teddy bear, hair drier, toothbrush
+"""
+COCO_IDS = [id_ for id_ in range(1, 91) if id_ not in (12, 26, 29, 30, 45, 66, 68, 69, 71, 83)]
+COCO_CATEGORIES = [
+    {"id": id_, "name": " ".join(name.split())} for id_, name in zip(COCO_IDS, COCO_NAMES.split(","), strict=True)
+]
+LVIS_CATEGORIES = [
+    {"id": id_, "name": f"{frequency}_{id_}", "frequency": frequency, "synset": f"{frequency}_{id_}.n.01"}
+    for id_, frequency in enumerate("rcfrcf", start=1)
+]
+PERSON = 15
+CDFSOD_CLASSES = {"ArTaxOr": 7, "clipart1k": 20, "DIOR": 20, "FISH": 1, "NEU-DET": 6, "UODD": 3}
+CDFSOD_SUBFOLDERS = {"DIOR": ("train/new_train", "test/new_test")}
+
+
+def draw(path: Path, categories: Iterable[int]) -> list[tuple[int, list[int]]]:
+    """Write an image with one instance for each of at most 12 categories; category id and COCO box of each."""
+    noise = np.random.default_rng(zlib.crc32(path.stem.encode())).integers(90, 120, (HEIGHT, WIDTH, 3), dtype=np.uint8)
+    image, found = Image.fromarray(noise), []
+    for place, category in enumerate(categories):
+        x, y = (place % (WIDTH // CELL)) * CELL + MARGIN, place // (WIDTH // CELL) * CELL + MARGIN
+        side = CELL - 2 * MARGIN
+        colour = (37 * category % 256, 91 * category % 256, 151 * category % 256)
+        ImageDraw.Draw(image).ellipse((x, y, x + side - 1, y + side - 1), fill=colour)
+        found.append((category, [x, y, side, side]))
+    path.parent.mkdir(parents=True, exist_ok=True)
+    image.save(path)
+    return found
+
+
+def split(folder: Path, categories: Sequence[dict], first_id: int, copies: int, masks: bool = True) -> dict[str, Any]:
+    """Draw `copies` instances of every category into `folder`; the COCO content, file names of twelve digits."""
+    content: dict[str, Any] = {"info": {}, "images": [], "annotations": [], "categories": list(categories)}
+    ids = [category["id"] for category in categories]
+    for _ in range(copies):
+        for start in range(0, len(ids), PER_IMAGE):
+            image = first_id + len(content["images"])
+            name = f"{image:012d}.jpg"
+            content["images"].append({"id": image, "file_name": name, "width": WIDTH, "height": HEIGHT})
+            for category, (x, y, w, h) in draw(folder / name, ids[start : start + PER_IMAGE]):
+                record = {"image_id": image, "category_id": category, "bbox": [x, y, w, h], "area": w * h, "iscrowd": 0}
+                if masks:
+                    record["segmentation"] = [[x, y, x + w, y, x + w, y + h, x, y + h]]
+                content["annotations"].append({"id": 1000 * first_id + len(content["annotations"]), **record})
+    return content
+
+
+def coco(root: Path) -> None:
+    """coco/: train2017 and val2017 of all 80 classes."""
+    for part, first_id, copies in (("train2017", 1, COPIES), ("val2017", 100, 1)):
+        content = split(root / "coco" / part, COCO_CATEGORIES, first_id, copies)
+        write_json(root / f"coco/annotations/instances_{part}.json", content)
+
+
+def lvis(root: Path) -> None:
+    """lvis/: as published, without file names; the val part has images of train2017 and val2017. They go to coco/."""
+    train, val = root / "coco/train2017", root / "coco/val2017"
+    write_json(root / "lvis/lvis_v1_train.json", as_lvis(split(train, LVIS_CATEGORIES, 200, COPIES), "train2017"))
+    own = as_lvis(split(val, LVIS_CATEGORIES, 300, 1), "val2017")
+    others = as_lvis(split(train, LVIS_CATEGORIES, 400, 1), "train2017")
+    both = {part: others[part] + own[part] for part in ("images", "annotations")}
+    write_json(root / "lvis/lvis_v1_val.json", {**own, **both})
+    for image in own["images"]:
+        image["file_name"] = image["coco_url"].split("org/")[1]
+    for annotation in own["annotations"]:
+        del annotation["segmentation"]
+    write_json(root / "lvis/lvis_v1_minival_inserted_image_name.json", own)
+
+
+def as_lvis(content: dict[str, Any], part: str) -> dict[str, Any]:
+    """COCO content as LVIS publishes it."""
+    for image in content["images"]:
+        image["coco_url"] = f"http://images.cocodataset.org/{part}/{image.pop('file_name')}"
+        image |= {"neg_category_ids": [1], "not_exhaustive_category_ids": [2]}
+    for annotation in content["annotations"]:
+        del annotation["iscrowd"]
+    return content
+
+
+def voc(root: Path) -> None:
+    """voc/VOCdevkit: VOC2007 trainval and test, VOC2012 trainval, with one number that both years have."""
+    devkit = root / "voc/VOCdevkit"
+    voc_part(devkit / "VOC2007", "trainval", ["000005", "000007"])
+    voc_part(devkit / "VOC2007", "test", ["000001", "000002"])
+    voc_part(devkit / "VOC2012", "trainval", ["2007_000005", "2008_000008"])
+
+
+def voc_part(year: Path, image_set: str, names: Sequence[str]) -> None:
+    """Two images hold the 20 classes, ten each; an eleventh object of the second one, a person, is difficult."""
+    halves = [list(range(1, 11)), [*range(11, 21), PERSON]]
+    for name, categories in zip(names, halves, strict=True):
+        found = draw(year / f"JPEGImages/{name}.jpg", categories)
+        objects = [
+            voc_object(voc_tool.CLASSES[category - 1], box, difficult=place == 10)
+            for place, (category, box) in enumerate(found)
+        ]
+        write(year / f"Annotations/{name}.xml", voc_xml("".join(objects)))
+    write(year / f"ImageSets/Main/{image_set}.txt", "\n".join(names) + "\n")
+
+
+def voc_object(name: str, box: Sequence[float], difficult: bool = False) -> str:
+    """A COCO box as VOC writes it: first and last pixel, counted from 1. With a part, as people have in VOC."""
+    x, y, w, h = box
+    corners = {"xmax": x + w, "xmin": x + 1, "ymax": y + h, "ymin": y + 1}  # VOC's files keep no order
+    bndbox = "".join(f"<{tag}>{value}</{tag}>" for tag, value in corners.items())
+    part = "<part><name>head</name><bndbox><xmin>1</xmin><ymin>1</ymin><xmax>2</xmax><ymax>2</ymax></bndbox></part>"
+    return (
+        f"<object><name>{name}</name>{part}<difficult>{int(difficult)}</difficult><bndbox>{bndbox}</bndbox></object>\n"
+    )
+
+
+def voc_xml(objects: str, width: int = WIDTH, height: int = HEIGHT) -> str:
+    size = f"<size><width>{width}</width><height>{height}</height><depth>3</depth></size>"
+    return f"<annotation>\n{size}\n{objects}</annotation>\n"
+
+
+def cdfsod(root: Path) -> None:
+    """cdfsod/: the six sets of CD-FSOD as unpacked, with boxes only."""
+    for position, (name, classes) in enumerate(CDFSOD_CLASSES.items()):
+        folder = root / "cdfsod" / name
+        train, test = (folder / part for part in CDFSOD_SUBFOLDERS.get(name, ("train", "test")))
+        categories = [{"id": id_, "name": f"{name} {id_}"} for id_ in range(1, classes + 1)]
+        first_id = 1000 * (position + 1)
+        content = split(train, categories, first_id, 10, masks=False)
+        for part, shots in (("train", 10), ("1_shot", 1), ("5_shot", 5), ("10_shot", 10)):
+            images = content["images"][: shots * -(-classes // PER_IMAGE)]
+            ids = {image["id"] for image in images}
+            annotations = [a for a in content["annotations"] if a["image_id"] in ids]
+            write_json(folder / f"annotations/{part}.json", {**content, "images": images, "annotations": annotations})
+        write_json(folder / "annotations/test.json", split(test, categories, first_id + 500, 1, masks=False))
+
+
+def convert(root: Path) -> None:
+    """What refexp-data makes of VOC's and LVIS's files."""
+    devkit, folder = root / "voc/VOCdevkit", root / "lvis"
+    write_json(root / "voc/voc07_test.json", voc_tool.convert(devkit, [2007], "test"))
+    write_json(root / "voc/voc0712_trainval.json", voc_tool.convert(devkit, [2007, 2012], "trainval"))
+    for part in ("train", "val"):
+        write_json(folder / f"lvis_v1_{part}_refexp.json", lvis_tool.convert(folder / f"lvis_v1_{part}.json"))
+    listed = folder / "lvis_v1_minival_inserted_image_name.json"
+    write_json(folder / "lvis_v1_minival_refexp.json", lvis_tool.minival(folder / "lvis_v1_val.json", listed))
+
+
+def whole(root: Path) -> None:
+    """Every data set, ready to run."""
+    for build in (coco, lvis, voc, cdfsod, convert):
+        build(root)
+
+
+def write(path: Path, text: str) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(text, encoding="utf-8")
+
+
+def read(path: Path) -> dict[str, Any]:
+    return json.loads(path.read_text(encoding="utf-8"))
