@@ -273,7 +273,7 @@ def test_lvis_images_come_from_both_parts_of_coco(on):
     [
         (["experiment=coco_fsod"], {n for n in SHOWN if n not in ("truck", "toothbrush")}, ["segm/nAP50", "bbox/nAP"]),
         (["experiment=coco20i", "dataset=coco20i_3"], {"truck", "toothbrush"}, ["semantic/mIoU", "semantic/IoU/truck"]),
-        (["dataset=coco", "proposer=regions"], set(SHOWN), ["segm/nAP", "bbox/AR100"]),
+        (["dataset=coco"], set(SHOWN), ["segm/nAP", "bbox/AR100"]),
         (
             ["experiment=lvis"],
             {f"{name}_(drawn)" for name in DRAWN},
@@ -295,12 +295,25 @@ def test_a_run_from_end_to_end(overrides, classes, metrics, on, tmp_path):
         assert ("dataset=lvis_rare" in overrides) == (found["segm/nAP_frequent"] is None)
 
 
+@pytest.mark.parametrize(
+    "overrides", [["experiment=voc", "shots=1"], ["experiment=cdfsod", "dataset=clipart1k", "shots=5"]], ids=str
+)
+def test_references_with_boxes_alone_get_masks(overrides, on, tmp_path):
+    cheap = ["encoder=efficientnet_lite0", "proposer=regions", "vis.limit=1", "shots.missing=repeat", "seed=0"]
+    found = run(on(*overrides, *cheap), tmp_path / "out")
+    assert found["bbox/nAP50"] > 0 and "segm/nAP" not in found
+    references = json.loads((tmp_path / "out/references.json").read_text())
+    assert all(annotation["segmentation"]["counts"] for annotation in references["annotations"])
+    with pytest.raises(RefexpError, match="OracleProposer cannot make masks of boxes"):
+        run(on(*overrides, *cheap, "proposer=oracle"), tmp_path / "oracle")
+
+
 @pytest.mark.parametrize("recipe", RECIPES)
 def test_a_recipe_is_the_papers(recipe, on):
     config = on(f"experiment={recipe}", "shots=5", "seed=7", "weights=random")
     experiment = compose(config)
     assert (config.name, experiment.shots.n, experiment.seed) == (recipe, 5, 7)
-    assert (experiment.encoder.arch, experiment.proposer.model) == ("vitl14", "sam2_hiera_l")
+    assert (config.encoder.arch, config.proposer.model) == ("vitl14", "sam2_hiera_l")
     assert list(experiment.steps) == ["nms", "merge", "topk"]
     experiment.evaluation.check(experiment.dataset.load().targets)
     assert on(f"experiment={recipe}").seed == (0 if recipe == "cdfsod" else 33)
@@ -316,7 +329,7 @@ SWEEPS = sorted(path.relative_to(ROOT / "sweeps") for path in (ROOT / "sweeps").
 
 
 @pytest.mark.parametrize("sweep", SWEEPS, ids=str)
-def test_every_job_of_a_sweep_composes(sweep, root):
+def test_every_choice_of_a_sweep_composes(sweep, root):
     here = f"+{sweep.parent}={sweep.stem}"
     search = f"hydra.searchpath=[file://{ROOT / 'sweeps'}]"
 
@@ -326,14 +339,14 @@ def test_every_job_of_a_sweep_composes(sweep, root):
 
     parameters = composed().hydra.sweeper.params
     choices = [[f"{key}={value}" for value in str(values).split(",")] for key, values in parameters.items()]
-    names = set()
-    for job in itertools.product(*choices):
+    for job in itertools.zip_longest(*choices):
+        job = [value or values[0] for value, values in zip(job, choices, strict=True)]
         config = composed(f"++data_root={root}", *job)
-        names.add(config.name)
-        datasets = [o.split("=")[1] for o in job if o.startswith("dataset=")]
-        assert config.hydra.runtime.choices.dataset == (datasets or ["coco_fsod"])[0]
-        assert [f"shots='{config.shots.n}'"] == [o for o in job if o.startswith("shots")]
-    assert names == {"coco_fsod" if sweep.stem == "shots" else sweep.stem}
+        assert config.name == ("coco_fsod" if sweep.stem == "shots" else sweep.stem)
+        datasets = [o for o in job if o.startswith("dataset=")] or ["dataset=coco_fsod"]
+        assert datasets == [f"dataset={config.hydra.runtime.choices.dataset}"]
+        assert f"shots='{config.shots.n}'" in job
+        assert "seed" not in parameters or f"seed={config.seed}" in job
     published = {row["table"] for row in read_published()}
     assert sweep.stem in published or "Published values: none on record" in (ROOT / "sweeps" / sweep).read_text()
 
@@ -509,7 +522,7 @@ def test_a_missing_data_root_is_said(configure, tmp_path):
         load(configure(f"++data_root={tmp_path}", "dataset=coco_fsod"))
 
 
-def test_lvis_alone_needs_a_class_of_its_own(configure):
+def test_only_lvis_needs_a_class_of_its_own(configure):
     targets = {
         option: configure("++data_root=x", f"dataset={option}").dataset._target_.rsplit(".", 1)[-1]
         for option in EXPECTED

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -139,9 +140,12 @@ def test_left_out_classes_are_named(configure, folder, tmp_path):
 
 @pytest.mark.parametrize("recipe", [path.stem for path in (ROOT / "conf/experiment").glob("*.yaml")])
 def test_every_recipe_composes(recipe, configure, tmp_path):
-    config = configure(f"experiment={recipe}")
+    config = configure(f"experiment={recipe}", f"data_root={tmp_path}")
     assert config.name == recipe
     config.weights = "random"
+    for key in ("images", "reference_images"):
+        if config.dataset.get(key):
+            Path(config.dataset[key]).mkdir(parents=True, exist_ok=True)
     compose(config)
 
 
@@ -192,5 +196,5 @@ def test_mistakes_are_one_line(mistake, command):
 def test_help_lists_groups_and_keys(command):
     process = command("--help")
     assert process.returncode == 0
-    for word in ("dataset: custom, synthetic", "shots.missing", "seed", "sam2.1_hiera_b+"):
+    for word in ("dataset: artaxor, clipart1k, coco", "shots.missing", "seed", "sam2.1_hiera_b+"):
         assert word in process.stdout

@@ -66,7 +66,7 @@ def engine_classes(engine: Engine) -> tuple[Any, Any]:
     try:
         import faster_coco_eval
     except ImportError:
-        raise RefexpError("evaluation=fast needs a package: pip install faster-coco-eval") from None
+        raise RefexpError("evaluation=fast and evaluation=lvis need a package: pip install faster-coco-eval") from None
     return faster_coco_eval.COCO, faster_coco_eval.COCOeval_faster
 
 

@@ -11,6 +11,9 @@ from rich.markup import escape
 from rich.table import Table
 
 COLUMNS = ("nAP", "nAP50", "nAP75", "nAP_small", "nAP_medium", "nAP_large", "AR100")
+LVIS_COLUMNS = ("nAP_rare", "nAP_common", "nAP_frequent", "AR300")
+SEMANTIC = ("mIoU", "FB-IoU")
+KINDS = {"bbox": "box", "segm": "mask"}
 MAX_CLASSES = 20
 
 
@@ -23,16 +26,20 @@ def print_metrics(
 ) -> None:
     """Overall numbers in percent, per class if there are few, speed and where the files are."""
     console = Console(soft_wrap=True)
-    kinds = [kind for kind in ("bbox", "segm") if f"{kind}/nAP" in metrics]
+    kinds = [kind for kind in KINDS if f"{kind}/nAP" in metrics]
     table = Table(title=escape(_title(summary)), title_justify="left")
     table.add_column("")
-    for column in COLUMNS:
+    columns = [c for c in (*COLUMNS, *LVIS_COLUMNS) if any(f"{kind}/{c}" in metrics for kind in kinds)]
+    semantic = [name for name in SEMANTIC if f"semantic/{name}" in metrics]
+    for column in (*columns, *semantic):
         table.add_column(column, justify="right")
+    if semantic:
+        table.add_row("semantic", *[percent(metrics[f"semantic/{name}"]) for name in semantic], style="bold")
     for kind in kinds:
-        row = [percent(metrics[f"{kind}/{column}"]) for column in COLUMNS]
-        table.add_row({"bbox": "box", "segm": "mask"}[kind], *row, style="bold")
+        row = [percent(metrics[f"{kind}/{column}"]) for column in columns]
+        table.add_row(KINDS[kind], *row, style="bold")
     console.print(table)
-    if 1 < len(classes) <= MAX_CLASSES:
+    if 1 < len(classes) <= MAX_CLASSES and "semantic/FB-IoU" not in metrics:
         console.print(_per_class(metrics, classes, kinds))
     stages = summary["stages"]
     speed = ", ".join(f"{name} {s['seconds']:.1f} s" for name, s in stages.items() if s["seconds"] >= 0.05)
@@ -54,11 +61,13 @@ def _title(summary: Mapping[str, Any]) -> str:
 def _per_class(metrics: Mapping[str, float | None], classes: Sequence[str], kinds: Sequence[str]) -> Table:
     table = Table(title="per class", title_justify="left")
     table.add_column("")
-    for kind in kinds:
-        for name in ("nAP", "nAP50"):
-            table.add_column(f"{'box' if kind == 'bbox' else 'mask'} {name}", justify="right")
+    numbers = {f"{kind}/{name}": f"{KINDS[kind]} {name}" for kind in kinds for name in ("nAP", "nAP50")}
+    if f"semantic/IoU/{classes[0]}" in metrics:
+        numbers["semantic/IoU"] = "IoU"
+    for title in numbers.values():
+        table.add_column(title, justify="right")
     for class_name in classes:
-        row = [percent(metrics[f"{kind}/{name}/{class_name}"]) for kind in kinds for name in ("nAP", "nAP50")]
+        row = [percent(metrics[f"{number}/{class_name}"]) for number in numbers]
         table.add_row(escape(class_name), *row)
     return table
 

@@ -134,7 +134,7 @@ def by_hand(name: str, root: Path) -> str:
     return (
         f"{name} can only be fetched by hand: open {CDFSOD_FILES} (CD-FSOD, linked from {CDFSOD_PAGE}) in a browser, "
         f"download {BY_HAND[name]} and unpack it so that {folder / 'annotations/test.json'} exists, with the images "
-        f"below {folder / 'train'} and {folder / 'test'}"
+        f"below {folder / 'train'} and {folder / 'test'}{' (new_train and new_test in them)' if name == 'dior' else ''}"
     )
 
 
