@@ -162,8 +162,10 @@ class Ranks:
         fault = not isinstance(error, RefexpError)
         text = "".join(traceback.format_exception(error)) if fault else str(error)
         self.store.set(self._key("failed"), f"rank {self.rank} on {socket.gethostname()} failed: {text}")
+        if not self.rank or not isinstance(error, Exception):
+            return  # told to leave by a signal, there is nothing to explain
         deadline = time.monotonic() + HEARD_SECONDS
-        while self.rank and time.monotonic() < deadline and not self.store.check([f"heard/{self.job}"]):
+        while time.monotonic() < deadline and not self.store.check([f"heard/{self.job}"]):
             time.sleep(0.1)
 
     def _watch(self) -> None:

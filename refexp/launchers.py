@@ -26,11 +26,10 @@ from refexp.cli import JobFailed
 from refexp.distributed import place
 from refexp.errors import RefexpError, first_line
 from refexp.status import read_status
-from refexp.sweep import Job, Sweep, cancel_slurm, check_possible, report, wait_for
+from refexp.sweep import EXTRACT_FOLDER, Job, Sweep, cancel_slurm, check_possible, report, wait_for
 
 log = logging.getLogger(__name__)
 
-EXTRACT_FOLDER = "extract"
 
 
 @dataclass(frozen=True)

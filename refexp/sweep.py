@@ -34,6 +34,8 @@ from refexp.status import now, read_status
 log = logging.getLogger(__name__)
 
 NAME = "sweep.json"
+EXTRACT_FOLDER = "extract"
+"""Where the jobs of an extraction submitted first leave their own logs and states, by job."""
 GONE = "GONE"
 POLL_SECONDS = 3.0
 IMPOSSIBLE = {"PartitionConfig", "PartitionNodeLimit", "PartitionTimeLimit", "BadConstraints"}
@@ -163,7 +165,10 @@ def record_of(folder: Path, job: Job, status: dict[str, Any] | None, scheduled: 
     if state == "completed":
         return SweepRecord(job, "completed", False, seconds, metrics=read_metrics(folder / job.folder))
     if state == "failed":
-        return SweepRecord(job, "failed", False, seconds, status["error"]["message"] if status else "")
+        before = read_status(folder / EXTRACT_FOLDER / job.folder) or {}
+        if before.get("state") == "failed":  # what the job then lacks is only a consequence
+            return SweepRecord(job, "failed", False, seconds, f"extraction: {before['error']['message']}")
+        return SweepRecord(job, "failed", False, seconds, (status or {})["error"]["message"])
     if alive:
         shown = "running" if state == "running" and scheduled != "PENDING" else "waiting"
         return SweepRecord(job, shown, True)
@@ -230,13 +235,20 @@ def wait_for(sweep: Sweep) -> list[SweepRecord]:
     while True:
         records = survey(sweep)
         counts = {state: sum(r.state == state for r in records) for state in dict.fromkeys(r.state for r in records)}
-        line = ", ".join(f"{count} {state}" for state, count in counts.items())
+        line = ", ".join(f"{count} {state}" for state, count in counts.items()) + extraction_states(sweep)
         if line != shown:
             log.info("%d jobs: %s", len(records), line)
             shown = line
         if not any(record.alive for record in records):
             return records
         time.sleep(POLL_SECONDS)
+
+
+def extraction_states(sweep: Sweep) -> str:
+    """`; extraction: running`, as long as it is not over; the jobs wait for it."""
+    queue = slurm_queue() or {} if sweep.read()["extraction"] else {}
+    alive = [queue[id_][0].lower() for id_ in sweep.read()["extraction"] if queue.get(id_, (GONE,))[0] in ALIVE]
+    return f"; extraction: {', '.join(alive)}" if alive else ""
 
 
 def report(sweep: Sweep, records: Sequence[SweepRecord] | None = None) -> int:

@@ -137,6 +137,14 @@ def test_preempted_it_goes_on_in_the_same_folder(drive, cluster, tmp_path):
     assert driver.status("0")["restarts"] == 1 and driver.status("0")["job_id"] == job
 
 
+def test_a_failed_extraction_is_told_as_the_reason(drive):
+    driver = drive("proposer.image_size=1024,256", "encoder.input_size=512", "dataset.classes=[ladybird],[nonsense]")
+    said = driver.finish()
+    assert driver.process.returncode == 1
+    assert driver.states() == ["completed", "failed"] * 2
+    assert "#1 failed: extraction: dataset.classes: class 'nonsense' is not in the annotations" in said
+
+
 def test_two_nodes_with_two_ranks_each_give_the_same_bytes(drive, command, folder, tmp_path):
     driver = drive(
         "seed=0", "sweep.extract=shared", "hydra.launcher.nodes=2", "hydra.launcher.tasks_per_node=2",
