@@ -30,6 +30,10 @@ from refexp.sweep import EXTRACT_FOLDER, Job, Sweep, cancel_slurm, check_possibl
 
 log = logging.getLogger(__name__)
 
+GENERAL = {
+    "timeout_min", "cpus_per_task", "gpus_per_node", "tasks_per_node", "mem_gb", "nodes", "name", "stderr_to_stdout",
+}  # fmt: skip
+"""What submitit calls the same for every executor; other settings carry the executor's name."""
 
 
 @dataclass(frozen=True)
@@ -169,22 +173,16 @@ class SubmititLauncher(BaseLauncher):
 
         if place().starter == "torchrun":
             raise RefexpError(f"hydra/launcher={self.kind} starts ranks itself: run it with python, not torchrun.")
-        own = {"max_num_timeout"}
-        init = {f"{self.cluster}_{name}": params[name] for name in own & set(params)}
-        executor = submitit.AutoExecutor(folder=folder / ".submitit", cluster=self.cluster, **init)
-        general = {
-            "timeout_min", "cpus_per_task", "gpus_per_node", "tasks_per_node", "mem_gb", "nodes", "name",
-            "stderr_to_stdout",
-        }  # fmt: skip
-        given = {name: value for name, value in params.items() if name not in own and value is not None}
+        given = {name: value for name, value in params.items() if value is not None}
         given["tasks_per_node"] = given.get("tasks_per_node") or given.get("gpus_per_node") or 1
-        for name in ("gpus_per_node", "gpus_per_task"):
-            if not given.get(name):
-                given.pop(name, None)  # SLURM would look for a node with no GPU to give
+        if not given.get("gpus_per_node"):
+            given.pop("gpus_per_node", None)  # SLURM would look for a node with no GPU to give
+        init = {f"{self.cluster}_{name}": given.pop(name) for name in ("max_num_timeout",) if name in given}
+        executor = submitit.AutoExecutor(folder=folder / ".submitit", cluster=self.cluster, **init)
         ids: list[str] = []
         try:
             executor.update_parameters(
-                **{name if name in general else f"{self.cluster}_{name}": value for name, value in given.items()}
+                **{name if name in GENERAL else f"{self.cluster}_{name}": value for name, value in given.items()}
             )
             with executor.batch():
                 jobs = [executor.submit(pack) for pack in packs]
@@ -236,35 +234,42 @@ class SlurmLauncher(SubmititLauncher):
     kind, cluster = "slurm", "slurm"
 
     def run(self, sweep: Sweep, todo: Sequence[Job], settings: SweepSettings) -> None:
-        params = dict(self.params)
-        wanted = params.pop("ablate", None) or {}
-        mail = {name.replace("_", "-"): params.pop(name, None) for name in ("mail_user", "mail_type")}
-        params["additional_parameters"] = {
-            **(params.get("additional_parameters") or {}), **{k: v for k, v in mail.items() if v}
-        }  # fmt: skip
-        ablate = {**params, **{name: value for name, value in wanted.items() if value is not None}}
+        full, light = self.requests()
         groups = [todo[i : i + settings.pack] for i in range(0, len(todo), settings.pack)]
         staged = any(o.split("=")[0].lstrip("+") == "stage" for job in todo for o in job.overrides)
-        extraction: list[str] = []
-        if todo and settings.extract == "first" and not staged:
-            packs = [
-                Pack(self.hydra_context, self.task_function, self.config, todo, ["stage=extract"], EXTRACT_FOLDER)
-                for _ in range(settings.extract_jobs)
-            ]
-            extraction = self.submit(sweep.folder, packs, params | {"name": f"{params['name']}-extract"})
-            sweep.extracting(extraction)
-            depends = {"dependency": "afterany:" + ":".join(dict.fromkeys(id_.split("_")[0] for id_ in extraction))}
-            params = ablate | {"additional_parameters": {**params["additional_parameters"], **depends}}
-        elif staged and all("stage=ablate" in job.overrides for job in todo):
-            params = ablate
         try:
-            if groups:
-                extra = ["stage=ablate"] if extraction else []
-                sweep.submitted(groups, self.submit(sweep.folder, self.packs(groups, extra), params))
+            if todo and settings.extract == "first" and not staged:
+                extraction = self.extract_first(sweep, todo, full, settings.extract_jobs)
+                # Whatever became of it: a job that finds its images in the store needs no more.
+                light["additional_parameters"]["dependency"] = "afterany:" + ":".join(extraction)
+                sweep.submitted(groups, self.submit(sweep.folder, self.packs(groups, ["stage=ablate"]), light))
+            elif todo:
+                only_ablate = all("stage=ablate" in job.overrides for job in todo)
+                ids = self.submit(sweep.folder, self.packs(groups), light if only_ablate else full)
+                sweep.submitted(groups, ids)
         except RefexpError:
             sweep.cancel()
             raise
         self.wait(sweep, settings)
+
+    def requests(self) -> tuple[dict[str, Any], dict[str, Any]]:
+        """What is asked of SLURM for jobs that extract, and for jobs that only ablate."""
+        full = dict(self.params)
+        lighter = full.pop("ablate", None) or {}
+        mail = {name.replace("_", "-"): full.pop(name, None) for name in ("mail_user", "mail_type")}
+        more = (full.get("additional_parameters") or {}) | {name: value for name, value in mail.items() if value}
+        light = full | {name: value for name, value in lighter.items() if value is not None}
+        return full | {"additional_parameters": dict(more)}, light | {"additional_parameters": dict(more)}
+
+    def extract_first(self, sweep: Sweep, todo: Sequence[Job], params: dict[str, Any], count: int) -> list[str]:
+        """Submit `count` cluster jobs that share the extraction of all jobs; SLURM's ids, an array's once."""
+        packs = [
+            Pack(self.hydra_context, self.task_function, self.config, todo, ["stage=extract"], f"{EXTRACT_FOLDER}/{i}")
+            for i in range(count)
+        ]
+        ids = self.submit(sweep.folder, packs, params | {"name": f"{params['name']}-extract"})
+        sweep.extracting(ids)
+        return list(dict.fromkeys(id_.split("_")[0] for id_ in ids))
 
 
 def choose(sweep: Sweep, jobs: Sequence[Job], only: list[int] | Literal["all", "unfinished"]) -> list[Job]:

@@ -35,7 +35,7 @@ log = logging.getLogger(__name__)
 
 NAME = "sweep.json"
 EXTRACT_FOLDER = "extract"
-"""Where the jobs of an extraction submitted first leave their own logs and states, by job."""
+"""Where the jobs of an extraction submitted first leave their own logs and states, by cluster job and job."""
 GONE = "GONE"
 POLL_SECONDS = 3.0
 IMPOSSIBLE = {"PartitionConfig", "PartitionNodeLimit", "PartitionTimeLimit", "BadConstraints"}
@@ -90,7 +90,8 @@ class Sweep:
             content["jobs"].setdefault(str(job.number), {"id": None}).update(asdict(job))
         for job in todo:
             content["jobs"][str(job.number)] |= {"id": None}
-            (self.folder / job.folder / "status.json").unlink(missing_ok=True)
+            for folder in (self.folder, *(self.folder / EXTRACT_FOLDER).glob("*")):
+                (folder / job.folder / "status.json").unlink(missing_ok=True)
         content["extraction"], content["host"], content["pid"] = [], socket.gethostname(), os.getpid()
         write_json(self.path, content, indent=1)
 
@@ -165,9 +166,9 @@ def record_of(folder: Path, job: Job, status: dict[str, Any] | None, scheduled: 
     if state == "completed":
         return SweepRecord(job, "completed", False, seconds, metrics=read_metrics(folder / job.folder))
     if state == "failed":
-        before = read_status(folder / EXTRACT_FOLDER / job.folder) or {}
-        if before.get("state") == "failed":  # what the job then lacks is only a consequence
-            return SweepRecord(job, "failed", False, seconds, f"extraction: {before['error']['message']}")
+        for before in map(read_status, (folder / EXTRACT_FOLDER).glob(f"*/{job.folder}")):
+            if before and before["state"] == "failed":  # what the job then lacks is only a consequence
+                return SweepRecord(job, "failed", False, seconds, f"extraction: {before['error']['message']}")
         return SweepRecord(job, "failed", False, seconds, (status or {})["error"]["message"])
     if alive:
         shown = "running" if state == "running" and scheduled != "PENDING" else "waiting"

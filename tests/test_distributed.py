@@ -69,7 +69,9 @@ def test_any_number_of_ranks_gives_the_same_bytes(count, few, alone, tmp_path):
     said = outputs(processes)
     assert [process.returncode for process in processes] == [0] * count, said
     assert results(tmp_path / "out") == alone
-    assert json.loads((tmp_path / "out/metrics.json").read_text())["ranks"] == count
+    metrics = json.loads((tmp_path / "out/metrics.json").read_text())
+    assert metrics["ranks"] == count
+    assert metrics["stages"]["extract"]["items"] == -(-4 // count)  # of 4 targets, rank 0 takes its share
     assert all(text == "" for text in said[1:])  # rank 0 speaks for all
     assert not list(tmp_path.glob("outputs*"))
 

@@ -82,12 +82,13 @@ def until(true, seconds: float = 180) -> None:
 
 
 def test_a_sweep_extracts_first_and_packs_its_jobs(drive, cluster, command, folder, tmp_path):
-    driver = drive("shots=1,2,3", "seed=0,1", "sweep.pack=3", "hydra.launcher.gpus_per_node=1")
+    driver = drive("shots=1,2,3", "seed=0,1", "sweep.pack=3", "sweep.extract_jobs=2")
     said = driver.finish()
     assert driver.process.returncode == 0, said
     assert driver.states() == ["completed"] * 6 and "completed" in said
     ids = Sweep(driver.out).read()
-    (extraction,) = ids["extraction"]
+    extraction, second = ids["extraction"]
+    assert extraction.split("_")[0] == second.split("_")[0]  # an array
     assert len({id_ for _, id_ in Sweep(driver.out).jobs()}) == 2
     shown = cluster.run("scontrol", "show", "job", extraction)
     assert "gres:gpu:1" in shown or "gres/gpu=1" in shown
