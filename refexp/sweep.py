@@ -38,6 +38,8 @@ EXTRACT_FOLDER = "extract"
 """Where the jobs of an extraction submitted first leave their own logs and states, by cluster job and job."""
 GONE = "GONE"
 POLL_SECONDS = 3.0
+LOOKS = 3
+"""So often in a row nothing must wait or run before jobs that did not say how they ended count as ended."""
 IMPOSSIBLE = {"PartitionConfig", "PartitionNodeLimit", "PartitionTimeLimit", "BadConstraints"}
 """Reasons for which SLURM takes a job and never starts it."""
 ALIVE = {"PENDING", "RUNNING", "REQUEUED", "REQUEUE_HOLD", "CONFIGURING", "COMPLETING", "SUSPENDED", "RESIZING",
@@ -232,7 +234,7 @@ def read_metrics(folder: Path) -> dict[str, float | None] | None:
 
 def wait_for(sweep: Sweep) -> list[SweepRecord]:
     """Watch a sweep until nothing of it waits or runs, with a line whenever that changes."""
-    shown = ""
+    shown, quiet = "", 0
     while True:
         records = survey(sweep)
         counts = {state: sum(r.state == state for r in records) for state in dict.fromkeys(r.state for r in records)}
@@ -240,7 +242,9 @@ def wait_for(sweep: Sweep) -> list[SweepRecord]:
         if line != shown:
             log.info("%d jobs: %s", len(records), line)
             shown = line
-        if not any(record.alive for record in records):
+        # A job that is just being queued again is nowhere for a moment; what it says itself needs no second look.
+        quiet = 0 if any(record.alive for record in records) else quiet + 1
+        if quiet == LOOKS or (quiet and all(record.state in ("completed", "failed") for record in records)):
             return records
         time.sleep(POLL_SECONDS)
 

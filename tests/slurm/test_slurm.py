@@ -131,7 +131,8 @@ def test_preempted_it_goes_on_in_the_same_folder(drive, cluster, tmp_path):
     cluster.run("scancel", "--signal=USR2", job)
     until(lambda: "PENDING" in cluster.run("squeue", "-h", "-j", job, "-o", "%T", check=False))
     assert driver.states() == ["waiting"]
-    cluster.run("scontrol", "update", f"JobId={job}", "StartTime=now")  # SLURM holds a requeued job for two minutes
+    time.sleep(3)  # SLURM refuses to start a job again in the second in which its old credential was revoked
+    cluster.run("scontrol", "update", f"JobId={job}", "StartTime=now")  # it holds a requeued job for two minutes
     said = driver.finish()
     assert driver.process.returncode == 0, said
     assert driver.states() == ["completed"]
