@@ -14,6 +14,7 @@ from typing import Any
 
 import numpy as np
 from PIL import Image, ImageDraw
+from torchvision.models.detection import MaskRCNN_ResNet50_FPN_Weights
 
 from refexp.data.tools import lvis as lvis_tool
 from refexp.data.tools import voc as voc_tool
@@ -23,26 +24,22 @@ WIDTH, HEIGHT, CELL, MARGIN = 320, 240, 80, 20
 PER_IMAGE = (WIDTH // CELL) * (HEIGHT // CELL)
 COPIES = 2
 
-COCO_NAMES = """
-person, bicycle, car, motorcycle, airplane, bus, train, truck, boat, traffic light, fire hydrant, stop sign,
-parking meter, bench, bird, cat, dog, horse, sheep, cow, elephant, bear, zebra, giraffe, backpack, umbrella,
-handbag, tie, suitcase, frisbee, skis, snowboard, sports ball, kite, baseball bat, baseball glove, skateboard,
-surfboard, tennis racket, bottle, wine glass, cup, fork, knife, spoon, bowl, banana, apple, sandwich, orange,
-broccoli, carrot, hot dog, pizza, donut, cake, chair, couch, potted plant, bed, dining table, toilet, tv,
-laptop, mouse, remote, keyboard, cell phone, microwave, oven, toaster, sink, refrigerator, book, clock, vase,
-scissors, teddy bear, hair drier, toothbrush
-"""
-COCO_IDS = [id_ for id_ in range(1, 91) if id_ not in (12, 26, 29, 30, 45, 66, 68, 69, 71, 83)]
 COCO_CATEGORIES = [
-    {"id": id_, "name": " ".join(name.split())} for id_, name in zip(COCO_IDS, COCO_NAMES.split(","), strict=True)
+    {"id": id_, "name": name}
+    for id_, name in enumerate(MaskRCNN_ResNet50_FPN_Weights.DEFAULT.meta["categories"])
+    if name not in ("__background__", "N/A")
 ]
 LVIS_CATEGORIES = [
     {"id": id_, "name": f"{frequency}_{id_}", "frequency": frequency, "synset": f"{frequency}_{id_}.n.01"}
     for id_, frequency in enumerate("rcfrcf", start=1)
 ]
 PERSON = 15
-CDFSOD_CLASSES = {"ArTaxOr": 7, "clipart1k": 20, "DIOR": 20, "FISH": 1, "NEU-DET": 6, "UODD": 3}
+CDFSOD_CATEGORIES = {
+    folder: [{"id": id_, "name": f"{folder} {id_}"} for id_ in range(1, classes + 1)]
+    for folder, classes in (("ArTaxOr", 7), ("clipart1k", 20), ("DIOR", 20), ("FISH", 1), ("NEU-DET", 6), ("UODD", 3))
+}
 CDFSOD_SUBFOLDERS = {"DIOR": ("train/new_train", "test/new_test")}
+CDFSOD_FEW = 3
 
 
 def draw(path: Path, categories: Iterable[int]) -> list[tuple[int, list[int]]]:
@@ -60,36 +57,41 @@ def draw(path: Path, categories: Iterable[int]) -> list[tuple[int, list[int]]]:
     return found
 
 
-def split(folder: Path, categories: Sequence[dict], first_id: int, copies: int, masks: bool = True) -> dict[str, Any]:
-    """Draw `copies` instances of every category into `folder`; the COCO content, file names of twelve digits."""
+def images_of(categories: Sequence[int]) -> list[Sequence[int]]:
+    """Each category once, on as few images as hold them."""
+    return [categories[start : start + PER_IMAGE] for start in range(0, len(categories), PER_IMAGE)]
+
+
+def split(
+    folder: Path, categories: Sequence[dict], first_id: int, shown: Iterable[Sequence[int]], masks: bool = True
+) -> dict[str, Any]:
+    """Draw an image into `folder` for each entry of `shown`; the COCO content, file names of twelve digits."""
     content: dict[str, Any] = {"info": {}, "images": [], "annotations": [], "categories": list(categories)}
-    ids = [category["id"] for category in categories]
-    for _ in range(copies):
-        for start in range(0, len(ids), PER_IMAGE):
-            image = first_id + len(content["images"])
-            name = f"{image:012d}.jpg"
-            content["images"].append({"id": image, "file_name": name, "width": WIDTH, "height": HEIGHT})
-            for category, (x, y, w, h) in draw(folder / name, ids[start : start + PER_IMAGE]):
-                record = {"image_id": image, "category_id": category, "bbox": [x, y, w, h], "area": w * h, "iscrowd": 0}
-                if masks:
-                    record["segmentation"] = [[x, y, x + w, y, x + w, y + h, x, y + h]]
-                content["annotations"].append({"id": 1000 * first_id + len(content["annotations"]), **record})
+    for image, instances in enumerate(shown, start=first_id):
+        name = f"{image:012d}.jpg"
+        content["images"].append({"id": image, "file_name": name, "width": WIDTH, "height": HEIGHT})
+        for category, (x, y, w, h) in draw(folder / name, instances):
+            record = {"image_id": image, "category_id": category, "bbox": [x, y, w, h], "area": w * h, "iscrowd": 0}
+            if masks:
+                record["segmentation"] = [[x, y, x + w, y, x + w, y + h, x, y + h]]
+            content["annotations"].append({"id": 1000 * first_id + len(content["annotations"]), **record})
     return content
 
 
 def coco(root: Path) -> None:
     """coco/: train2017 and val2017 of all 80 classes."""
     for part, first_id, copies in (("train2017", 1, COPIES), ("val2017", 100, 1)):
-        content = split(root / "coco" / part, COCO_CATEGORIES, first_id, copies)
+        content = split(root / "coco" / part, COCO_CATEGORIES, first_id, images_of(ids(COCO_CATEGORIES)) * copies)
         write_json(root / f"coco/annotations/instances_{part}.json", content)
 
 
 def lvis(root: Path) -> None:
     """lvis/: as published, without file names; the val part has images of train2017 and val2017. They go to coco/."""
-    train, val = root / "coco/train2017", root / "coco/val2017"
-    write_json(root / "lvis/lvis_v1_train.json", as_lvis(split(train, LVIS_CATEGORIES, 200, COPIES), "train2017"))
-    own = as_lvis(split(val, LVIS_CATEGORIES, 300, 1), "val2017")
-    others = as_lvis(split(train, LVIS_CATEGORIES, 400, 1), "train2017")
+    train, val, shown = root / "coco/train2017", root / "coco/val2017", images_of(ids(LVIS_CATEGORIES))
+    references = as_lvis(split(train, LVIS_CATEGORIES, 200, shown * COPIES), "train2017")
+    write_json(root / "lvis/lvis_v1_train.json", references)
+    own = as_lvis(split(val, LVIS_CATEGORIES, 300, shown), "val2017")
+    others = as_lvis(split(train, LVIS_CATEGORIES, 400, shown), "train2017")
     both = {part: others[part] + own[part] for part in ("images", "annotations")}
     write_json(root / "lvis/lvis_v1_val.json", {**own, **both})
     for image in own["images"]:
@@ -147,19 +149,33 @@ def voc_xml(objects: str, width: int = WIDTH, height: int = HEIGHT) -> str:
 
 
 def cdfsod(root: Path) -> None:
-    """cdfsod/: the six sets of CD-FSOD as unpacked, with boxes only."""
-    for position, (name, classes) in enumerate(CDFSOD_CLASSES.items()):
+    """cdfsod/: the six sets of CD-FSOD as unpacked, with boxes only.
+
+    The first class has two instances in each image that shows it, the last of several `CDFSOD_FEW` in all.
+    """
+    for position, (name, categories) in enumerate(CDFSOD_CATEGORIES.items(), start=1):
         folder = root / "cdfsod" / name
         train, test = (folder / part for part in CDFSOD_SUBFOLDERS.get(name, ("train", "test")))
-        categories = [{"id": id_, "name": f"{name} {id_}"} for id_ in range(1, classes + 1)]
-        first_id = 1000 * (position + 1)
-        content = split(train, categories, first_id, 10, masks=False)
-        for part, shots in (("train", 10), ("1_shot", 1), ("5_shot", 5), ("10_shot", 10)):
-            images = content["images"][: shots * -(-classes // PER_IMAGE)]
-            ids = {image["id"] for image in images}
-            annotations = [a for a in content["annotations"] if a["image_id"] in ids]
-            write_json(folder / f"annotations/{part}.json", {**content, "images": images, "annotations": annotations})
-        write_json(folder / "annotations/test.json", split(test, categories, first_id + 500, 1, masks=False))
+        first, *others = ids(categories)
+        shown = images_of([first, first, *others]) * CDFSOD_FEW
+        shown += images_of([first, first, *others[:-1]]) * (10 - CDFSOD_FEW)
+        content = split(train, categories, 1000 * position, shown, masks=False)
+        write_json(folder / "annotations/train.json", content)
+        for shots in (1, 5, 10):
+            write_json(folder / f"annotations/{shots}_shot.json", shot_list(content, shots))
+        content = split(test, categories, 1000 * position + 500, images_of(ids(categories)), masks=False)
+        write_json(folder / "annotations/test.json", content)
+
+
+def shot_list(content: dict[str, Any], shots: int) -> dict[str, Any]:
+    """The first instances of each class, with their images."""
+    listed = [
+        annotation
+        for id_ in ids(content["categories"])
+        for annotation in [a for a in content["annotations"] if a["category_id"] == id_][:shots]
+    ]
+    images = {annotation["image_id"] for annotation in listed}
+    return {**content, "images": [i for i in content["images"] if i["id"] in images], "annotations": listed}
 
 
 def convert(root: Path) -> None:
@@ -177,6 +193,14 @@ def whole(root: Path) -> None:
     """Every data set, ready to run."""
     for build in (coco, lvis, voc, cdfsod, convert):
         build(root)
+
+
+def ids(records: Iterable[dict[str, Any]]) -> list[int]:
+    return [record["id"] for record in records]
+
+
+def names(records: Iterable[dict[str, Any]]) -> list[str]:
+    return [record["name"] for record in records]
 
 
 def write(path: Path, text: str) -> None:
