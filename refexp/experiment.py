@@ -5,16 +5,18 @@ from __future__ import annotations
 import logging
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Annotated, Any, Literal, cast
 
 import torch
 from omegaconf import DictConfig, OmegaConf
-from omegaconf.errors import MissingMandatoryValue, OmegaConfBaseException
+from omegaconf.errors import InterpolationToMissingValueError, MissingMandatoryValue, OmegaConfBaseException
 from pydantic import Field
 
 from refexp.build import build, build_all, check
 from refexp.data.coco import Data, Record, Split
+from refexp.data.folder import AllSampler
 from refexp.data.sampling import Features, Sampler, Shots, candidates, choose_references
 from refexp.distributed import Ranks, join, place
 from refexp.encoders.base import Encoder
@@ -29,7 +31,16 @@ from refexp.proposers.base import Proposer
 from refexp.provenance import Clock, available_cores, describe_run
 from refexp.report.gallery import Gallery
 from refexp.report.table import print_metrics
-from refexp.results import detections_to_coco, references_to_coco
+from refexp.results import (
+    PredictionGallery,
+    SummaryFormat,
+    detections_to_coco,
+    findings,
+    print_findings,
+    references_to_coco,
+    write_masks,
+    write_summary,
+)
 from refexp.store import Store
 from refexp.types import Detections, MemoryBank, Weights
 
@@ -64,9 +75,12 @@ class Runtime:
 
 @dataclass(frozen=True)
 class Vis:
-    """How many targets are drawn, spread evenly over the split, and from which score on detections are shown."""
+    """How many targets are drawn, spread evenly over the split (None: all).
 
-    limit: Annotated[int, Field(ge=0)] = 8
+    score_threshold: from which score on detections are drawn and, with task=predict, listed and saved as masks.
+    """
+
+    limit: Annotated[int, Field(ge=0)] | None = 8
     score_threshold: Annotated[float, Field(ge=0, le=1)] = 0.5
 
 
@@ -88,17 +102,27 @@ class Experiment:
     vis: Vis
     store: Store
     runtime: Runtime
+    summary: SummaryFormat | None
+    masks: bool
 
 
-def compose(config: DictConfig) -> Experiment:
-    """Build every component. Raises RefexpError that names the config key at fault."""
+def resolve(config: DictConfig) -> dict[str, Any]:
+    """The configuration as plain values. Raises RefexpError that names the config key at fault."""
     try:
         plain = OmegaConf.to_container(config, resolve=True, throw_on_missing=True)
     except MissingMandatoryValue as error:
         raise RefexpError(f"{error.full_key} must be given: {error.full_key}=...") from None
+    except InterpolationToMissingValueError as error:
+        missing = str(error.msg).splitlines()[0].rsplit(" ", 1)[-1]
+        raise RefexpError(f"{missing} must be given: {missing}=...") from None
     except OmegaConfBaseException as error:
         raise RefexpError(f"{error.full_key}: {str(error.msg).splitlines()[0]}") from None
-    plain = cast(dict[str, Any], plain)
+    return cast(dict[str, Any], plain)
+
+
+def compose(config: DictConfig) -> Experiment:
+    """Build every component. Raises RefexpError that names the config key at fault."""
+    plain = resolve(config)
     return Experiment(
         config=plain,
         stage=check(plain["stage"], Literal["all", "extract", "ablate"], "stage"),
@@ -114,6 +138,9 @@ def compose(config: DictConfig) -> Experiment:
         proposer=build(plain.get("proposer"), "proposer"),
         encoder=build(plain.get("encoder"), "encoder"),
         dataset=build(plain.get("dataset"), "dataset"),
+        # Keys of task=predict alone.
+        summary=check(plain.get("summary"), SummaryFormat | None, "summary"),
+        masks=check(plain.get("masks", False), bool, "masks"),
     )
 
 
@@ -140,10 +167,10 @@ def run_ranks(experiment: Experiment, output: Path, device: torch.device, ranks:
         experiment.encoder, experiment.proposer, experiment.store, experiment.config, device, clock,
         may_compute=experiment.stage != "ablate",
     )  # fmt: skip
-    data, references = choose_references(
-        offered, experiment.sampler, experiment.shots, experiment.seed, features_of(offered.references, extractor)
-    )
+    data, references = draw_references(offered, experiment, extractor)
     experiment.evaluation.check(data.targets)
+    if experiment.proposer.sees_truth and not data.targets.annotations:
+        raise RefexpError("this proposer gives back the targets' annotations, and there are none; choose another.")
     references = extractor.with_masks(data.references, references)
     if ranks.first:
         write_text(output / "config.yaml", OmegaConf.to_yaml(OmegaConf.create(experiment.config)))
@@ -176,18 +203,37 @@ def run_ranks(experiment: Experiment, output: Path, device: torch.device, ranks:
     by_image = {detections.image_id: detections for share in gathered for detections in share}
     detections = [by_image[image_id] for image_id in data.targets.images]
     write_json(output / "detections.json", detections_to_coco(detections, data))
+    shown = partial(findings, detections, data.classes, experiment.vis.score_threshold)
+    if experiment.summary:
+        write_summary(output / f"summary.{experiment.summary}", shown())
+    if experiment.masks:
+        write_masks(output / "masks", shown())
 
     with clock.stage("draw"):
-        gallery = Gallery(output / "overlays", data, experiment.vis.limit, experiment.vis.score_threshold, note)
+        limit = len(detections) if experiment.vis.limit is None else experiment.vis.limit
+        kind = Gallery if data.targets.annotations else PredictionGallery
+        gallery = kind(output / "overlays", data, limit, experiment.vis.score_threshold, note)
         gallery.draw_references(references)
         gallery.draw_targets(by_image)
     with clock.stage("evaluate", len(detections)):
         metrics = experiment.evaluation.evaluate(data.targets, detections, data.classes)
     summary = summarise(experiment, data, detections, extractor.weights) | describe_run(device, clock, ranks.world_size)
     summary["classes_left_out"] = [name for name in offered.classes if name not in data.classes]
+    summary["references"] = {name: len(drawn) for name, drawn in zip(data.classes, references, strict=True)}
     write_json(output / "metrics.json", {"metrics": metrics} | summary, indent=2)
-    print_metrics(metrics, data.classes, summary, output, note)
+    if metrics:
+        print_metrics(metrics, data.classes, summary, output, note)
+    else:
+        print_findings(shown(), summary["references"], len(detections), output, note)
     return metrics
+
+
+def draw_references(offered: Data, experiment: Experiment, extractor: Extractor) -> tuple[Data, list[list[Record]]]:
+    """The references of each class, and the data of the classes that have them."""
+    if isinstance(experiment.sampler, AllSampler):
+        return experiment.sampler.choose_all(offered)
+    features = features_of(offered.references, extractor)
+    return choose_references(offered, experiment.sampler, experiment.shots, experiment.seed, features)
 
 
 def warn_without_effect(config: dict[str, Any]) -> None:
@@ -223,7 +269,7 @@ def summarise(
         "config": experiment.config,
         "targets": data.targets.source,
         "seed": experiment.seed,
-        "shots": experiment.shots.n,
+        "shots": "all" if isinstance(experiment.sampler, AllSampler) else experiment.shots.n,
         "classes": list(data.classes),
         "images": len(data.targets.images),
         "instances": sum(not a.get("iscrowd", 0) for a in data.targets.annotations),

@@ -13,8 +13,9 @@ Masks at the original size are COCO run-length encodings (RLE), which are small 
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+import importlib
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -125,15 +126,73 @@ class Detections:
     """The answer for one image, best first.
 
     labels: i64 [N]; scores: f32 [N]; masks: N RLEs. The boxes are the masks' tight boxes.
+    classes: the K class names, where they are known; `classes[label]` is what was found.
     """
 
     image_id: ImageId
     labels: torch.Tensor
     scores: torch.Tensor
     masks: list[Rle]
+    classes: tuple[str, ...] = ()
 
     def __len__(self) -> int:
         return len(self.masks)
+
+    @property
+    def boxes_xyxy(self) -> np.ndarray:
+        """Tight boxes `x1 y1 x2 y2` in pixels, f64 [N, 4]; x2 and y2 lie behind the last pixel."""
+        from refexp.masks import boxes_xywh  # which imports this module
+
+        boxes = boxes_xywh(self.masks)
+        return np.concatenate([boxes[:, :2], boxes[:, :2] + boxes[:, 2:]], axis=1)
+
+    def above(self, score: float) -> Detections:
+        """Those of at least this score."""
+        rows = torch.nonzero(self.scores >= score)[:, 0]
+        masks = [self.masks[i] for i in rows.tolist()]
+        return replace(self, labels=self.labels[rows], scores=self.scores[rows], masks=masks)
+
+    def to_coco(self, categories: Mapping[int, int | str] | None = None) -> list[dict[str, Any]]:
+        """COCO results: image id, category id, box `x y w h`, score, compressed RLE.
+
+        categories: category id by label; None counts from 1 in the order of the classes.
+        """
+        from refexp.masks import boxes_xywh
+
+        found = zip(self.labels.tolist(), self.scores.tolist(), boxes_xywh(self.masks), self.masks, strict=True)
+        return [
+            {
+                "image_id": self.image_id,
+                "category_id": label + 1 if categories is None else categories[label],
+                "bbox": box.tolist(),
+                "score": score,
+                "segmentation": {"size": list(mask["size"]), "counts": mask["counts"].decode()},
+            }
+            for label, score, box, mask in found
+        ]
+
+    def to_supervision(self) -> Any:
+        """`supervision.Detections` with boxes, masks (bool [N, H, W]: N pictures in memory), scores and class names.
+
+        Raises RefexpError with the pip command if the package is missing.
+        """
+        from refexp.errors import RefexpError
+        from refexp.masks import decode
+
+        try:
+            supervision = importlib.import_module("supervision")
+        except ImportError:
+            raise RefexpError("to_supervision needs a package that is not installed: pip install supervision") from None
+        if not len(self):
+            return supervision.Detections.empty()
+        labels = self.labels.numpy()
+        return supervision.Detections(
+            xyxy=self.boxes_xyxy.astype(np.float32),
+            mask=decode(self.masks),
+            confidence=self.scores.numpy(),
+            class_id=labels,
+            data={"class_name": np.array([self.classes[i] for i in labels])} if self.classes else {},
+        )
 
 
 @dataclass(frozen=True)

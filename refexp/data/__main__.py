@@ -1,10 +1,12 @@
-"""Preparing published data sets.
+"""Preparing published data sets, and one's own.
 
 refexp-data check                                   # what is missing below the data root, and what to do about it
 refexp-data download coco                           # fetch and unpack
 refexp-data voc2coco DEVKIT --years 2007 --set test --out FILE
 refexp-data lvis ANNOTATIONS                        # LVIS v1 as a COCO file
 refexp-data subset ANNOTATIONS --images 42 73 --classes bird boat --out FILE
+refexp-data boxes2masks ANNOTATIONS --images DIR --out FILE    # masks where there are boxes only, by SAM2
+refexp-data synthetic DIR                           # drawn references and photographs, to try things on
 """
 
 from __future__ import annotations
@@ -16,6 +18,7 @@ from collections import Counter
 from pathlib import Path
 from typing import Any
 
+from refexp.build import build
 from refexp.data.tools import check, download, lvis, subset, voc
 from refexp.errors import RefexpError
 from refexp.files import write_json
@@ -24,10 +27,10 @@ ROOT = Path("data")
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """`refexp-data check|download|voc2coco|lvis|subset`, also as `python -m refexp.data`; the exit code."""
-    parser = argparse.ArgumentParser(prog="refexp-data", description="Prepare published data sets.")
+    """`refexp-data check|download|...`, also as `python -m refexp.data`; the exit code."""
+    parser = argparse.ArgumentParser(prog="refexp-data", description="Prepare data sets, published and one's own.")
     commands = parser.add_subparsers(dest="command", required=True)
-    for add in (_add_check, _add_download, _add_voc2coco, _add_lvis, _add_subset):
+    for add in (_add_check, _add_download, _add_voc2coco, _add_lvis, _add_subset, _add_boxes2masks, _add_synthetic):
         add(commands)
     options = parser.parse_args(arguments)
     logging.basicConfig(level=logging.INFO, format="%(message)s")  # progress, where there is no terminal for a bar
@@ -117,6 +120,50 @@ def _subset(options: argparse.Namespace) -> int:
     counts = Counter(annotation["category_id"] for annotation in content["annotations"])
     print(", ".join(f"{category['name']} ({counts[category['id']]})" for category in content["categories"]))
     return _write(options.out, content)
+
+
+def _add_boxes2masks(commands: Any) -> None:
+    command = commands.add_parser("boxes2masks", help="masks for the annotations of a COCO file that have a box only")
+    command.add_argument("annotations", type=Path, help="a COCO file")
+    command.add_argument("--images", type=Path, required=True, help="the folder of its images")
+    command.add_argument("--out", type=Path, required=True, help="the COCO file to write")
+    command.add_argument("--proposer", default="sam2_hiera_l", help="who makes the masks; default: sam2_hiera_l")
+    command.add_argument("--checkpoints", type=Path, default=Path("checkpoints"), help="folder of the official weights")
+    command.add_argument("--overlays", type=Path, help="folder for pictures of the masks, to check by eye")
+    command.add_argument("--weights", default="official", choices=("official", "random"), help="random: for tests only")
+    command.set_defaults(run=_boxes2masks)
+
+
+def _boxes2masks(options: argparse.Namespace) -> int:
+    from refexp import api  # imports torch, which the other commands need not wait for
+    from refexp.data.tools.boxes2masks import boxes2masks
+    from refexp.experiment import Runtime
+
+    settings = api.configuration(
+        f"proposer={options.proposer}", f"weights={options.weights}", f"checkpoints.dir='{options.checkpoints}'"
+    )
+    proposer, device = build(settings["proposer"], "--proposer"), Runtime().prepare()
+    if options.weights == "random":
+        print("RANDOM WEIGHTS: the masks mean nothing.", file=sys.stderr)
+    return _write(options.out, boxes2masks(options.annotations, options.images, proposer, device, options.overlays))
+
+
+def _add_synthetic(commands: Any) -> None:
+    command = commands.add_parser("synthetic", help="drawn references and photographs, to try things on")
+    command.add_argument("folder", type=Path, help="the folder to write")
+    command.add_argument("--classes", nargs="+", default=["ladybird", "leaf", "starfish"], metavar="NAME")
+    command.add_argument("--references", type=int, default=5, help="images of each class; default: 5")
+    command.add_argument("--photos", type=int, default=8, help="images to search; default: 8")
+    command.add_argument("--seed", type=int, default=0)
+    command.set_defaults(run=_synthetic)
+
+
+def _synthetic(options: argparse.Namespace) -> int:
+    from refexp.data.tools import synthetic
+
+    content = synthetic.write_folder(options.folder, options.classes, options.references, options.photos, options.seed)
+    print(f"SYNTHETIC: {len(content['images'])} photos of {', '.join(options.classes)} in {options.folder}")
+    return 0
 
 
 def _write(path: Path, content: dict[str, Any]) -> int:

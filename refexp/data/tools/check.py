@@ -9,7 +9,7 @@ from functools import cache
 from pathlib import Path, PurePosixPath
 from typing import Any
 
-from refexp.data.coco import Record, read_coco
+from refexp.data.coco import Record, has_mask, read_coco
 from refexp.data.tools.download import BY_HAND, DOWNLOADS, by_hand, command
 from refexp.errors import RefexpError, did_you_mean, first_line
 
@@ -19,6 +19,11 @@ SHOTS = (1, 5, 10)
 """The numbers of shots for which data sets with a list of references per number (CD-FSOD) publish one."""
 SAMPLE = 5
 """Images of each annotation file that are opened, spread evenly, to compare their size with the annotated one."""
+
+BOXES_ONLY = (
+    "the references have boxes only: a run has its proposer (SAM2, regions) make masks of those it takes; "
+    "refexp-data boxes2masks makes all beforehand"
+)
 
 
 @dataclass(frozen=True)
@@ -80,11 +85,15 @@ def next_steps(path: str, root: Path) -> list[str]:
 
 @dataclass
 class Report:
-    """What was found for one option: `problems`, what to do about them in order, and otherwise what is there."""
+    """What was found for one option: `problems`, what to do about them in order, and otherwise what is there.
+
+    notes: what is no problem, but good to know.
+    """
 
     problems: list[str] = field(default_factory=list)
     steps: list[str] = field(default_factory=list)
     found: list[str] = field(default_factory=list)
+    notes: list[str] = field(default_factory=list)
 
     def missing(self, problem: str, steps: Sequence[str]) -> None:
         self.problems += [problem] if problem not in self.problems else []
@@ -97,6 +106,7 @@ class Checker:
     def __init__(self, root: Path, conf: Path = CONF) -> None:
         self.root, self.conf = root, conf
         self.contents: dict[Path, list[Record] | str] = {}
+        self.boxes_only: set[Path] = set()
         self.images: dict[tuple[Path, Path], tuple[int, str, str]] = {}
 
     def check(self, name: str) -> Report:
@@ -107,6 +117,8 @@ class Checker:
             for part, folder in (("targets", images), ("references", paths.get("reference_images") or images)):
                 if part in paths and folder is not None:
                     self._check_part(paths[part], folder, report)
+            if paths.get("references") in self.boxes_only and BOXES_ONLY not in report.notes:
+                report.notes.append(BOXES_ONLY)
         return report
 
     def _check_part(self, annotations: Path, folder: Path, report: Report) -> None:
@@ -136,7 +148,10 @@ class Checker:
         """The image records of an annotation file, or what is wrong with it. Annotations are large, and not kept."""
         if path not in self.contents:
             try:
-                self.contents[path] = read_coco(path)["images"]
+                content = read_coco(path)
+                self.contents[path] = content["images"]
+                if not any(has_mask(annotation) for annotation in content["annotations"]):
+                    self.boxes_only.add(path)
             except RefexpError as error:
                 self.contents[path] = str(error)
         return self.contents[path]
@@ -228,4 +243,6 @@ def print_reports(names: Sequence[str], root: Path, conf: Path = CONF) -> bool:
             print(f"{'':14} {line}")
         for line in report.steps:
             print(f"{'':14} do: {line}")
+        for line in [] if report.problems else report.notes:
+            print(f"{'':14} note: {line}")
     return complete

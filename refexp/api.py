@@ -1,0 +1,195 @@
+"""refexp from Python: a model that remembers references and finds their classes in images. No file is written."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from hydra import compose, initialize_config_dir
+from hydra.core.global_hydra import GlobalHydra
+from hydra.errors import HydraException
+from omegaconf.errors import OmegaConfBaseException
+from PIL import Image, ImageOps
+
+from refexp.build import build, build_all
+from refexp.cli import explain, quote_numbered_option
+from refexp.data.coco import Data, Record, Split, make_split
+from refexp.data.folder import AllSampler, open_upright, read_given, to_content, to_mask
+from refexp.data.images import _to_rgb, to_square
+from refexp.data.tools.boxes2masks import boxes_by_image, complete_boxes
+from refexp.encoders.base import Encoder
+from refexp.errors import RefexpError
+from refexp.experiment import Runtime, resolve, weights_note
+from refexp.extraction import check_box
+from refexp.masks import decode
+from refexp.memory import build_bank, remember_one
+from refexp.pipeline import Matcher, Step, detect, extract
+from refexp.proposers.base import Proposer
+from refexp.types import Detections, ImageId, MemoryBank, Target
+
+log = logging.getLogger(__name__)
+
+Picture = str | Path | Image.Image | np.ndarray
+"""An image file, a PIL image, or u8 [H, W, 3] in RGB order (or [H, W], grey)."""
+
+
+def load(*overrides: str) -> Model:
+    """A model of the components that these overrides choose, its networks loaded.
+
+    overrides: as on the command line; of them encoder, proposer, matcher, postprocess, weights, precision, compile,
+    checkpoints and runtime have an effect. None: the embedded default. Raises RefexpError for a mistake in them.
+    """
+    settings = configuration(*overrides)
+    device = build(settings.get("runtime"), "runtime", Runtime).prepare()
+    model = Model(
+        encoder=build(settings.get("encoder"), "encoder"),
+        proposer=build(settings.get("proposer"), "proposer"),
+        matcher=build(settings.get("matcher"), "matcher"),
+        steps=build_all(settings.get("postprocess"), "postprocess"),
+        device=device,
+    )
+    model.encoder.load(device)
+    model.proposer.load(device)
+    return model
+
+
+class Model:
+    """Loaded networks, and what they remember."""
+
+    def __init__(
+        self, encoder: Encoder, proposer: Proposer, matcher: Matcher, steps: Mapping[str, Step], device: torch.device
+    ) -> None:
+        if proposer.sees_truth:
+            raise RefexpError(f"{type(proposer).__name__} gives back annotations, and here are none; choose another.")
+        self.encoder, self.proposer, self.matcher, self.steps = encoder, proposer, matcher, steps
+        self.device = device
+        self.classes: tuple[str, ...] = ()
+        self.bank: MemoryBank | None = None
+        if note := weights_note({"encoder": encoder.provenance(), "proposer": proposer.provenance()}):
+            log.warning(note)
+
+    def remember(
+        self,
+        references: str | Path | Mapping[str, Sequence[tuple[Picture, Any]]],
+        reference_images: str | Path | None = None,
+    ) -> Model:
+        """Learn the classes from references; what was remembered before is forgotten. Gives the model itself.
+
+        references: a folder `refs/<class>/` of images with an alpha channel or a `<stem>_mask.png`; a COCO JSON, whose
+        images lie in `reference_images` or beside it, and whose boxes without masks get one from the proposer; or
+        `{class: [(image, mask), ...]}`, a mask being a file, a PIL image or an array [H, W], 0 but on the thing.
+        """
+        data = self._read(references, reference_images)
+        data, per_class = AllSampler().choose_all(data)
+        unmasked = boxes_by_image([reference for of_class in per_class for reference in of_class])
+        masked: dict[Any, Record] = {}
+        for image_id, boxes in unmasked.items():
+            for reference in boxes:
+                check_box(reference, data.references)
+            masked |= {r["id"]: r for r in complete_boxes(data.references, image_id, boxes, self.proposer)}
+        self.bank = build_bank(
+            torch.stack([self._prototype(data.references, masked.get(r["id"], r)) for r in of_class])
+            for of_class in per_class
+        )
+        self.classes = data.classes
+        return self
+
+    def predict(self, image: Picture, image_id: ImageId | None = None) -> Detections:
+        """What is found in an image, best first. image_id: how results call it; None: its file name, or 0."""
+        if self.bank is None:
+            raise RefexpError("no references yet: model.remember('refs/') first.")
+        if image_id is None:
+            image_id = Path(image).name if isinstance(image, (str, Path)) else 0
+        rgb = to_rgb(image)
+        target = Target(image_id, rgb, to_square(rgb, self.proposer.image_size))
+        (proposals,) = extract([target], self.encoder, self.proposer, self.device)
+        found = detect(image_id, proposals, self.bank, self.matcher, self.steps.values())
+        return replace(found, classes=self.classes)
+
+    def _read(self, references: Any, reference_images: str | Path | None) -> Data:
+        if isinstance(references, Mapping):
+            classes, split = given_in_memory(references)
+        else:
+            path, folder = Path(references), Path(reference_images) if reference_images else None
+            if not path.exists():
+                raise RefexpError(f"references: no such file or folder: {path}")
+            classes, split = read_given(path, folder)
+        return Data(classes, split, split)
+
+    def _prototype(self, split: Split, reference: Record) -> torch.Tensor:
+        rgb, mask = split.read(split.images[reference["image_id"]]), decode([split.mask(reference)])[0]
+        try:
+            return remember_one(rgb, mask, reference["bbox"], self.encoder, self.device)
+        except ValueError as error:
+            raise RefexpError(f"{split.source}: reference {reference['id']} {error}") from None
+
+
+def given_in_memory(references: Mapping[str, Sequence[tuple[Picture, Any]]]) -> tuple[tuple[str, ...], Split]:
+    """`{class: [(image, mask), ...]}` as class names and a split. Raises RefexpError that names the reference."""
+    pictures: dict[str, np.ndarray] = {}
+    found = []
+    for name, pairs in references.items():
+        for position, (image, mask) in enumerate(pairs):
+            where = f"{name}[{position}]"
+            pictures[where], array = to_rgb(image), as_mask(mask)
+            if array.shape != pictures[where].shape[:2] or not array.any():
+                raise RefexpError(
+                    f"reference {where}: the mask is {list(array.shape)} with {int(array.sum())} pixels on the thing; "
+                    f"it must be as large as the image, {list(pictures[where].shape[:2])}, and not empty."
+                )
+            found.append((name, where, array))
+    classes = tuple(references)
+    content = to_content(found)
+    split = make_split(
+        content, "references", classes, lambda record: pictures[record["id"]], lambda record: record["id"]
+    )
+    return classes, split
+
+
+def to_rgb(image: Picture) -> np.ndarray:
+    """A picture as u8 [H, W, 3], upright. Raises RefexpError for a file that is no image and for other arrays."""
+    if isinstance(image, np.ndarray):
+        if image.dtype != np.uint8 or image.ndim not in (2, 3) or (image.ndim == 3 and image.shape[2] != 3):
+            raise RefexpError(
+                f"an image array must be u8 [H, W, 3] in RGB order, not {image.dtype} {list(image.shape)}."
+            )
+        return image if image.ndim == 3 else np.repeat(image[..., None], 3, axis=2)
+    if isinstance(image, Image.Image):
+        return _to_rgb(ImageOps.exif_transpose(image), Path("this image"))
+    return _to_rgb(open_upright(Path(image)), Path(image))
+
+
+def as_mask(mask: Any) -> np.ndarray:
+    """A mask file, PIL image or array [H, W] as bool [H, W]: where it is not 0."""
+    if isinstance(mask, (str, Path)):
+        mask = open_upright(Path(mask))
+    return to_mask(mask) if isinstance(mask, Image.Image) else np.asarray(mask) != 0
+
+
+def configuration(*overrides: str) -> dict[str, Any]:
+    """What these overrides compose, as on the command line. Raises RefexpError for a mistake in them."""
+    # Hydra keeps its state globally: the caller may be a Hydra application, and importing SAM2 leaves one behind.
+    before = GlobalHydra.instance().hydra
+    GlobalHydra.instance().clear()
+    try:
+        with initialize_config_dir(str(conf_folder()), version_base="1.3"):
+            config = compose("config", [quote_numbered_option(override) for override in overrides])
+    except (HydraException, OmegaConfBaseException, ValueError) as error:
+        raise RefexpError(explain(error)) from None
+    finally:
+        GlobalHydra.instance().hydra = before
+    return resolve(config)
+
+
+def conf_folder() -> Path:
+    """The folder conf: that of the checkout, or the one that was packaged with refexp."""
+    package = Path(__file__).resolve().parent
+    for folder in (package / "conf", package.parent / "conf"):
+        if (folder / "config.yaml").is_file():
+            return folder
+    raise RefexpError(f"no configuration in {package / 'conf'} or {package.parent / 'conf'}: install from a checkout.")

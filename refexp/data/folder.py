@@ -1,0 +1,269 @@
+"""A folder of one's own photographs, and references as people have them: a COCO file, or images with a mask each."""
+
+from __future__ import annotations
+
+import logging
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from PIL import Image, ImageOps
+
+from refexp.data.coco import Data, Record, Split, choose_classes, make_split, read_coco
+from refexp.data.custom import _access
+from refexp.data.sampling import Features, Sampler, Shots
+from refexp.errors import RefexpError
+from refexp.masks import areas, boxes_xywh, encode
+from refexp.types import ImageId
+
+log = logging.getLogger(__name__)
+
+SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".tif", ".tiff")
+MASK = "_mask.png"
+"""`<stem>_mask.png` beside a reference image is its mask: what is not 0."""
+OPAQUE = 127
+"""Alpha above this belongs to the thing."""
+ORIENTATION, QUARTER_TURNS = 0x0112, (5, 6, 7, 8)
+"""EXIF's tag, and its values that swap width and height."""
+
+
+class FolderDataset:
+    """Photographs without annotations, and references for what is to be found in them.
+
+    images: folder, looked through with the folders in it, or one file. references: a COCO JSON (its annotations may be
+    boxes only), or a folder `refs/<class>/` of images with an alpha channel or a `<stem>_mask.png` beside them.
+    reference_images: folder of the images of a COCO JSON; None looks beside it and in `images`.
+    classes: names to keep, in this order; None keeps all.
+    """
+
+    def __init__(
+        self, images: str, references: str, reference_images: str | None = None, classes: list[str] | None = None
+    ) -> None:
+        self.images, self.references = _existing(images, "images"), _existing(references, "references")
+        self.reference_images = _existing(reference_images, "reference_images") if reference_images else None
+        self.classes = classes
+
+    def load(self) -> Data:
+        """Find the images and read the references. Raises RefexpError that names the file or key at fault."""
+        classes, references = read_given(self.references, self.reference_images, self.images, self.classes)
+        return Data(classes, references, self._targets(references.labels))
+
+    def _targets(self, labels: Mapping[int | str, int]) -> Split:
+        """All images, without annotations; an image's id is its file name below the folder."""
+        if self.images.is_file():
+            root, files = self.images.parent, [self.images]
+        else:
+            # References kept in a folder of the photographs are not looked through.
+            root = self.images
+            files = [f for f in image_files(root) if not f.resolve().is_relative_to(self.references.resolve())]
+        records: dict[ImageId, Record] = {}
+        for path in files:
+            name, (width, height) = path.relative_to(root).as_posix(), upright_size(path)
+            records[name] = {"id": name, "file_name": name, "width": width, "height": height}
+        return Split(str(self.images), records, [], dict(labels), *_access(root))
+
+
+class AllSampler(Sampler):
+    """Every reference there is, crowds aside; classes may have different numbers of them."""
+
+    def choose(
+        self,
+        split: Split,
+        shots: Shots | None,
+        seed: int,
+        classes: Sequence[str] = (),
+        features: Features | None = None,
+    ) -> dict[int, list[Record]]:
+        """All references for each class index, in file order. Shots, seed and features have no say."""
+        chosen: dict[int, list[Record]] = {label: [] for label in split.labels.values()}
+        for annotation in split.annotations:
+            if not annotation.get("iscrowd", 0):
+                chosen[split.labels[annotation["category_id"]]].append(annotation)
+        return chosen
+
+    def choose_all(self, data: Data) -> tuple[Data, list[list[Record]]]:
+        """The data of the classes that have references, and those, class by class. RefexpError if none has any."""
+        chosen = self.choose(data.references, None, 0)
+        kept = [label for label in range(len(data.classes)) if chosen[label]]
+        if not kept:
+            raise RefexpError(f"{data.references.source}: no annotations of the chosen classes, so no references.")
+        if len(kept) < len(data.classes):
+            names = [name for label, name in enumerate(data.classes) if label not in kept]
+            log.warning("%d classes left out, without references: %s", len(names), ", ".join(names))
+        return data.restrict(kept), [chosen[label] for label in kept]
+
+
+def read_given(
+    path: Path, images: Path | None = None, nearby: Path | None = None, classes: Sequence[str] | None = None
+) -> tuple[tuple[str, ...], Split]:
+    """References from a folder or a COCO file: the class names and the split.
+
+    images: the folder of a COCO file's images; None looks for them beside the file, and in the folder `nearby`.
+    """
+    if path.is_dir():
+        content, images = read_reference_folder(path), path
+    else:
+        content = read_coco(path)
+        if not content["categories"]:
+            raise RefexpError(f"{path} names no categories, so there is nothing to look for.")
+        images = _folder_of(content, path, images, nearby)
+    names, _ = choose_classes(content, content, classes, "dataset.classes")
+    return tuple(names), make_split(content, str(path), names, *_access(images))
+
+
+def read_reference_folder(folder: Path) -> dict[str, Any]:
+    """`folder/<class>/*` as COCO content: an instance an image, the image's name below `folder` its id."""
+    files = image_files(folder)
+    masks = {_beside(path) for path in files}
+    found: list[tuple[str, str, np.ndarray]] = []
+    for path in files:
+        name = path.relative_to(folder)
+        if path in masks:
+            continue
+        if len(name.parts) == 1:
+            raise RefexpError(f"{path} has no class: put it into a folder named after its class, {folder}/<class>/.")
+        found.append((name.parts[0], name.as_posix(), read_reference_mask(path)))
+    empty = sorted({f.name for f in folder.iterdir() if f.is_dir() and f.name[0] != "."} - {name for name, *_ in found})
+    if empty:
+        log.warning("%s: no images in %s", folder, ", ".join(empty))
+    return to_content(found)
+
+
+def to_content(references: Sequence[tuple[str, str, np.ndarray]]) -> dict[str, Any]:
+    """(class, image id, mask bool [H, W]) of every reference, each in an image of its own, as COCO content."""
+    names = list(dict.fromkeys(name for name, *_ in references))
+    content: dict[str, list[Record]] = {"images": [], "annotations": []}
+    for name, image, mask in references:
+        (rle,) = encode(mask[None])
+        height, width = mask.shape
+        content["images"].append({"id": image, "file_name": image, "width": width, "height": height})
+        content["annotations"].append(
+            {
+                "id": image,
+                "image_id": image,
+                "category_id": names.index(name) + 1,
+                "iscrowd": 0,
+                "bbox": boxes_xywh([rle])[0].tolist(),
+                "area": int(areas([rle])[0]),
+                "segmentation": {"size": [height, width], "counts": rle["counts"].decode()},
+            }
+        )
+    return content | {"categories": [{"id": id_, "name": name} for id_, name in enumerate(names, start=1)]}
+
+
+def read_reference_mask(path: Path) -> np.ndarray:
+    """The mask of a reference image, bool [H, W]: `<stem>_mask.png` beside it, or else its alpha channel."""
+    image, beside = open_upright(path), _beside(path)
+    if beside.is_file():
+        mask = to_mask(open_upright(beside))
+        if mask.shape != (image.height, image.width):
+            raise RefexpError(
+                f"{beside} is {mask.shape[1]} x {mask.shape[0]} pixels, {path.name} {image.width} x {image.height}; "
+                "a mask must be as large as its image."
+            )
+        if not mask.any():
+            raise RefexpError(f"{beside} is 0 everywhere; what belongs to the thing must be another value.")
+        return mask
+    mask = _alpha(image) > OPAQUE
+    if mask.all() or not mask.any():
+        state = "no alpha channel" if not _has_alpha(image) else "an alpha channel that is the same everywhere"
+        raise RefexpError(
+            f"{path} has {state}, so no mask: make all transparent but the thing, or put a {beside.name} beside it "
+            "that is 0 everywhere but on the thing."
+        )
+    return mask
+
+
+def to_mask(image: Image.Image) -> np.ndarray:
+    """Where an image of any kind is not 0 (and, with an alpha channel, not transparent), bool [H, W]."""
+    alpha = _alpha(image) > OPAQUE
+    if image.mode in ("LA", "RGBA"):
+        image = image.convert(image.mode[:-1])
+    values = np.asarray(image)
+    return (values.any(axis=2) if values.ndim == 3 else values != 0) & alpha
+
+
+def _has_alpha(image: Image.Image) -> bool:
+    return "A" in image.getbands() or "transparency" in image.info
+
+
+def _alpha(image: Image.Image) -> np.ndarray:
+    """U8 [H, W]; 255 everywhere without an alpha channel."""
+    if _has_alpha(image):
+        return np.asarray(image.convert("RGBA"))[..., 3]
+    return np.full((image.height, image.width), 255, dtype=np.uint8)
+
+
+def _beside(path: Path) -> Path:
+    return path.with_name(path.stem + MASK)
+
+
+def open_upright(path: Path) -> Image.Image:
+    """An image file as a person sees it, EXIF rotation applied. RefexpError that names it if it cannot be read."""
+    try:
+        with Image.open(path) as image:
+            image.load()
+            return ImageOps.exif_transpose(image)
+    except (Image.DecompressionBombError, OSError, SyntaxError, ValueError) as error:
+        raise _unreadable(path, error) from None
+
+
+def upright_size(path: Path) -> tuple[int, int]:
+    """(width, height) after EXIF rotation, from the file's head. RefexpError that names it if it cannot be read."""
+    try:
+        with Image.open(path) as image:
+            turned = image.getexif().get(ORIENTATION) in QUARTER_TURNS
+            if turned and image.format == "TIFF":  # some versions of Pillow turn these by themselves
+                return open_upright(path).size
+            return image.size[::-1] if turned else image.size
+    except (Image.DecompressionBombError, OSError, SyntaxError, ValueError) as error:
+        raise _unreadable(path, error) from None
+
+
+def _unreadable(path: Path, error: Exception) -> RefexpError:
+    return RefexpError(f"cannot read image {path}: {error}. The file is damaged or no image; replace or remove it.")
+
+
+def image_files(folder: Path) -> list[Path]:
+    """The images in a folder and the folders in it, by name; hidden files are not looked at. RefexpError if none."""
+    everything = [
+        path
+        for path in sorted(folder.rglob("*"))
+        if path.is_file() and not any(part.startswith(".") for part in path.relative_to(folder).parts)
+    ]
+    found = [path for path in everything if path.suffix.lower() in SUFFIXES]
+    others = Counter(path.suffix.lower() or path.name for path in everything if path.suffix.lower() not in SUFFIXES)
+    if not found:
+        raise RefexpError(f"{folder} holds no images; what is read: {', '.join(SUFFIXES)}, in folders of it too.")
+    if others:
+        counts = ", ".join(f"{count} {suffix}" for suffix, count in others.most_common(5))
+        log.warning("%s: files of other kinds passed over: %s", folder, counts)
+    return found
+
+
+def _folder_of(content: Mapping[str, Any], path: Path, given: Path | None, nearby: Path | None) -> Path:
+    """The folder that holds all annotated images of a COCO file."""
+    annotated = {annotation["image_id"] for annotation in content["annotations"]}
+    names = [image["file_name"] for image in content["images"] if image["id"] in annotated]
+    places = [given] if given else _usual_places(path) + ([nearby] if nearby else [])
+    for folder in places:
+        if all((folder / name).is_file() for name in names):
+            return folder
+    first = next(name for name in names if not (places[0] / name).is_file())
+    looked = ", ".join(dict.fromkeys(str(folder) for folder in places if folder.is_dir()))
+    raise RefexpError(f"{path}: its images, such as {first}, were not all found in {looked}: reference_images=DIR")
+
+
+def _usual_places(path: Path) -> list[Path]:
+    """Where annotation tools put images: beside the file, in images/, per subset, or the same from one folder up."""
+    subset = path.stem.removeprefix("instances_")
+    ways = ("", "images", f"images/{subset}", subset)
+    return [base / way for base in (path.parent, path.parent.parent) for way in ways]
+
+
+def _existing(path: str, key: str) -> Path:
+    if not Path(path).exists():
+        raise RefexpError(f"{key}: no such file or folder: {path}")
+    return Path(path)

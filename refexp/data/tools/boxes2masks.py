@@ -1,0 +1,101 @@
+"""Masks for annotations that have boxes only, made of the boxes by a proposer (SAM2's box prompts)."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from PIL import Image, ImageDraw
+
+from refexp.data.coco import Record, Split, has_mask, make_split, read_coco
+from refexp.data.custom import _access, _check_files, _folder
+from refexp.data.images import to_square
+from refexp.errors import RefexpError
+from refexp.extraction import check_box
+from refexp.files import atomic_path
+from refexp.masks import areas, box_mask
+from refexp.progress import track
+from refexp.proposers.base import Proposer
+from refexp.report.overlays import SIDE, Instance, colour, draw
+from refexp.results import overlay_name, with_caption
+from refexp.types import ImageId, Target
+
+log = logging.getLogger(__name__)
+
+
+def boxes2masks(
+    path: Path, images: Path, proposer: Proposer, device: torch.device, overlays: Path | None = None
+) -> dict[str, Any]:
+    """The COCO file's content, every annotation without a mask completed by one; all else stays as it is.
+
+    overlays: folder for a picture of each image with the boxes and the masks made of them. Raises RefexpError for a
+    box that is not inside its image and for an image that is missing, before the proposer is loaded.
+    """
+    content = read_coco(path)
+    names = [category["name"] for category in content["categories"]]
+    split = make_split(content, str(path), names, *_access(_folder(str(images), "--images")))
+    lacking = boxes_by_image(split.annotations)
+    if not lacking:
+        raise RefexpError(f"{path}: every annotation has a mask already; there is nothing to do.")
+    for annotation in (annotation for boxes in lacking.values() for annotation in boxes):
+        check_box(annotation, split)
+    _check_files([split.images[image_id] for image_id in lacking], images, str(path))
+    proposer.load(device)
+    made: dict[int | str, Record] = {}
+    for image_id, boxes in track(lacking.items(), len(lacking), "boxes to masks"):
+        complete = complete_boxes(split, image_id, boxes, proposer)
+        made |= {annotation["id"]: annotation for annotation in complete}
+        if overlays:
+            picture = with_caption(_draw(split, image_id, complete, names), f"made of boxes by {made_by(proposer)}")
+            with atomic_path(overlays / overlay_name(split.images[image_id]["file_name"])) as temporary:
+                picture.save(temporary, quality=88)
+    content["annotations"] = [made.get(annotation["id"], annotation) for annotation in content["annotations"]]
+    info = content.get("info")
+    origin = f"{len(made)} masks made of boxes by {made_by(proposer)}"
+    return content | {"info": (info if isinstance(info, dict) else {}) | {"boxes2masks": origin}}
+
+
+def boxes_by_image(annotations: Sequence[Record]) -> dict[ImageId, list[Record]]:
+    """Those without a mask."""
+    found: dict[ImageId, list[Record]] = {}
+    for annotation in annotations:
+        if not has_mask(annotation):
+            found.setdefault(annotation["image_id"], []).append(annotation)
+    return found
+
+
+def complete_boxes(split: Split, image_id: ImageId, annotations: Sequence[Record], proposer: Proposer) -> list[Record]:
+    """Annotations of one image, with the masks that the proposer makes of their boxes; where none, the box itself."""
+    rgb = split.read(split.images[image_id])
+    target = Target(image_id, rgb, to_square(rgb, proposer.image_size))
+    corners = [[x, y, x + w, y + h] for x, y, w, h in (annotation["bbox"] for annotation in annotations)]
+    masks = proposer.masks_in_boxes(target, torch.tensor(corners, dtype=torch.float32))
+    complete = []
+    for annotation, mask in zip(annotations, masks, strict=True):
+        if not areas([mask])[0]:
+            log.warning("%s: no mask in the box of annotation %s; the box serves", split.source, annotation["id"])
+            mask = box_mask(annotation["bbox"], target.size)
+        segmentation = {"size": list(mask["size"]), "counts": mask["counts"].decode()}
+        complete.append(annotation | {"segmentation": segmentation})
+    return complete
+
+
+def made_by(proposer: Proposer) -> str:
+    """Who makes the masks, with the origin of the weights."""
+    weights = proposer.provenance()
+    return f"{type(proposer).__name__}, weights: {weights.origin}" + (f", {weights.sha256}" if weights.sha256 else "")
+
+
+def _draw(split: Split, image_id: ImageId, annotations: Sequence[Record], names: Sequence[str]) -> Image.Image:
+    rgb = split.read(split.images[image_id])
+    labels = [split.labels[annotation["category_id"]] for annotation in annotations]
+    instances = [Instance(split.mask(a), label, names[label]) for a, label in zip(annotations, labels, strict=True)]
+    picture = draw(rgb, instances)
+    pen, scale = ImageDraw.Draw(picture), SIDE / max(rgb.shape[:2])
+    for annotation, label in zip(annotations, labels, strict=True):
+        x, y, w, h = (side * scale for side in annotation["bbox"])
+        pen.rectangle((x, y, x + w, y + h), outline=colour(label), width=2)
+    return picture

@@ -1,0 +1,60 @@
+"""Drawn scenes as files: what a person with photographs of their own would have, to try things on."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from PIL import Image
+
+from refexp.data.folder import MASK
+from refexp.data.rendering import CLASSES, render_split
+from refexp.data.sampling import is_valid
+from refexp.errors import RefexpError, did_you_mean
+from refexp.files import atomic_path, write_json, write_text
+from refexp.masks import decode
+
+LABEL = "SYNTHETIC: drawn by `refexp-data synthetic`. Numbers on these images say nothing of photographs.\n"
+
+
+def write_folder(folder: Path, classes: Sequence[str], references: int, photos: int, seed: int) -> dict[str, Any]:
+    """refs/<class>/ with images and masks, photos/, photos.json (their annotations) and SYNTHETIC.txt; the annotations.
+
+    references: images a class. Raises RefexpError for a class that cannot be drawn.
+    """
+    for name in classes:
+        if name not in CLASSES:
+            raise RefexpError(f"no class is called '{name}'. {did_you_mean(name, CLASSES)}")
+    write_text(folder / "SYNTHETIC.txt", LABEL)
+    # More scenes than are needed: one in twelve is empty, and not every instance is a good reference.
+    pictures, content = render_split(seed, classes, 2 * references * len(classes) + 12, "references")
+    for label, name in enumerate(classes):
+        chosen = _references(content, label + 1)[:references]
+        for number, annotation in enumerate(chosen, start=1):
+            stem = folder / "refs" / name / f"{number}"
+            _save(pictures[annotation["image_id"] - 1], stem.with_suffix(".png"))
+            _save(decode([annotation["segmentation"]])[0].astype(np.uint8) * 255, stem.with_name(stem.name + MASK))
+    pictures, content = render_split(seed, classes, photos, "targets")
+    for record, picture in zip(content["images"], pictures, strict=True):
+        record["file_name"] = f"scene_{record['id']:02d}.jpg"
+        _save(picture, folder / "photos" / record["file_name"], quality=95, subsampling=0)
+    write_json(folder / "photos.json", content | {"info": {"description": LABEL.strip()}})
+    return content
+
+
+def _references(content: dict[str, Any], category: int) -> list[dict[str, Any]]:
+    """Instances of a class away from the border, one an image, the largest first, as a person would choose them."""
+    images = {image["id"]: image for image in content["images"]}
+    found: dict[int, dict[str, Any]] = {}
+    for annotation in content["annotations"]:
+        image = images[annotation["image_id"]]
+        if annotation["category_id"] == category and is_valid(annotation, image["width"], image["height"]):
+            found.setdefault(image["id"], annotation)
+    return sorted(found.values(), key=lambda annotation: -annotation["area"])
+
+
+def _save(pixels: np.ndarray, path: Path, **options: Any) -> None:
+    with atomic_path(path) as temporary:
+        Image.fromarray(pixels).save(temporary, **options)
