@@ -16,16 +16,16 @@ from hydra.errors import HydraException
 from omegaconf.errors import OmegaConfBaseException
 from PIL import Image, ImageOps
 
-from refexp.build import build, build_all
+from refexp.boxes import boxes_by_image, check_box, complete_boxes
+from refexp.build import build, build_all, conf_folder
 from refexp.cli import explain, quote_numbered_option
 from refexp.data.coco import Data, Record, Split, make_split
-from refexp.data.folder import AllSampler, open_upright, read_given, to_content, to_mask
+from refexp.data.folder import open_upright, read_given, to_content, to_mask
 from refexp.data.images import _to_rgb, to_square
-from refexp.data.tools.boxes2masks import boxes_by_image, complete_boxes
+from refexp.data.sampling import AllSampler, Shots, choose_references
 from refexp.encoders.base import Encoder
 from refexp.errors import RefexpError
 from refexp.experiment import Runtime, resolve, weights_note
-from refexp.extraction import check_box
 from refexp.masks import decode
 from refexp.memory import build_bank, remember_one
 from refexp.pipeline import Matcher, Step, detect, extract
@@ -84,8 +84,7 @@ class Model:
         images lie in `reference_images` or beside it, and whose boxes without masks get one from the proposer; or
         `{class: [(image, mask), ...]}`, a mask being a file, a PIL image or an array [H, W], 0 but on the thing.
         """
-        data = self._read(references, reference_images)
-        data, per_class = AllSampler().choose_all(data)
+        data, per_class = choose_references(self._read(references, reference_images), AllSampler(), Shots(1), seed=0)
         unmasked = boxes_by_image([reference for of_class in per_class for reference in of_class])
         masked: dict[Any, Record] = {}
         for image_id, boxes in unmasked.items():
@@ -184,12 +183,3 @@ def configuration(*overrides: str) -> dict[str, Any]:
     finally:
         GlobalHydra.instance().hydra = before
     return resolve(config)
-
-
-def conf_folder() -> Path:
-    """The folder conf: that of the checkout, or the one that was packaged with refexp."""
-    package = Path(__file__).resolve().parent
-    for folder in (package / "conf", package.parent / "conf"):
-        if (folder / "config.yaml").is_file():
-            return folder
-    raise RefexpError(f"no configuration in {package / 'conf'} or {package.parent / 'conf'}: install from a checkout.")

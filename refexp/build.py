@@ -5,6 +5,7 @@ from __future__ import annotations
 import inspect
 import typing
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 from pydantic import TypeAdapter, ValidationError
@@ -62,3 +63,12 @@ def _import(path: Any, key: str) -> type:
         return get_class(path)
     except Exception as error:
         raise RefexpError(f"{key}: cannot import {path!r}: {error}") from None
+
+
+def conf_folder() -> Path:
+    """The folder conf: that of the checkout, or the one that was packaged with refexp."""
+    package = Path(__file__).resolve().parent
+    for folder in (package / "conf", package.parent / "conf"):
+        if (folder / "config.yaml").is_file():
+            return folder
+    raise RefexpError(f"no configuration in {package / 'conf'} or {package.parent / 'conf'}: install from a checkout.")

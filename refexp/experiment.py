@@ -16,7 +16,6 @@ from pydantic import Field
 
 from refexp.build import build, build_all, check
 from refexp.data.coco import Data, Record, Split
-from refexp.data.folder import AllSampler
 from refexp.data.sampling import Features, Sampler, Shots, candidates, choose_references
 from refexp.distributed import Ranks, join, place
 from refexp.encoders.base import Encoder
@@ -29,14 +28,12 @@ from refexp.pipeline import Matcher, Step, detect
 from refexp.progress import track
 from refexp.proposers.base import Proposer
 from refexp.provenance import Clock, available_cores, describe_run
-from refexp.report.gallery import Gallery
-from refexp.report.table import print_metrics
+from refexp.report.gallery import Gallery, PredictionGallery
+from refexp.report.table import print_findings, print_metrics
 from refexp.results import (
-    PredictionGallery,
     SummaryFormat,
     detections_to_coco,
     findings,
-    print_findings,
     references_to_coco,
     write_masks,
     write_summary,
@@ -167,7 +164,8 @@ def run_ranks(experiment: Experiment, output: Path, device: torch.device, ranks:
         experiment.encoder, experiment.proposer, experiment.store, experiment.config, device, clock,
         may_compute=experiment.stage != "ablate",
     )  # fmt: skip
-    data, references = draw_references(offered, experiment, extractor)
+    features = features_of(offered.references, extractor)
+    data, references = choose_references(offered, experiment.sampler, experiment.shots, experiment.seed, features)
     experiment.evaluation.check(data.targets)
     if experiment.proposer.sees_truth and not data.targets.annotations:
         raise RefexpError("this proposer gives back the targets' annotations, and there are none; choose another.")
@@ -228,14 +226,6 @@ def run_ranks(experiment: Experiment, output: Path, device: torch.device, ranks:
     return metrics
 
 
-def draw_references(offered: Data, experiment: Experiment, extractor: Extractor) -> tuple[Data, list[list[Record]]]:
-    """The references of each class, and the data of the classes that have them."""
-    if isinstance(experiment.sampler, AllSampler):
-        return experiment.sampler.choose_all(offered)
-    features = features_of(offered.references, extractor)
-    return choose_references(offered, experiment.sampler, experiment.shots, experiment.seed, features)
-
-
 def warn_without_effect(config: dict[str, Any]) -> None:
     """Say so where a key that speeds up networks is set, and neither network knows it."""
     for key, default in (("precision", "float32"), ("compile", False)):
@@ -269,7 +259,7 @@ def summarise(
         "config": experiment.config,
         "targets": data.targets.source,
         "seed": experiment.seed,
-        "shots": "all" if isinstance(experiment.sampler, AllSampler) else experiment.shots.n,
+        "shots": "all" if experiment.sampler.takes_all else experiment.shots.n,
         "classes": list(data.classes),
         "images": len(data.targets.images),
         "instances": sum(not a.get("iscrowd", 0) for a in data.targets.annotations),

@@ -11,13 +11,14 @@ from typing import Any
 import numpy as np
 import torch
 
+from refexp.boxes import check_box, complete_boxes
 from refexp.data.ahead import ReadAhead
 from refexp.data.coco import Record, Split, has_mask
 from refexp.data.images import to_square
 from refexp.encoders.base import Encoder
 from refexp.errors import RefexpError
 from refexp.files import sha256
-from refexp.masks import areas, box_mask, decode
+from refexp.masks import decode
 from refexp.memory import remember_one
 from refexp.pipeline import extract
 from refexp.proposers.base import Proposer
@@ -120,14 +121,8 @@ class Extractor:
             (reference,) = batch
             self._load()
             with self.clock.stage("masks of boxes"):
-                rgb = split.read(split.images[reference["image_id"]])
-                x, y, w, h = reference["bbox"]
-                target = Target(reference["image_id"], rgb, to_square(rgb, self.proposer.image_size))
-                (mask,) = self.proposer.masks_in_boxes(target, torch.tensor([[x, y, x + w, y + h]]))
-                if not areas([mask])[0]:
-                    log.warning("%s: no mask in the box of reference %s; the box serves", split.source, reference["id"])
-                    mask = box_mask(reference["bbox"], target.size)
-            return [{"mask": np.frombuffer(mask["counts"], dtype=np.uint8)}]
+                (complete,) = complete_boxes(split, reference["image_id"], [reference], self.proposer)
+            return [{"mask": np.frombuffer(complete["segmentation"]["counts"].encode(), dtype=np.uint8)}]
 
         made_by = {"kind": "mask of a box", "proposer": name_of(self.settings["proposer"])}
         made = {
@@ -205,18 +200,6 @@ def identity(component: Encoder | Proposer, settings: Mapping[str, Any]) -> dict
     matters = {name: value for name, value in {**defaults, **settings}.items() if name not in component.inert}
     source = None if kind.__module__.startswith("refexp.") else inspect.getsourcefile(kind)
     return matters | ({"code": sha256(Path(source))} if source else {})
-
-
-def check_box(reference: Record, split: Split) -> None:
-    """Raise RefexpError, naming the annotation, for a box that is empty or reaches out of its image."""
-    image = split.images[reference["image_id"]]
-    x, y, w, h = reference["bbox"]
-    # Half a pixel for boxes that were rounded outwards.
-    if w <= 0 or h <= 0 or min(x, y) < -0.5 or x + w > image["width"] + 0.5 or y + h > image["height"] + 0.5:
-        raise RefexpError(
-            f"{split.source}: the box {reference['bbox']} of annotation {reference['id']} is not inside its image "
-            f"{image['file_name']} ({image['width']} x {image['height']})."
-        )
 
 
 def instances(split: Split) -> dict[ImageId, list[Record]]:

@@ -48,3 +48,8 @@ def _sha256(path: Path, size: int, modified: int) -> str:
         for piece in iter(lambda: file.read(1 << 22), b""):
             digest.update(piece)
     return digest.hexdigest()
+
+
+def as_path(name: object) -> str:
+    """An image id as the path of an output: folders stay, and it cannot lead out of the output's folder."""
+    return "/".join("_" if part in ("", ".", "..") else part for part in str(name).split("/"))

@@ -1,27 +1,21 @@
-"""What a run leaves on disk for other tools and, where there is nothing to compare with, for a person to look at."""
+"""What a run leaves on disk for other tools: references, detections, and lists and masks of what was found."""
 
 from __future__ import annotations
 
 import csv
 import io
 import json
-from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
-from PIL import Image, ImageDraw, ImageFont
-from rich.console import Console
-from rich.markup import escape
-from rich.table import Table
+from PIL import Image
 
 from refexp.data.coco import Data, Record
-from refexp.files import atomic_path, write_text
+from refexp.files import as_path, atomic_path, write_text
 from refexp.masks import areas, boxes_xywh, decode
-from refexp.report.gallery import Gallery
-from refexp.report.overlays import TEXT, Instance, draw
 from refexp.types import Detections, ImageId, Rle
 
 SummaryFormat = Literal["csv", "json"]
@@ -99,56 +93,3 @@ def write_masks(folder: Path, found: Sequence[Finding]) -> None:
         picture = Image.fromarray(decode([finding.mask])[0].astype(np.uint8) * 255)
         with atomic_path(folder / finding.mask_file) as path:
             picture.save(path)
-
-
-def as_path(image: ImageId) -> str:
-    """An image id as the path of an output: folders stay, and it cannot lead out of the output's folder."""
-    return "/".join("_" if part in ("", ".", "..") else part for part in str(image).split("/"))
-
-
-def overlay_name(image: str) -> str:
-    """The path of an image's overlay, a JPEG."""
-    name = as_path(image)
-    return name if name.endswith(".jpg") else f"{name}.jpg"
-
-
-class PredictionGallery(Gallery):
-    """Overlays of targets without annotations: the prediction alone, under the image's own name."""
-
-    def _draw_target(self, image_id: ImageId, detections: Detections) -> None:
-        kept, classes = detections.above(self.score_threshold), self.data.classes
-        found = [
-            Instance(mask, label, f"{classes[label]} {score:.2f}")
-            for mask, label, score in zip(kept.masks, kept.labels.tolist(), kept.scores.tolist(), strict=True)
-        ]
-        split = self.data.targets
-        caption = f"{self.note or ''} {len(found)} of {len(detections)} with score >= {self.score_threshold:g}"
-        picture = with_caption(draw(split.read(split.images[image_id]), found), caption.strip())
-        self._save(picture, overlay_name(str(image_id)))
-
-
-def with_caption(picture: Image.Image, caption: str) -> Image.Image:
-    """A picture under a line of text."""
-    band = 24
-    sheet = Image.new("RGB", (picture.width, picture.height + band), "white")
-    sheet.paste(picture, (0, band))
-    ImageDraw.Draw(sheet).text((4, 4), caption, fill="black", font=ImageFont.load_default(size=TEXT + 1))
-    return sheet
-
-
-def print_findings(
-    found: Sequence[Finding], references: Mapping[str, int], images: int, output: Path, note: str | None
-) -> None:
-    """How many of each class were found, and where the files are. references: how many each class had."""
-    console = Console(soft_wrap=True)
-    table = Table(title=f"{images} image{'' if images == 1 else 's'}", title_justify="left")
-    for column in ("", "references", "found", "in images"):
-        table.add_column(column, justify="right" if column else "left")
-    things = Counter(f.name for f in found)
-    places = Counter(name for name, _ in {(f.name, f.image) for f in found})
-    for name, count in references.items():
-        table.add_row(escape(name), str(count), str(things[name]), str(places[name]))
-    console.print(table)
-    console.print(f"[green]results in[/] {escape(str(output))}")
-    if note:
-        console.print(f"[bold red]{escape(note)}[/]")

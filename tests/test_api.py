@@ -16,7 +16,8 @@ from PIL import Image
 from test_predict import coco_references, drawn_folder, overrides, read_json, scenes  # noqa: F401 - fixtures
 
 import refexp
-from refexp.api import Model, conf_folder, configuration, to_rgb
+from refexp.api import Model, configuration, to_rgb
+from refexp.build import conf_folder
 from refexp.errors import RefexpError
 from refexp.experiment import run
 from refexp.masks import decode, encode
@@ -228,11 +229,11 @@ def test_supervision_that_is_missing(two, monkeypatch):
 
 
 def test_packaged_configuration(monkeypatch, tmp_path):
-    import refexp.api
+    import refexp.build
 
     package = tmp_path / "site-packages/refexp"
     (package / "conf").mkdir(parents=True)
-    monkeypatch.setattr(refexp.api, "__file__", str(package / "api.py"))
+    monkeypatch.setattr(refexp.build, "__file__", str(package / "build.py"))
     with pytest.raises(RefexpError, match="no configuration in"):
         conf_folder()
     (package / "conf/config.yaml").write_text("seed: 0")

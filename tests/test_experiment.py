@@ -110,7 +110,7 @@ def test_string_ids_and_class_order(configure, folder, tmp_path):
     found = json.loads((tmp_path / "renamed/detections.json").read_text())
     assert {f["category_id"] for f in found} <= {17, 4}
     assert all(str(f["image_id"]).startswith("image/") for f in found)
-    assert (tmp_path / "renamed/overlays/image_1.jpg").is_file()
+    assert (tmp_path / "renamed/overlays/image/1.jpg").is_file()
 
 
 def test_random_weights_are_said_everywhere(configure, folder, tmp_path, capsys):

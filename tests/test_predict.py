@@ -68,7 +68,7 @@ def finished(drawn_folder, tmp_path_factory):
     root = tmp_path_factory.mktemp("predict")
     process = subprocess.run(
         [sys.executable, str(ROOT / "main.py"), *overrides(drawn_folder, "masks=true", "vis.score_threshold=0.4"),
-         f"hydra.run.dir={root / 'out'}"],
+         "runtime.threads=1", f"hydra.run.dir={root / 'out'}"],
         cwd=root, env=os.environ | {"PYTHONPATH": str(ROOT)}, capture_output=True, text=True, timeout=300, check=False,
     )  # fmt: skip
     assert process.returncode == 0, process.stderr

@@ -13,7 +13,6 @@ from PIL import Image, ImageOps
 
 from refexp.data.coco import Data, Record, Split, choose_classes, make_split, read_coco
 from refexp.data.custom import _access
-from refexp.data.sampling import Features, Sampler, Shots
 from refexp.errors import RefexpError
 from refexp.masks import areas, boxes_xywh, encode
 from refexp.types import ImageId
@@ -63,36 +62,6 @@ class FolderDataset:
             name, (width, height) = path.relative_to(root).as_posix(), upright_size(path)
             records[name] = {"id": name, "file_name": name, "width": width, "height": height}
         return Split(str(self.images), records, [], dict(labels), *_access(root))
-
-
-class AllSampler(Sampler):
-    """Every reference there is, crowds aside; classes may have different numbers of them."""
-
-    def choose(
-        self,
-        split: Split,
-        shots: Shots | None,
-        seed: int,
-        classes: Sequence[str] = (),
-        features: Features | None = None,
-    ) -> dict[int, list[Record]]:
-        """All references for each class index, in file order. Shots, seed and features have no say."""
-        chosen: dict[int, list[Record]] = {label: [] for label in split.labels.values()}
-        for annotation in split.annotations:
-            if not annotation.get("iscrowd", 0):
-                chosen[split.labels[annotation["category_id"]]].append(annotation)
-        return chosen
-
-    def choose_all(self, data: Data) -> tuple[Data, list[list[Record]]]:
-        """The data of the classes that have references, and those, class by class. RefexpError if none has any."""
-        chosen = self.choose(data.references, None, 0)
-        kept = [label for label in range(len(data.classes)) if chosen[label]]
-        if not kept:
-            raise RefexpError(f"{data.references.source}: no annotations of the chosen classes, so no references.")
-        if len(kept) < len(data.classes):
-            names = [name for label, name in enumerate(data.classes) if label not in kept]
-            log.warning("%d classes left out, without references: %s", len(names), ", ".join(names))
-        return data.restrict(kept), [chosen[label] for label in kept]
 
 
 def read_given(

@@ -65,7 +65,12 @@ def may_serve(annotation: Record, split: Split, shots: Shots) -> bool:
 
 
 class Sampler(ABC):
-    """Split -> references per class, in class order."""
+    """Split -> references per class, in class order.
+
+    takes_all: shots and seed have no say, and classes may have different numbers of references.
+    """
+
+    takes_all = False
 
     @abstractmethod
     def choose(
@@ -106,6 +111,21 @@ class PaperSampler(Sampler):
                     break
         if without_mask:
             log.warning("%s: %d annotations without a mask passed over as references", split.source, without_mask)
+        return chosen
+
+
+class AllSampler(Sampler):
+    """Every reference there is, crowds aside, in file order."""
+
+    takes_all = True
+
+    def choose(
+        self, split: Split, shots: Shots, seed: int, classes: Sequence[str] = (), features: Features | None = None
+    ) -> dict[int, list[Record]]:
+        chosen: dict[int, list[Record]] = {label: [] for label in split.labels.values()}
+        for annotation in split.annotations:
+            if not annotation.get("iscrowd", 0):
+                chosen[split.labels[annotation["category_id"]]].append(annotation)
         return chosen
 
 
@@ -222,6 +242,22 @@ def choose_references(
     Raises RefexpError that names the classes with too few valid references, if `shots.missing` is "error".
     """
     chosen = sampler.choose(data.references, shots, seed, data.classes, features)
+    if not sampler.takes_all:
+        chosen = settle(chosen, data, shots)
+    kept = [label for label in range(len(data.classes)) if chosen[label]]
+    if not kept:
+        drawn = f"no class has {shots.n} valid references"
+        why = "no annotations of the chosen classes, so no references" if sampler.takes_all else drawn
+        raise RefexpError(f"{data.references.source}: {why}.")
+    if len(kept) < len(data.classes):
+        names = [name for label, name in enumerate(data.classes) if label not in set(kept)]
+        why = "without references" if sampler.takes_all else "too few valid references"
+        log.warning("%d classes left out, %s: %s", len(names), why, ", ".join(names))
+    return data.restrict(kept), [chosen[label] for label in kept]
+
+
+def settle(chosen: dict[int, list[Record]], data: Data, shots: Shots) -> dict[int, list[Record]]:
+    """Exactly `shots.n` references for each class index, or none, as `shots.missing` says."""
     counts = {name: len(chosen[label]) for label, name in enumerate(data.classes)}
     short = {name: count for name, count in counts.items() if count < shots.n}
     if short and shots.missing == "error":
@@ -232,14 +268,8 @@ def choose_references(
             "Use fewer shots, shots.missing=drop or repeat, shots.valid=any, or name the classes in dataset.classes."
         )
     if shots.missing == "repeat":
-        chosen = {label: _repeat(references, shots.n) for label, references in chosen.items()}
-    kept = [label for label in range(len(data.classes)) if len(chosen[label]) == shots.n]
-    if not kept:
-        raise RefexpError(f"{data.references.source}: no class has {shots.n} valid references.")
-    if len(kept) < len(data.classes):
-        names = [name for label, name in enumerate(data.classes) if label not in set(kept)]
-        log.warning("%d classes left out, too few valid references: %s", len(names), ", ".join(names))
-    return data.restrict(kept), [chosen[label] for label in kept]
+        return {label: _repeat(references, shots.n) for label, references in chosen.items()}
+    return {label: references if len(references) == shots.n else [] for label, references in chosen.items()}
 
 
 def _repeat(references: list[Record], count: int) -> list[Record]:

@@ -9,12 +9,13 @@ import numpy as np
 from PIL import Image
 
 from refexp.data.coco import Data, Record, has_mask
-from refexp.files import atomic_path
-from refexp.report.overlays import Instance, draw, reference_sheet, side_by_side
+from refexp.files import as_path, atomic_path
+from refexp.report.overlays import Instance, draw, reference_sheet, side_by_side, with_caption
 from refexp.types import Detections, ImageId
 
 MAX_CLASSES = 40
 MAX_SHOTS = 10
+REFERENCES = "references.jpg"
 
 
 class Gallery:
@@ -37,7 +38,7 @@ class Gallery:
         for label, per_class in list(enumerate(references))[:MAX_CLASSES]:
             shown = [(split.read(split.images[r["image_id"]]), split.mask(r), label) for r in per_class[:MAX_SHOTS]]
             rows.append((self.data.classes[label], shown))
-        self._save(reference_sheet(rows, self.note or "References"), "references.jpg")
+        self._save(reference_sheet(rows, self.note or "References"), REFERENCES)
 
     def draw_targets(self, by_image: Mapping[ImageId, Detections]) -> None:
         """Each of the chosen targets: ground truth left, prediction right. Only these images are read."""
@@ -60,9 +61,30 @@ class Gallery:
         left, right = draw(rgb, truth), draw(rgb, found)
         shown = f"prediction, {len(found)} of {len(detections)} with score >= {self.score_threshold:g}"
         captions = (f"ground truth, {image_id}", f"{shown}  {self.note or ''}")
-        name = "".join(c if c.isalnum() or c in "-_." else "_" for c in str(image_id))
-        self._save(side_by_side(left, right, captions), f"{name}.jpg")
+        self._save(side_by_side(left, right, captions), overlay_name(image_id))
 
     def _save(self, picture: Image.Image, name: str) -> None:
         with atomic_path(self.folder / name) as path:
             picture.save(path, quality=88)
+
+
+class PredictionGallery(Gallery):
+    """Overlays of targets without annotations: the prediction alone, under the image's own name."""
+
+    def _draw_target(self, image_id: ImageId, detections: Detections) -> None:
+        kept, classes = detections.above(self.score_threshold), self.data.classes
+        found = [
+            Instance(mask, label, f"{classes[label]} {score:.2f}")
+            for mask, label, score in zip(kept.masks, kept.labels.tolist(), kept.scores.tolist(), strict=True)
+        ]
+        split = self.data.targets
+        caption = f"{self.note or ''} {len(found)} of {len(detections)} with score >= {self.score_threshold:g}"
+        picture = with_caption(draw(split.read(split.images[image_id]), found), caption.strip())
+        self._save(picture, overlay_name(image_id))
+
+
+def overlay_name(image: ImageId) -> str:
+    """The path of an image's overlay, a JPEG; never that of the sheet of references."""
+    name = as_path(image)
+    name = name if name.endswith(".jpg") else f"{name}.jpg"
+    return f"_{name}" if name == REFERENCES else name

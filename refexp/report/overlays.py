@@ -80,6 +80,15 @@ def side_by_side(left: Image.Image, right: Image.Image, captions: tuple[str, str
     return sheet
 
 
+def with_caption(picture: Image.Image, caption: str) -> Image.Image:
+    """A picture under a line of text."""
+    band = 24
+    sheet = Image.new("RGB", (picture.width, picture.height + band), "white")
+    sheet.paste(picture, (0, band))
+    ImageDraw.Draw(sheet).text((4, 4), caption, fill="black", font=ImageFont.load_default(size=TEXT + 1))
+    return sheet
+
+
 def reference_sheet(rows: Sequence[tuple[str, Sequence[tuple[np.ndarray, Rle, int]]]], note: str) -> Image.Image:
     """One row a class: its name and its references (rgb, mask, label), each cut out around the mask."""
     name_width, band = 130, 24

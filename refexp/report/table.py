@@ -1,7 +1,8 @@
-"""The table a run ends with."""
+"""The tables a run ends with."""
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -9,6 +10,8 @@ from typing import Any
 from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
+
+from refexp.results import Finding
 
 COLUMNS = ("nAP", "nAP50", "nAP75", "nAP_small", "nAP_medium", "nAP_large", "AR100")
 LVIS_COLUMNS = ("nAP_rare", "nAP_common", "nAP_frequent", "AR300")
@@ -44,6 +47,24 @@ def print_metrics(
     stages = summary["stages"]
     speed = ", ".join(f"{name} {s['seconds']:.1f} s" for name, s in stages.items() if s["seconds"] >= 0.05)
     console.print(f"{speed}; peak {summary['peak_memory_mib']['process']:.0f} MiB")
+    console.print(f"[green]results in[/] {escape(str(output))}")
+    if note:
+        console.print(f"[bold red]{escape(note)}[/]")
+
+
+def print_findings(
+    found: Sequence[Finding], references: Mapping[str, int], images: int, output: Path, note: str | None
+) -> None:
+    """How many of each class were found, and where the files are. references: how many each class had."""
+    console = Console(soft_wrap=True)
+    table = Table(title=f"{images} image{'' if images == 1 else 's'}", title_justify="left")
+    for column in ("", "references", "found", "in images"):
+        table.add_column(column, justify="right" if column else "left")
+    things = Counter(f.name for f in found)
+    places = Counter(name for name, _ in {(f.name, f.image) for f in found})
+    for name, count in references.items():
+        table.add_row(escape(name), str(count), str(things[name]), str(places[name]))
+    console.print(table)
     console.print(f"[green]results in[/] {escape(str(output))}")
     if note:
         console.print(f"[bold red]{escape(note)}[/]")

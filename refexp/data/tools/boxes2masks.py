@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -10,20 +9,16 @@ from typing import Any
 import torch
 from PIL import Image, ImageDraw
 
-from refexp.data.coco import Record, Split, has_mask, make_split, read_coco
+from refexp.boxes import boxes_by_image, check_box, complete_boxes
+from refexp.data.coco import Record, Split, make_split, read_coco
 from refexp.data.custom import _access, _check_files, _folder
-from refexp.data.images import to_square
 from refexp.errors import RefexpError
-from refexp.extraction import check_box
 from refexp.files import atomic_path
-from refexp.masks import areas, box_mask
 from refexp.progress import track
 from refexp.proposers.base import Proposer
-from refexp.report.overlays import SIDE, Instance, colour, draw
-from refexp.results import overlay_name, with_caption
-from refexp.types import ImageId, Target
-
-log = logging.getLogger(__name__)
+from refexp.report.gallery import overlay_name
+from refexp.report.overlays import SIDE, Instance, colour, draw, with_caption
+from refexp.types import ImageId
 
 
 def boxes2masks(
@@ -56,31 +51,6 @@ def boxes2masks(
     info = content.get("info")
     origin = f"{len(made)} masks made of boxes by {made_by(proposer)}"
     return content | {"info": (info if isinstance(info, dict) else {}) | {"boxes2masks": origin}}
-
-
-def boxes_by_image(annotations: Sequence[Record]) -> dict[ImageId, list[Record]]:
-    """Those without a mask."""
-    found: dict[ImageId, list[Record]] = {}
-    for annotation in annotations:
-        if not has_mask(annotation):
-            found.setdefault(annotation["image_id"], []).append(annotation)
-    return found
-
-
-def complete_boxes(split: Split, image_id: ImageId, annotations: Sequence[Record], proposer: Proposer) -> list[Record]:
-    """Annotations of one image, with the masks that the proposer makes of their boxes; where none, the box itself."""
-    rgb = split.read(split.images[image_id])
-    target = Target(image_id, rgb, to_square(rgb, proposer.image_size))
-    corners = [[x, y, x + w, y + h] for x, y, w, h in (annotation["bbox"] for annotation in annotations)]
-    masks = proposer.masks_in_boxes(target, torch.tensor(corners, dtype=torch.float32))
-    complete = []
-    for annotation, mask in zip(annotations, masks, strict=True):
-        if not areas([mask])[0]:
-            log.warning("%s: no mask in the box of annotation %s; the box serves", split.source, annotation["id"])
-            mask = box_mask(annotation["bbox"], target.size)
-        segmentation = {"size": list(mask["size"]), "counts": mask["counts"].decode()}
-        complete.append(annotation | {"segmentation": segmentation})
-    return complete
 
 
 def made_by(proposer: Proposer) -> str:

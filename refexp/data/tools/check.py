@@ -9,11 +9,12 @@ from functools import cache
 from pathlib import Path, PurePosixPath
 from typing import Any
 
+from refexp.build import conf_folder
 from refexp.data.coco import Record, has_mask, read_coco
 from refexp.data.tools.download import BY_HAND, DOWNLOADS, by_hand, command
 from refexp.errors import RefexpError, did_you_mean, first_line
 
-CONF = Path(__file__).parents[3] / "conf"
+CONF = conf_folder()
 KEYS = ("images", "reference_images", "references", "targets")
 SHOTS = (1, 5, 10)
 """The numbers of shots for which data sets with a list of references per number (CD-FSOD) publish one."""
