@@ -303,7 +303,7 @@ def evaluation_section() -> list[str]:
         for kind in ("bbox", "segm"):
             times, found = {}, {}
             for engine in ("pycocotools", "faster"):
-                times[engine], found[engine] = seconds(lambda r=results, k=kind, e=engine: evaluate_kind(k, *r, e))
+                times[engine], found[engine] = seconds(lambda r=results, k=kind, e=engine: evaluate_kind(k, *r, e)[0])
             off = max(abs(a - found["faster"][name]) for name, a in found["pycocotools"].items() if a is not None)
             reference, fast = times["pycocotools"], times["faster"]
             row = f"{images} | {kind} | {reference:.1f} | {fast:.1f} | **{reference / fast:.1f}** | {off:.0e}"

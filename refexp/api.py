@@ -19,17 +19,18 @@ from PIL import Image, ImageOps
 from refexp.boxes import boxes_by_image, check_box, complete_boxes
 from refexp.build import build, build_all, conf_folder
 from refexp.cli import explain, quote_numbered_option
+from refexp.compose import Runtime, resolve
 from refexp.data.coco import Data, Record, Split, make_split
 from refexp.data.folder import open_upright, read_given, to_content, to_mask
 from refexp.data.images import _to_rgb, to_square
 from refexp.data.sampling import AllSampler, Shots, choose_references
 from refexp.encoders.base import Encoder
 from refexp.errors import RefexpError
-from refexp.experiment import Runtime, resolve, weights_note
 from refexp.masks import decode
 from refexp.memory import build_bank, remember_one
 from refexp.pipeline import Matcher, Step, detect, extract
 from refexp.proposers.base import Proposer
+from refexp.provenance import weights_note
 from refexp.types import Detections, ImageId, MemoryBank, Target
 
 log = logging.getLogger(__name__)

@@ -17,6 +17,8 @@ from typing import Any
 
 import torch
 
+from refexp.types import Weights
+
 PACKAGES = ("refexp", "torch", "torchvision", "timm", "sam2", "pycocotools", "numpy", "hydra-core", "scikit-image")
 
 
@@ -98,3 +100,12 @@ def describe_run(device: torch.device, clock: Clock, ranks: int) -> dict[str, An
         "versions": versions(),
         "commit": commit(),
     }
+
+
+def weights_note(weights: dict[str, Weights]) -> str | None:
+    """What every output says of a run whose weights are not the published ones; None if they are."""
+    random = [name for name, source in weights.items() if "RANDOM" in source.origin]
+    if random:
+        return f"RANDOM WEIGHTS ({', '.join(random)}): the results of this run mean nothing."
+    other = [source.origin for source in weights.values() if "UNOFFICIAL" in source.origin]
+    return f"{'; '.join(other)}: not the published weights." if other else None

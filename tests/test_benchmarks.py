@@ -18,6 +18,7 @@ from omegaconf import OmegaConf
 from torchvision.models.segmentation import FCN_ResNet50_Weights
 
 from refexp.build import build
+from refexp.compose import compose
 from refexp.data.coco import make_split
 from refexp.data.custom import CustomDataset
 from refexp.data.lvis import LvisSplit, check_lvis
@@ -25,7 +26,7 @@ from refexp.data.sampling import choose_references
 from refexp.errors import RefexpError
 from refexp.evaluation import lvis
 from refexp.evaluation.lvis import LvisEvaluation
-from refexp.experiment import compose, run
+from refexp.experiment import run
 from refexp.masks import encode
 from refexp.types import Detections
 

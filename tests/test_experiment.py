@@ -12,7 +12,8 @@ from omegaconf import OmegaConf
 from PIL import Image
 from pycocotools import mask as coco_mask
 
-from refexp.experiment import compose, run, warn_without_effect
+from refexp.compose import compose
+from refexp.experiment import run, warn_without_effect
 
 
 @pytest.fixture(scope="module")

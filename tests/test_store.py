@@ -12,8 +12,9 @@ import numpy as np
 import pytest
 import torch
 
+from refexp.compose import compose
 from refexp.errors import RefexpError
-from refexp.experiment import compose, run
+from refexp.experiment import run
 from refexp.extraction import Extractor, instances, pack, unpack
 from refexp.masks import encode
 from refexp.provenance import Clock

@@ -136,8 +136,8 @@ def _add_boxes2masks(commands: Any) -> None:
 
 def _boxes2masks(options: argparse.Namespace) -> int:
     from refexp import api  # imports torch, which the other commands need not wait for
+    from refexp.compose import Runtime
     from refexp.data.tools.boxes2masks import boxes2masks
-    from refexp.experiment import Runtime
 
     settings = api.configuration(
         f"proposer={options.proposer}", f"weights={options.weights}", f"checkpoints.dir='{options.checkpoints}'"

@@ -29,6 +29,7 @@ class CocoEvaluation:
 
     kinds: what is compared: boxes, masks or both. Targets without masks can be evaluated by boxes alone.
     engine: "pycocotools", the reference, or "faster", faster-coco-eval, with the same numbers to 1e-9.
+    curves: of the last evaluation, by kind, precision f64 [10 IoUs, 101 recalls, K]; -1 where no instance counts.
     """
 
     def __init__(
@@ -36,6 +37,7 @@ class CocoEvaluation:
     ) -> None:
         self.kinds: list[Kind] = list(kinds or ("bbox", "segm"))
         self.engine: Engine = engine
+        self.curves: dict[str, np.ndarray] = {}
 
     def check(self, targets: Split) -> None:
         """Raise RefexpError if these targets cannot be evaluated, before anything costly is done."""
@@ -52,7 +54,8 @@ class CocoEvaluation:
         """Flat metrics, `<kind>/<name>` and `<kind>/<name>/<class>` as fractions; None where no instance counts."""
         metrics: dict[str, float | None] = {}
         for kind in self.kinds:
-            metrics |= evaluate_kind(kind, targets, detections, classes, self.engine)
+            of_kind, self.curves[kind] = evaluate_kind(kind, targets, detections, classes, self.engine)
+            metrics |= of_kind
         return metrics
 
 
@@ -72,8 +75,11 @@ def engine_classes(engine: Engine) -> tuple[Any, Any]:
 
 def evaluate_kind(
     kind: Kind, targets: Split, detections: Sequence[Detections], classes: Sequence[str], engine: Engine
-) -> dict[str, float | None]:
-    """One COCOeval run. Costs O(images x classes x detections x instances) box or run-length overlaps."""
+) -> tuple[dict[str, float | None], np.ndarray]:
+    """One COCOeval run: metrics and precision f64 [10 IoUs, 101 recalls, K], -1 where no instance counts.
+
+    Costs O(images x classes x detections x instances) box or run-length overlaps.
+    """
     COCO, COCOeval = engine_classes(engine)
     # COCOeval needs integer image ids and takes annotation id 0 for "no match": number everything from 1.
     number = {image_id: position for position, image_id in enumerate(targets.images, start=1)}
@@ -99,7 +105,7 @@ def evaluate_kind(
     for label, name in enumerate(classes):
         metrics[f"{kind}/nAP/{name}"] = _mean(precision[:, :, label])
         metrics[f"{kind}/nAP50/{name}"] = _mean(precision[0, :, label])
-    return metrics
+    return metrics, precision
 
 
 def _truth(

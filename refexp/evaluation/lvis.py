@@ -52,6 +52,7 @@ class LvisEvaluation(CocoEvaluation):
         for kind in self.kinds:
             precision, recall = accumulate(kind, targets, detections, self.max_detections)
             named = summarise(precision, recall, self.max_detections)
+            self.curves[kind] = precision[:, :, :, 0, -1]
             for group in FREQUENCIES:
                 labels = [label for label, frequency in targets.frequencies().items() if frequency == group]
                 named[f"nAP_{group}"] = _mean(precision[:, :, labels, 0, -1])

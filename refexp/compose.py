@@ -1,0 +1,120 @@
+"""The components of an experiment, built from its configuration and checked before anything costly is done."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Annotated, Any, Literal, cast
+
+import torch
+from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import InterpolationToMissingValueError, MissingMandatoryValue, OmegaConfBaseException
+from pydantic import Field
+
+from refexp.build import build, build_all, check
+from refexp.data.sampling import Sampler, Shots
+from refexp.distributed import place
+from refexp.encoders.base import Encoder
+from refexp.errors import RefexpError
+from refexp.evaluation.coco import CocoEvaluation
+from refexp.pipeline import Matcher, Step
+from refexp.proposers.base import Proposer
+from refexp.provenance import available_cores
+from refexp.results import SummaryFormat
+from refexp.store import Store
+
+
+@dataclass(frozen=True)
+class Runtime:
+    """Where a run computes.
+
+    device: "auto" takes a GPU if there is one, each rank its own. threads: CPU threads of a process, None leaves one
+    process's be and divides the cores among the ranks of a machine. silence: seconds without a sign of life after
+    which a rank counts as dead and the run ends.
+    """
+
+    device: Literal["auto", "cpu", "cuda"] = "auto"
+    threads: Annotated[int, Field(ge=1)] | None = None
+    silence: Annotated[float, Field(ge=5, allow_inf_nan=False)] = 45.0
+
+    def prepare(self) -> torch.device:
+        if self.device == "cuda" and not torch.cuda.is_available():
+            raise RefexpError("runtime.device='cuda': no GPU is visible here; use runtime.device=auto or cpu.")
+        here = place()
+        if self.threads or here.local_world_size > 1:
+            torch.set_num_threads(self.threads or max(1, available_cores() // here.local_world_size))
+        if self.device == "cpu" or not torch.cuda.is_available():
+            return torch.device("cpu")
+        device = torch.device("cuda", here.local_rank % torch.cuda.device_count())
+        torch.cuda.set_device(device)
+        return device
+
+
+@dataclass(frozen=True)
+class Vis:
+    """How many targets are drawn, spread evenly over the split (None: all).
+
+    score_threshold: from which score on detections are drawn and, with task=predict, listed and saved as masks.
+    """
+
+    limit: Annotated[int, Field(ge=0)] | None = 8
+    score_threshold: Annotated[float, Field(ge=0, le=1)] = 0.5
+
+
+@dataclass(frozen=True)
+class Experiment:
+    """The components of an experiment, built and checked; nothing is loaded yet."""
+
+    config: dict[str, Any]
+    stage: Literal["all", "extract", "ablate"]
+    seed: int
+    dataset: Any
+    sampler: Sampler
+    shots: Shots
+    encoder: Encoder
+    proposer: Proposer
+    matcher: Matcher
+    steps: dict[str, Step]
+    evaluation: CocoEvaluation
+    vis: Vis
+    store: Store
+    runtime: Runtime
+    summary: SummaryFormat | None
+    masks: bool
+
+
+def resolve(config: DictConfig) -> dict[str, Any]:
+    """The configuration as plain values. Raises RefexpError that names the config key at fault."""
+    try:
+        plain = OmegaConf.to_container(config, resolve=True, throw_on_missing=True)
+    except MissingMandatoryValue as error:
+        raise RefexpError(f"{error.full_key} must be given: {error.full_key}=...") from None
+    except InterpolationToMissingValueError as error:
+        missing = str(error.msg).splitlines()[0].rsplit(" ", 1)[-1]
+        raise RefexpError(f"{missing} must be given: {missing}=...") from None
+    except OmegaConfBaseException as error:
+        raise RefexpError(f"{error.full_key}: {str(error.msg).splitlines()[0]}") from None
+    return cast(dict[str, Any], plain)
+
+
+def compose(config: DictConfig) -> Experiment:
+    """Build every component. Raises RefexpError that names the config key at fault."""
+    plain = resolve(config)
+    return Experiment(
+        config=plain,
+        stage=check(plain["stage"], Literal["all", "extract", "ablate"], "stage"),
+        seed=check(plain["seed"], int, "seed"),
+        shots=build(plain.get("shots"), "shots", Shots),
+        vis=build(plain.get("vis"), "vis", Vis),
+        store=build(plain.get("store"), "store", Store),
+        runtime=build(plain.get("runtime"), "runtime", Runtime),
+        sampler=build(plain.get("sampler"), "sampler"),
+        evaluation=build(plain.get("evaluation"), "evaluation"),
+        matcher=build(plain.get("matcher"), "matcher"),
+        steps=build_all(plain.get("postprocess"), "postprocess"),
+        proposer=build(plain.get("proposer"), "proposer"),
+        encoder=build(plain.get("encoder"), "encoder"),
+        dataset=build(plain.get("dataset"), "dataset"),
+        # Keys of task=predict alone.
+        summary=check(plain.get("summary"), SummaryFormat | None, "summary"),
+        masks=check(plain.get("masks", False), bool, "masks"),
+    )
