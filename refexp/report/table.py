@@ -13,8 +13,13 @@ from rich.table import Table
 
 from refexp.results import Finding
 
-COLUMNS = ("nAP", "nAP50", "nAP75", "nAP_small", "nAP_medium", "nAP_large", "AR100")
-LVIS_COLUMNS = ("nAP_rare", "nAP_common", "nAP_frequent", "AR300")
+NUMBERS = (
+    "nAP", "nAP50", "nAP75", "nAP_small", "nAP_medium", "nAP_large", "AR100",
+    "nAP_rare", "nAP_common", "nAP_frequent", "AR300",
+)  # fmt: skip
+"""What stands in the table, where the evaluation gives it: the last four are those of LVIS."""
+MAX_COLUMNS = 8
+"""More numbers would not fit side by side on a terminal, and stand below each other."""
 SEMANTIC = ("mIoU", "FB-IoU")
 KINDS = {"bbox": "box", "segm": "mask"}
 MAX_CLASSES = 20
@@ -30,18 +35,10 @@ def print_metrics(
     """Overall numbers in percent, per class if there are few, speed and where the files are."""
     console = Console(soft_wrap=True)
     kinds = [kind for kind in KINDS if f"{kind}/nAP" in metrics]
-    table = Table(title=escape(_title(summary)), title_justify="left")
-    table.add_column("")
-    columns = [c for c in (*COLUMNS, *LVIS_COLUMNS) if any(f"{kind}/{c}" in metrics for kind in kinds)]
-    semantic = [name for name in SEMANTIC if f"semantic/{name}" in metrics]
-    for column in (*columns, *semantic):
-        table.add_column(column, justify="right")
-    if semantic:
-        table.add_row("semantic", *[percent(metrics[f"semantic/{name}"]) for name in semantic], style="bold")
-    for kind in kinds:
-        row = [percent(metrics[f"{kind}/{column}"]) for column in columns]
-        table.add_row(KINDS[kind], *row, style="bold")
-    console.print(table)
+    rows = [(KINDS[kind], {c: metrics[f"{kind}/{c}"] for c in NUMBERS if f"{kind}/{c}" in metrics}) for kind in kinds]
+    if semantic := {c: metrics[f"semantic/{c}"] for c in SEMANTIC if f"semantic/{c}" in metrics}:
+        rows.append((f"semantic, {summary['config']['evaluation'].get('protocol', 'classes')}", semantic))
+    console.print(_overall(_title(summary), rows))
     if 1 < len(classes) <= MAX_CLASSES and "semantic/FB-IoU" not in metrics:
         console.print(_per_class(metrics, classes, kinds))
     stages = summary["stages"]
@@ -77,6 +74,20 @@ def _title(summary: Mapping[str, Any]) -> str:
         f"{count} {'class' if count == 1 else 'classes'}, {summary['shots']} shots, seed {summary['seed']}, "
         f"{summary['images']} images, {summary['instances']} instances; percent"
     )
+
+
+def _overall(title: str, rows: Sequence[tuple[str, Mapping[str, float | None]]]) -> Table:
+    table = Table(title=escape(title), title_justify="left")
+    table.add_column("")
+    numbers = list(dict.fromkeys(number for _, of_row in rows for number in of_row))
+    cells = {(name, number): percent(value) for name, of_row in rows for number, value in of_row.items()}
+    names = [name for name, _ in rows]
+    down, across = (names, numbers) if len(numbers) <= MAX_COLUMNS else (numbers, names)
+    for column in across:
+        table.add_column(column, justify="right")
+    for line in down:
+        table.add_row(line, *[cells.get((line, c)) or cells.get((c, line), "-") for c in across], style="bold")
+    return table
 
 
 def _per_class(metrics: Mapping[str, float | None], classes: Sequence[str], kinds: Sequence[str]) -> Table:
