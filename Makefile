@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-slow slurm bench lint checkpoints clean
+.PHONY: help demo test test-slow slurm browser bench lint checkpoints clean
 
 help:            ## this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 16
@@ -14,7 +14,7 @@ help:            ## this list
 $(READY): pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/pip install --quiet --constraint constraints.txt torch torchvision setuptools wheel
-	SAM2_BUILD_CUDA=0 $(BIN)/pip install --quiet --constraint constraints.txt --no-build-isolation --editable ".[default,sam2,dev]"
+	SAM2_BUILD_CUDA=0 $(BIN)/pip install --quiet --constraint constraints.txt --no-build-isolation --editable ".[default,sam2,wandb,dev]"
 	@touch $@
 
 demo: $(READY)   ## install, then run the main job on the embedded default (synthetic images, CPU, offline)
@@ -32,6 +32,10 @@ test-slow: $(READY)   ## the tests that take long
 slurm:           ## as root on Debian: what the tests with a real SLURM need
 	apt-get update -qq
 	apt-get install -y -qq --no-install-recommends slurmctld slurmd slurm-client munge
+
+browser:         ## as root on Debian: Chromium, for the tests that open a report page
+	apt-get update -qq
+	apt-get install -y -qq --no-install-recommends chromium
 
 bench: $(READY)   ## side-by-side timings into benchmarks/RESULTS.md (half an hour on two cores)
 	$(BIN)/python benchmarks/run.py

@@ -51,13 +51,16 @@ class Runtime:
 
 @dataclass(frozen=True)
 class Vis:
-    """How many targets are drawn, spread evenly over the split (None: all).
+    """What is drawn. limit: how many targets, spread evenly over the split (None: all).
 
     score_threshold: from which score on detections are drawn and, with task=predict, listed and saved as masks.
+    report: write report.html. memory_bank: draw memory_bank.png, for which the encoder sees up to 40 references again.
     """
 
     limit: Annotated[int, Field(ge=0)] | None = 8
     score_threshold: Annotated[float, Field(ge=0, le=1)] = 0.5
+    report: bool = True
+    memory_bank: bool = False
 
 
 @dataclass(frozen=True)

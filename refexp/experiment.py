@@ -15,6 +15,8 @@ from refexp.data.coco import Data, Record, Split
 from refexp.data.sampling import Features, candidates, choose_references
 from refexp.distributed import Ranks, join
 from refexp.errors import RefexpError
+from refexp.evaluation.coco import CocoEvaluation
+from refexp.evaluation.diagnostics import Diagnostics, ImageDiagnosis
 from refexp.extraction import Extractor
 from refexp.files import write_json, write_text
 from refexp.memory import build_bank
@@ -22,7 +24,10 @@ from refexp.outcome import Outcome
 from refexp.pipeline import detect
 from refexp.progress import track
 from refexp.provenance import Clock, describe_run, weights_note
+from refexp.report.diagnosis import print_diagnosis
 from refexp.report.gallery import Gallery, PredictionGallery
+from refexp.report.memory_bank import draw_memory_bank, view_references
+from refexp.report.page import write_report
 from refexp.report.table import print_findings, print_metrics
 from refexp.results import detections_to_coco, findings, references_to_coco, write_masks, write_summary
 from refexp.types import Detections, MemoryBank, Weights
@@ -78,38 +83,56 @@ def run_ranks(experiment: Experiment, output: Path, device: torch.device, ranks:
         log.info("extracted: %d images and their references are in the store %s", sum(images), experiment.store.dir)
         return None
 
+    diagnostics = diagnostics_of(experiment.evaluation, data.targets)
     found: list[Detections] = []
+    examined: list[ImageDiagnosis] = []
     for image_id, of_image in proposals:
         with clock.stage("detect"):
             found.append(detect(image_id, of_image, bank, experiment.matcher, experiment.steps.values()))
-    gathered = ranks.gather(found)
+        if diagnostics:
+            with clock.stage("diagnose"):
+                examined.append(diagnostics.examine(of_image, found[-1]))
+    gathered = ranks.gather((found, examined))
     if gathered is None:
         return None
-    by_image = {detections.image_id: detections for share in gathered for detections in share}
+    by_image = {detections.image_id: detections for share, _ in gathered for detections in share}
     detections = [by_image[image_id] for image_id in data.targets.images]
     write_detections(output, experiment, detections, data)
 
     with clock.stage("evaluate", len(detections)):
         metrics = experiment.evaluation.evaluate(data.targets, detections, data.classes)
+    diagnosis = None
+    if diagnostics:
+        with clock.stage("diagnose", 0):
+            diagnosis = diagnostics.conclude([one for _, share in gathered for one in share], detections, data.classes)
+        write_json(output / "diagnostics.json", {"note": note} | diagnosis, indent=1)
     summary = summarise(experiment, data, references, detections, extractor.weights)
     summary["classes_left_out"] = [name for name in offered.classes if name not in data.classes]
     summary |= describe_run(device, clock, ranks.world_size)
     write_json(output / "metrics.json", {"metrics": metrics} | summary, indent=2)
+    if experiment.vis.memory_bank:
+        extractor.load()
+        views = view_references(data, references, experiment.encoder, device)
+        draw_memory_bank(output / "memory_bank.png", data.classes, views, bank, note)
     return Outcome(
         output=output, config=experiment.config, data=data, references=references, bank=bank, detections=detections,
-        metrics=metrics, summary=summary, curves=experiment.evaluation.curves, note=note,
+        metrics=metrics, summary=summary, curves=experiment.evaluation.curves, diagnostics=diagnosis, note=note,
     )  # fmt: skip
 
 
 def show(outcome: Outcome, vis: Vis) -> None:
-    """The pictures and tables of a finished run."""
+    """The pictures, the page and the tables of a finished run."""
     data = outcome.data
     limit = len(outcome.detections) if vis.limit is None else vis.limit
     kind = Gallery if data.targets.annotations else PredictionGallery
     gallery = kind(outcome.output / "overlays", data, limit, vis.score_threshold, outcome.note)
     gallery.draw_references(outcome.references)
     gallery.draw_targets({detections.image_id: detections for detections in outcome.detections})
+    if vis.report:
+        write_report(outcome)
     if outcome.metrics:
+        if outcome.diagnostics:
+            print_diagnosis(outcome.diagnostics)
         print_metrics(outcome.metrics, data.classes, outcome.summary, outcome.output, outcome.note)
     else:
         listed = findings(outcome.detections, data.classes, vis.score_threshold)
@@ -129,6 +152,13 @@ def check_targets(experiment: Experiment, targets: Split) -> None:
     experiment.evaluation.check(targets)
     if experiment.proposer.sees_truth and not targets.annotations:
         raise RefexpError("this proposer gives back the targets' annotations, and there are none; choose another.")
+
+
+def diagnostics_of(evaluation: CocoEvaluation, targets: Split) -> Diagnostics | None:
+    """Who examines each image on the way, if `evaluation.diagnostics` asks for it."""
+    if not evaluation.diagnostics:
+        return None
+    return Diagnostics(targets, evaluation.kinds, evaluation.engine, evaluation.confusion_threshold)
 
 
 def write_beginning(output: Path, config: dict[str, Any], references: dict[str, Any], note: str | None) -> None:

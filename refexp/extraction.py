@@ -68,7 +68,7 @@ class Extractor:
             return Target(record["id"], rgb, to_square(rgb, self.proposer.image_size), truth(record))
 
         def compute(batch: Sequence[Record]) -> list[Entry]:
-            self._load()
+            self.load()
             with self.clock.stage("wait for images", len(batch)):
                 targets = [ahead.get(record) for record in batch]
             with self.clock.stage("extract", len(batch)):
@@ -91,7 +91,7 @@ class Extractor:
 
         def compute(batch: Sequence[Record]) -> list[Entry]:
             (reference,) = batch
-            self._load()
+            self.load()
             with self.clock.stage("remember"):
                 rgb = split.read(split.images[reference["image_id"]])
                 mask = decode([split.mask(reference)])[0]
@@ -119,7 +119,7 @@ class Extractor:
 
         def compute(batch: Sequence[Record]) -> list[Entry]:
             (reference,) = batch
-            self._load()
+            self.load()
             with self.clock.stage("masks of boxes"):
                 (complete,) = complete_boxes(split, reference["image_id"], [reference], self.proposer)
             return [{"mask": np.frombuffer(complete["segmentation"]["counts"].encode(), dtype=np.uint8)}]
@@ -181,7 +181,8 @@ class Extractor:
                 )
             yield record, entry
 
-    def _load(self) -> None:
+    def load(self) -> None:
+        """Load both networks, unless they are."""
         if not self.loaded:
             with self.clock.stage("load networks"):
                 self.encoder.load(self.device)

@@ -1,0 +1,87 @@
+"""One image as it would be detected if a part of the method knew the truth; evaluated, these are upper bounds."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+
+import numpy as np
+import torch
+
+from refexp.evaluation.errors import DUPLICATE, HIT, LOCALISATION, NEAR, Judgement
+from refexp.types import Detections, ImageId, Rle
+
+
+def closest(judgement: Judgement, ious: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """The instance of any class that each detection overlaps most, i64 [N], and IoU f64 [N]; -1 and 0 below .1.
+
+    ious: f64 [N, T]. A hit's is the instance it was matched with. Crowds are none.
+    """
+    chosen = np.full(len(ious), -1, dtype=np.int64)
+    if not ious.size:
+        return chosen, np.zeros(len(ious))
+    allowed = np.where(judgement.ignored, -1.0, ious)
+    chosen = allowed.argmax(axis=1)
+    hits = np.array([kind == HIT for kind in judgement.kinds])
+    chosen[hits] = judgement.nearest[hits]
+    overlap = allowed[np.arange(len(ious)), chosen]
+    near = overlap >= NEAR
+    return np.where(near, chosen, -1), np.where(near, overlap, 0.0)
+
+
+def oracle_class(found: Detections, judgement: Judgement, instance: np.ndarray, overlap: np.ndarray) -> Detections:
+    """Right classes: what was detected gets the class of the instance it overlaps most (`closest`).
+
+    Of several that come to one instance the best overlap stays, with the highest score among them: naming them right,
+    merging would have known them for the same. Detections that overlap no instance by .1 stay as they are.
+    """
+    rows, labels, scores = [], [], []
+    for row in np.flatnonzero(instance < 0).tolist():
+        rows.append(row)
+        labels.append(int(judgement.labels[row]))
+        scores.append(float(judgement.scores[row]))
+    for one in np.unique(instance[instance >= 0]).tolist():
+        rivals = np.flatnonzero(instance == one)
+        rows.append(int(rivals[overlap[rivals].argmax()]))
+        labels.append(int(judgement.truth[one]))
+        scores.append(float(judgement.scores[rivals].max()))
+    return _detections(found.image_id, labels, scores, [found.masks[row] for row in rows])
+
+
+def oracle_mask(found: Detections, judgement: Judgement, truth: Sequence[Rle]) -> Detections:
+    """Exact masks: what was detected near an instance of its class (IoU of at least .1) gets that instance's mask.
+
+    Class and score stay. Of several that come to one instance the highest score stays. The rest keep their masks.
+    truth: the annotations' masks, T. Instances without such a detection stay missed: this knows no better proposals.
+    """
+    masks, kept, given = list(found.masks), [], set()
+    for row in np.argsort(-judgement.scores, kind="stable").tolist():
+        if judgement.kinds[row] in (HIT, LOCALISATION, DUPLICATE):
+            one = int(judgement.nearest[row])
+            if one in given:
+                continue
+            given.add(one)
+            masks[row] = truth[one]
+        kept.append(row)
+    return replace(found, labels=found.labels[kept], scores=found.scores[kept], masks=[masks[row] for row in kept])
+
+
+def oracle_matching(image_id: ImageId, labels: np.ndarray, best: np.ndarray, masks: Sequence[Rle | None]) -> Detections:
+    """Perfect matching and merging: each instance is answered by its best proposal, with their IoU as score.
+
+    labels: i64 [T]; best: [T], IoU with the best proposal; masks: those proposals, None where none touches.
+    """
+    there = [row for row, mask in enumerate(masks) if mask is not None]
+    chosen = [mask for mask in masks if mask is not None]
+    return _detections(image_id, labels[there].tolist(), best[there].tolist(), chosen)
+
+
+def _detections(image_id: ImageId, labels: list[int], scores: list[float], masks: list[Rle]) -> Detections:
+    """Best first, as everywhere."""
+    ranked = torch.tensor(scores, dtype=torch.float64).argsort(descending=True, stable=True)
+    return Detections(
+        image_id,
+        torch.tensor(labels, dtype=torch.int64)[ranked],
+        torch.tensor(scores, dtype=torch.float64)[ranked],
+        [masks[row] for row in ranked.tolist()],
+    )

@@ -1,0 +1,194 @@
+"""report.html: a run as a page to look through, made of files alone."""
+
+from __future__ import annotations
+
+from collections import Counter
+from pathlib import Path
+from typing import Any
+
+import jinja2
+import numpy as np
+from omegaconf import OmegaConf
+
+from refexp import __version__
+from refexp.files import write_text
+from refexp.outcome import Outcome
+from refexp.report.gallery import MAX_CLASSES, MAX_SHOTS, Gallery
+from refexp.report.page_diagnostics import view
+from refexp.report.page_errors import (
+    COLOURS,
+    NAMES,
+    confident_alarms,
+    judge_all,
+    worst_misses,
+)
+from refexp.report.page_gallery import css, write_images, write_part, write_references
+from refexp.report.table import NUMBERS, SEMANTIC, percent
+
+NAME = "report.html"
+MISSES = "The largest instances that nothing of their class hits, at any score: IoU .5 makes a hit."
+ALARMS = "The detections of highest score that hit nothing, and what they are instead."
+CROPS = 18
+"""Misses, and false positives, that are cut out."""
+KINDS = {"segm": ("mask", "masks"), "bbox": ("box", "boxes"), "semantic": ("", "semantic")}
+
+
+def write_report(outcome: Outcome) -> Path:
+    """Write report.html into the run's folder, its pictures into report/ beside it, and return its path.
+
+    Shows the targets that the overlays show (`vis.limit`) and those of the worst misses and most confident false
+    positives; reads no other target. Without annotations: no accuracy, no errors.
+    """
+    data, folder = outcome.data, outcome.output / "report"
+    errors = judge_all(data, outcome.detections) if data.targets.annotations else {}
+    misses, alarms = worst_misses(errors, data, CROPS), confident_alarms(errors, data, CROPS)
+    vis = outcome.config["vis"]
+    limit = len(outcome.detections) if vis["limit"] is None else vis["limit"]
+    chosen = Gallery(outcome.output, data, limit, vis["score_threshold"], outcome.note).chosen
+    ids = list(dict.fromkeys([*chosen, *(shown.image_id for shown in (*misses, *alarms))]))
+    images, crops = write_images(outcome, folder, ids, errors, (misses, alarms))
+    for kind, precision in outcome.curves.items():
+        write_part(folder, f"curves-{kind}", [curves(precision[:, :, [label]]) for label in range(len(data.classes))])
+    diagnosed = view(outcome.diagnostics) if outcome.diagnostics else {}
+    page = {
+        **describe(outcome),
+        "kinds": accuracy(outcome),
+        "images": images,
+        "more": len(ids) - len(chosen),
+        "truth": bool(data.targets.annotations),
+        "diagnostics": diagnosed,
+        "misses": crops[0],
+        "alarms": crops[1],
+        "misses_text": MISSES,
+        "alarms_text": ALARMS,
+        "references": write_references(outcome, folder / "references"),
+        "references_text": references_text(outcome),
+        "data": {
+            "classes": data.classes,
+            "colours": [css(label) for label in range(len(data.classes))],
+            "judgements": [{"name": NAMES[verdict], "colour": value} for verdict, value in COLOURS.items()],
+            "threshold": vis["score_threshold"],
+            "total": len(outcome.detections),
+            "curves": {kind: curves(precision) for kind, precision in outcome.curves.items()},
+            "charts": {kind["chart"]["name"]: kind["chart"] for kind in diagnosed.values()},
+        },
+    }
+    write_text(outcome.output / NAME, templates().get_template("run.html").render(page))
+    return outcome.output / NAME
+
+
+def templates() -> jinja2.Environment:
+    """The page's templates; every value is escaped."""
+    environment = jinja2.Environment(
+        loader=jinja2.PackageLoader("refexp.report"),
+        autoescape=True,
+        undefined=jinja2.StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    environment.filters["percent"] = percent
+    return environment
+
+
+def describe(outcome: Outcome) -> dict[str, Any]:
+    """What was run: the page's title and first lines, time, weights, environment and configuration."""
+    summary, config = outcome.summary, outcome.config
+    counts = [
+        f"{len(summary['classes'])} classes",
+        f"{summary['shots']} shots",
+        f"seed {summary['seed']}",
+        f"{summary['images']} images",
+        *([f"{summary['instances']} instances"] if outcome.data.targets.annotations else []),
+        f"{summary['detections']} detections",
+    ]
+    parts = {part: component(config.get(part) or {}) for part in ("encoder", "proposer", "matcher")}
+    origins = [source["origin"] for source in summary["weights"].values() if source["origin"] != "none needed"]
+    weights = "; ".join(dict.fromkeys(origins)) or "none needed"
+    memory = ", ".join(f"{place} {mib:.0f} MiB" for place, mib in summary["peak_memory_mib"].items())
+    run = {"device": summary["device"], "ranks": summary["ranks"], "peak memory": memory, "commit": summary["commit"]}
+    return {
+        "title": short(summary["targets"])
+        if config["name"] == "run"
+        else f"{config['name']}: {short(summary['targets'])}",
+        "facts": counts,
+        "parts": parts | {"weights": weights},
+        "note": outcome.note,
+        "stages": stages(summary["stages"]),
+        "weights": summary["weights"],
+        "environment": {k: v for k, v in run.items() if v is not None} | summary["versions"],
+        "config": OmegaConf.to_yaml(OmegaConf.create(config)),
+        "version": __version__,
+    }
+
+
+def short(source: str) -> str:
+    """A split's source without the folders that lead to it; not every source is a file."""
+    return "/".join(Path(source).parts[-2:]) if source.startswith("/") else source
+
+
+def component(config: dict[str, Any]) -> str:
+    """A component in few words: its class, and the network's size where there are several."""
+    name = str(config.get("_target_", "none")).rsplit(".", 1)[-1]
+    size = config.get("model") or config.get("arch")
+    return f"{name} {size}" if size else name
+
+
+def stages(report: dict[str, dict[str, float]]) -> list[dict[str, Any]]:
+    """Seconds of each stage, and their share of the longest."""
+    longest = max((stage["seconds"] for stage in report.values()), default=0) or 1
+    return [
+        {
+            "name": name,
+            "share": stage["seconds"] / longest,
+            "seconds": f"{stage['seconds']:.1f}",
+            "rate": f"{stage['per_second']:.1f}" if stage["items"] > 1 else "",
+        }
+        for name, stage in report.items()
+    ]
+
+
+def accuracy(outcome: Outcome) -> list[dict[str, Any]]:
+    """For each kind of comparison that was made: the numbers overall and of each class, best first."""
+    instances = Counter(
+        outcome.data.targets.labels[a["category_id"]]
+        for a in outcome.data.targets.annotations
+        if not a.get("iscrowd", 0)
+    )
+    metrics, found = outcome.metrics, []
+    for key, (name, plural) in KINDS.items():
+        overall = SEMANTIC if key == "semantic" else NUMBERS
+        numbers = {column: metrics[f"{key}/{column}"] for column in overall if f"{key}/{column}" in metrics}
+        if not numbers:
+            continue
+        columns = [c for c in ("nAP", "nAP50", "IoU") if f"{key}/{c}/{outcome.data.classes[0]}" in metrics]
+        rows: list[dict[str, Any]] = [
+            {
+                "name": class_name,
+                "values": [metrics[f"{key}/{column}/{class_name}"] for column in columns],
+                "instances": instances[label],
+            }
+            for label, class_name in enumerate(outcome.data.classes if columns else ())
+        ]
+        rows.sort(key=lambda row: -1 if row["values"][0] is None else row["values"][0], reverse=True)
+        kind = {"key": key, "name": name, "plural": plural, "numbers": numbers, "columns": columns, "rows": rows}
+        found.append(kind)
+    return found
+
+
+def curves(precision: np.ndarray) -> list[tuple[str, list[int]]]:
+    """Precision f64 [10 IoUs, 101 recalls, K] -> named curves in thousandths, over the classes of which any counts."""
+    counted = precision[:, :, (precision > -1).all(axis=(0, 1))]
+    if not counted.shape[2]:
+        return []
+    mean = counted.mean(axis=2)
+    chosen = {"IoU .50": mean[0], "IoU .75": mean[5], "mean of .50 to .95": mean.mean(axis=0)}
+    return [(name, (1000 * line).round().astype(int).tolist()) for name, line in chosen.items()]
+
+
+def references_text(outcome: Outcome) -> str:
+    """How many references there were, and whether all are shown."""
+    counts = [len(per_class) for per_class in outcome.references]
+    text = f"{sum(counts)} annotated instances of {len(counts)} classes taught this run what to look for."
+    if len(counts) > MAX_CLASSES or max(counts, default=0) > MAX_SHOTS:
+        text += f" Shown are the first {MAX_CLASSES} classes, and of each the first {MAX_SHOTS}."
+    return text

@@ -1,0 +1,163 @@
+"""What the report page says of hits and errors: of each detection and instance, and which of them it shows."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property
+
+import numpy as np
+
+from refexp.data.coco import Data, Record, has_mask
+from refexp.data.lvis import LvisSplit
+from refexp.evaluation.coco import Kind
+from refexp.evaluation.errors import (
+    BACKGROUND,
+    BOTH,
+    CLASS,
+    DUPLICATE,
+    HIT,
+    IGNORED,
+    LOCALISATION,
+    MISSED,
+    Judgement,
+    judge,
+    overlaps,
+)  # fmt: skip
+from refexp.evaluation.lvis import federated_images
+from refexp.types import Detections, ImageId
+
+COLOURS = {
+    HIT: "#2bb673", CLASS: "#f58a1f", LOCALISATION: "#f2cf1d", BOTH: "#b98a52", DUPLICATE: "#9a7bff",
+    BACKGROUND: "#ff5fa2", MISSED: "#f0383b", IGNORED: "#9aa1a8",
+}  # fmt: skip
+"""What may be said of a detection or an instance, and the colour that stands for it on a photograph."""
+VERDICTS = tuple(COLOURS)
+NAMES = {
+    HIT: "hit", CLASS: "wrong class", LOCALISATION: "badly outlined", BOTH: "wrong class, badly outlined",
+    DUPLICATE: "found twice", BACKGROUND: "nothing there", MISSED: "missed", IGNORED: "does not count",
+}  # fmt: skip
+"""The same in plain words."""
+
+
+@dataclass(frozen=True)
+class ImageErrors:
+    """One image's annotations T beside its detections N.
+
+    truth: its annotations, in file order; judgement: of `refexp.evaluation.errors`; ious: f64 [N, T].
+    """
+
+    truth: list[Record]
+    judgement: Judgement
+    ious: np.ndarray
+
+    @cached_property
+    def of_truth(self) -> list[str]:
+        """What became of each instance: HIT, MISSED, IGNORED, or the kind of the best-scored error that is about it."""
+        verdicts = [MISSED] * len(self.truth)
+        judged = self.judgement
+        for row in np.argsort(judged.scores, kind="stable").tolist():
+            if judged.kinds[row] in (CLASS, LOCALISATION):
+                verdicts[judged.nearest[row]] = judged.kinds[row]
+        for index in range(len(self.truth)):
+            if judged.matched[index] or judged.ignored[index]:
+                verdicts[index] = HIT if judged.matched[index] else IGNORED
+        return verdicts
+
+
+@dataclass(frozen=True)
+class Shown:
+    """An instance or a detection that the page cuts out.
+
+    row: its position among the image's annotations (is_truth) or detections; text: what was wrong.
+    """
+
+    image_id: ImageId
+    is_truth: bool
+    row: int
+    label: int
+    text: str
+
+
+def annotations_by_image(data: Data) -> dict[ImageId, list[Record]]:
+    """Every target's annotations in file order; of images without one an empty list."""
+    by_image: dict[ImageId, list[Record]] = {image_id: [] for image_id in data.targets.images}
+    for annotation in data.targets.annotations:
+        by_image[annotation["image_id"]].append(annotation)
+    return by_image
+
+
+def judge_all(data: Data, detections: Sequence[Detections]) -> dict[ImageId, ImageErrors]:
+    """Every target's detections against its annotations, by masks, or by boxes if an annotation has no mask."""
+    targets, by_image = data.targets, annotations_by_image(data)
+    kind: Kind = "segm" if all(has_mask(a) for a in targets.annotations) else "bbox"
+    federated = federated_images(targets) if isinstance(targets, LvisSplit) else None
+    errors = {}
+    for found in detections:
+        truth = by_image[found.image_id]
+        crowd = np.array([bool(a.get("iscrowd", 0)) for a in truth], dtype=bool)
+        shapes = [targets.mask(a) for a in truth] if kind == "segm" else np.array([a["bbox"] for a in truth])
+        ious = overlaps(kind, found, shapes, crowd.tolist())
+        labels = np.array([targets.labels[a["category_id"]] for a in truth], dtype=np.int64)
+        judgement = judge(found.labels.numpy(), found.scores.numpy(), ious, labels, crowd)
+        if federated is not None:
+            # LVIS annotates some classes an image: of the others nobody knows whether a detection is right.
+            known = federated[found.image_id]["known"]
+            for row, label in enumerate(found.labels.tolist()):
+                if label + 1 not in known:
+                    judgement.kinds[row] = IGNORED
+        errors[found.image_id] = ImageErrors(truth, judgement, ious)
+    return errors
+
+
+def worst_misses(errors: dict[ImageId, ImageErrors], data: Data, count: int) -> list[Shown]:
+    """The largest instances, as a share of their image, that no detection of their class hits at any score."""
+    missed = []
+    for image_id, image in errors.items():
+        record = data.targets.images[image_id]
+        for row, (annotation, verdict) in enumerate(zip(image.truth, image.of_truth, strict=True)):
+            if verdict not in (HIT, IGNORED):
+                share = annotation["bbox"][2] * annotation["bbox"][3] / (record["height"] * record["width"])
+                missed.append((share, image_id, row))
+    missed.sort(key=lambda entry: -entry[0])
+    return [
+        Shown(image_id, True, row, int(errors[image_id].judgement.truth[row]), _of_miss(errors[image_id], row, data))
+        for _, image_id, row in missed[:count]
+    ]
+
+
+def _of_miss(image: ImageErrors, row: int, data: Data) -> str:
+    verdict, judged = image.of_truth[row], image.judgement
+    about = [n for n, kind in enumerate(judged.kinds) if kind == verdict and judged.nearest[n] == row]
+    if not about:
+        return "nothing like it found"
+    best = max(about, key=lambda n: judged.scores[n])
+    if verdict == CLASS:
+        return f"taken for {data.classes[judged.labels[best]]}, {judged.scores[best]:.2f}"
+    return f"badly outlined, IoU {image.ious[best, row]:.2f}"
+
+
+def confident_alarms(errors: dict[ImageId, ImageErrors], data: Data, count: int) -> list[Shown]:
+    """The detections of highest score that hit nothing."""
+    wrong = [
+        (float(image.judgement.scores[row]), image_id, row)
+        for image_id, image in errors.items()
+        for row, kind in enumerate(image.judgement.kinds)
+        if kind not in (HIT, IGNORED)
+    ]
+    wrong.sort(key=lambda entry: -entry[0])
+    return [
+        Shown(image_id, False, row, int(errors[image_id].judgement.labels[row]), _of_alarm(errors[image_id], row, data))
+        for _, image_id, row in wrong[:count]
+    ]
+
+
+def _of_alarm(image: ImageErrors, row: int, data: Data) -> str:
+    judged = image.judgement
+    kind, nearest = judged.kinds[row], int(judged.nearest[row])
+    said = NAMES[kind]
+    if kind == CLASS:
+        said = f"is {data.classes[judged.truth[nearest]]}"
+    elif kind == LOCALISATION:
+        said = f"IoU {image.ious[row, nearest]:.2f}"
+    return f"{judged.scores[row]:.2f}, {said}"

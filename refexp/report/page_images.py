@@ -1,0 +1,109 @@
+"""The report page's pictures: photographs at screen size, masks as SVG paths over them, and crops."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+from PIL import Image
+from skimage.measure import find_contours
+
+from refexp.masks import decode
+from refexp.report.overlays import outline
+from refexp.types import Rle
+
+SIDE = 800
+"""Longer side of a picture on the page; smaller ones are not enlarged."""
+CROP = 224
+TOLERANCE = 0.6
+"""Pixels that an outline may lose to simplification; less than the eye sees under a line two pixels wide."""
+
+
+def page_size(height: int, width: int) -> tuple[int, int]:
+    """Original (H, W) -> that of its picture on the page."""
+    scale = min(1.0, SIDE / max(height, width))
+    return max(1, round(height * scale)), max(1, round(width * scale))
+
+
+def page_picture(rgb: np.ndarray) -> Image.Image:
+    """u8 [H, W, 3] -> the picture at `page_size`."""
+    height, width = page_size(*rgb.shape[:2])
+    return Image.fromarray(rgb).resize((width, height), Image.Resampling.LANCZOS)
+
+
+def mask_path(mask: Rle) -> str:
+    """A mask's outline as SVG path data in whole pixels of the page's picture; empty for an empty mask.
+
+    Holes are outlines of their own: fill with the even-odd rule.
+    """
+    (height, width), inside = mask["size"], decode([mask])[0]
+    rows, columns = np.flatnonzero(inside.any(axis=1)), np.flatnonzero(inside.any(axis=0))
+    if not len(rows):
+        return ""
+    scale = page_size(height, width)[0] / height
+    # Each pixel of the smaller picture shows the original's pixel at its centre.
+    y = np.arange(int(rows[0] * scale), int(rows[-1] * scale) + 1)
+    x = np.arange(int(columns[0] * scale), int(columns[-1] * scale) + 1)
+    from_y = ((y + 0.5) / scale).astype(int).clip(rows[0], rows[-1])
+    from_x = ((x + 0.5) / scale).astype(int).clip(columns[0], columns[-1])
+    small = inside[np.ix_(from_y, from_x)]
+    if not small.any():
+        return box_path([columns[0], rows[0], columns[-1] - columns[0] + 1, rows[-1] - rows[0] + 1], scale)
+    # The frame of zeros closes outlines at the border; a pixel's centre is half a pixel in.
+    outlines = [line[:, ::-1] + (x[0] - 0.5, y[0] - 0.5) for line in find_contours(np.pad(small, 1), 0.5)]
+    return "".join(_closed(thin(line[:-1])) for line in outlines)
+
+
+def box_path(box_xywh: Sequence[float], scale: float) -> str:
+    """A box at the original size as SVG path data on the page's picture."""
+    x, y, w, h = (round(float(side) * scale) for side in box_xywh)
+    return f"M{x} {y}h{max(w, 1)}v{max(h, 1)}h{-max(w, 1)}z"
+
+
+def thin(line: np.ndarray) -> np.ndarray:
+    """Closed outline, f64 [P, 2] -> fewer points: those next to whose absence nobody would notice are left out."""
+    for start in (1, 0, 1, 0, 1, 0):
+        if len(line) < 8:
+            break
+        before, after = np.roll(line, 1, axis=0), np.roll(line, -1, axis=0)
+        along, offset = after - before, line - before
+        twice_area = np.abs(along[:, 0] * offset[:, 1] - along[:, 1] * offset[:, 0])
+        spare = twice_area <= TOLERANCE * np.maximum(np.hypot(*along.T), 1e-6)
+        # Never two neighbours at once: each was judged by the other.
+        spare[start::2] = False
+        if len(line) % 2:
+            spare[-1] = False
+        line = line[~spare]
+    return line
+
+
+def _closed(line: np.ndarray) -> str:
+    points = line.round().astype(int)
+    steps = np.diff(points, axis=0)
+    moves = " ".join(f"{dx} {dy}" for dx, dy in steps.tolist() if dx or dy)
+    return f"M{points[0, 0]} {points[0, 1]}l{moves}z" if moves else f"M{points[0, 0]} {points[0, 1]}h1v1h-1z"
+
+
+def crop(rgb: np.ndarray, box_xywh: Sequence[float], mask: Rle | None, tint: tuple[int, int, int]) -> Image.Image:
+    """The square neighbourhood of a box, at most CROP pixels wide, with the mask outlined (the box, without a mask)."""
+    height, width = rgb.shape[:2]
+    x, y, w, h = box_xywh
+    side = int(min(max(1.5 * max(w, h), 48), max(height, width)))
+    x1 = int(min(max(0, x + w / 2 - side / 2), max(0, width - side)))
+    y1 = int(min(max(0, y + h / 2 - side / 2), max(0, height - side)))
+    window = np.s_[y1 : y1 + side, x1 : x1 + side]
+    piece = Image.fromarray(rgb[window])
+    inside = decode([mask])[0][window] if mask is not None else _box_inside(box_xywh, height, width)[window]
+    size = round(piece.width * CROP / side), round(piece.height * CROP / side)
+    drawn = np.array(piece.resize((max(1, size[0]), max(1, size[1])), Image.Resampling.LANCZOS))
+    larger = np.asarray(Image.fromarray(inside).resize(drawn.shape[1::-1], Image.Resampling.NEAREST))
+    edge = outline(np.pad(larger, 1), 1 / 100)[1:-1, 1:-1]
+    drawn[edge] = tint
+    return Image.fromarray(drawn)
+
+
+def _box_inside(box_xywh: Sequence[float], height: int, width: int) -> np.ndarray:
+    x, y, w, h = (round(float(side)) for side in box_xywh)
+    inside = np.zeros((height, width), dtype=bool)
+    inside[max(0, y) : y + max(h, 1), max(0, x) : x + max(w, 1)] = True
+    return inside
