@@ -94,12 +94,12 @@ def describe(outcome: Outcome) -> dict[str, Any]:
     """What was run: the page's title and first lines, time, weights, environment and configuration."""
     summary, config = outcome.summary, outcome.config
     counts = [
-        f"{len(summary['classes'])} classes",
-        f"{summary['shots']} shots",
+        counted(len(summary["classes"]), "class", "classes"),
+        counted(summary["shots"], "shot", "shots"),
         f"seed {summary['seed']}",
-        f"{summary['images']} images",
-        *([f"{summary['instances']} instances"] if outcome.data.targets.annotations else []),
-        f"{summary['detections']} detections",
+        counted(summary["images"], "image", "images"),
+        *([counted(summary["instances"], "instance", "instances")] if outcome.data.targets.annotations else []),
+        counted(summary["detections"], "detection", "detections"),
     ]
     parts = {part: component(config.get(part) or {}) for part in ("encoder", "proposer", "matcher")}
     origins = [source["origin"] for source in summary["weights"].values() if source["origin"] != "none needed"]
@@ -119,6 +119,11 @@ def describe(outcome: Outcome) -> dict[str, Any]:
         "config": OmegaConf.to_yaml(OmegaConf.create(config)),
         "version": __version__,
     }
+
+
+def counted(count: int | str, one: str, many: str) -> str:
+    """`1 class`, `8 classes`, `all shots`."""
+    return f"{count} {one if count == 1 else many}"
 
 
 def short(source: str) -> str:

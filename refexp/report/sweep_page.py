@@ -1,0 +1,123 @@
+"""report.html of a sweep: its tables and plots, and every run with a link to its own page."""
+
+from __future__ import annotations
+
+import io
+import os
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+from urllib.parse import quote
+
+from markupsafe import Markup
+
+from refexp import __version__
+from refexp.files import write_text
+from refexp.report.keys import column, completed, label, overall_metrics, varying
+from refexp.report.layout import Table, lay_out, metric_name, split
+from refexp.report.page import NAME, short, templates
+from refexp.report.plots import draw_metric
+from refexp.report.published import read_figures, with_published
+from refexp.report.render import cell_text, headings
+from refexp.report.runs import find_runs
+
+if TYPE_CHECKING:
+    import pandas as pd
+    from matplotlib.figure import Figure
+
+METRICS = ("segm/nAP", "segm/nAP50", "bbox/nAP", "bbox/nAP50", "semantic/mIoU", "semantic/FB-IoU")
+"""What has a table and a plot, where the runs were evaluated so."""
+
+
+def write_sweep_report(folder: Path) -> Path:
+    """Write report.html into the folder of a sweep, or of any runs, and return its path.
+
+    The rows are `shots` if the runs differ in it, else the first setting they differ in; the columns the next one, and
+    all further ones a table each; seeds are averaged over. Raises RefexpError if there is no run below the folder.
+    """
+    frame = find_runs([folder])
+    apart = varying(frame)
+    settings = [key for key in apart if key != "seed"]
+    rows = "shots" if "shots" in settings or not settings else settings[0]
+    cols = next((key for key in settings if key not in (rows, "targets", "note")), None)
+    known, done = overall_metrics(frame), completed(frame)
+    metrics = [metric for metric in METRICS if metric in known] or known[:1]
+    names = {metric: metric_name(metric) for metric in metrics}
+    data = sorted({short(str(source)) for source in done["targets"].dropna()})
+    seconds = frame["seconds"].sum()
+    page = {
+        "title": f"Sweep: {', '.join(data) or folder.absolute().name}",
+        "facts": [
+            f"{len(frame)} runs",
+            *(f"{count} {state}" for state, count in frame["state"].value_counts().items()),
+            *([f"{seconds / 60:.1f} min in all"] if seconds else []),
+        ],
+        "notes": sorted({note for note in done["note"] if note}),
+        "kinds": [
+            {"key": metric, "name": name, "parts": list(parts(frame, rows, cols, metric))}
+            for metric, name in names.items()
+        ],
+        "columns": list(names.values()),
+        "settings": apart,
+        "runs": [run_of(run, metrics, [column(frame, key) for key in apart], folder) for _, run in frame.iterrows()],
+        "version": __version__,
+        "data": {},
+    }
+    write_text(folder / NAME, templates().get_template("sweep.html").render(page))
+    return folder / NAME
+
+
+def parts(frame: pd.DataFrame, rows: str, cols: str | None, metric: str) -> Iterator[dict[str, Any]]:
+    """A table and a plot for each set of runs that differ in rows, cols and seed alone."""
+    figures = read_figures()
+    for what, runs in split(frame, rows, cols):
+        if not completed(runs)[metric].notna().any():
+            continue
+        table = with_published(lay_out(runs, rows, cols, metric), runs, figures)
+        plot = as_svg(draw_metric(runs, rows, metric, cols, figures))
+        yield {
+            "what": what, "title": table.title, "headings": headings(table), "lines": lines(table),
+            "notes": table.notes, "troubles": table.troubles, "plot": plot,
+        }  # fmt: skip
+
+
+def lines(table: Table) -> list[dict[str, Any]]:
+    """The table's body: names, and cells of text that may be the best or somebody else's."""
+    found = []
+    for i, name in enumerate(table.row_labels):
+        cells = [(cell_text(cell, table.n), cell.best, False) for cell in table.cells[i]]
+        cells += [(cell_text(column[i], 0), False, True) for column in table.published.values()]
+        found.append({"name": name, "cells": cells})
+    return found
+
+
+def as_svg(figure: Figure) -> Markup:
+    """A figure as an SVG element whose texts are text, without what the page says beside it."""
+    import matplotlib
+
+    figure.axes[0].set_title("")
+    figure.set_size_inches(5.2, 3.4)
+    figure.patch.set_alpha(0)
+    figure.axes[0].patch.set_alpha(0)
+    written = io.StringIO()
+    nothing = dict.fromkeys(("Date", "Creator", "Format", "Type"))
+    with matplotlib.rc_context({"svg.fonttype": "none", "svg.hashsalt": "refexp", "font.family": "sans-serif"}):
+        figure.savefig(written, format="svg", metadata=nothing)
+    # Matplotlib escapes the texts; before the element stand an XML declaration and a document type.
+    return Markup(written.getvalue()[written.getvalue().index("<svg") :])
+
+
+def run_of(run: pd.Series, metrics: Sequence[str], settings: Sequence[str], folder: Path) -> dict[str, Any]:
+    """One line of the list of runs; the link leads to the run's page, or to its folder where it has none."""
+    there = Path(run["folder"])
+    page = there / NAME if (there / NAME).exists() and there != folder.absolute() else there
+    return {
+        "name": str(run["run"]),
+        "link": quote(os.path.relpath(page, folder.absolute())) if there.exists() else None,
+        "state": run["state"],
+        "message": run["message"],
+        "overrides": run["overrides"],
+        "seconds": None if run["seconds"] != run["seconds"] else run["seconds"],
+        "settings": [short(label(run[name])) for name in settings],
+        "metrics": [None if run[metric] != run[metric] else run[metric] for metric in metrics],
+    }

@@ -1,0 +1,247 @@
+"""The report page of a run, read as text; `test_browser` opens it."""
+
+from __future__ import annotations
+
+import json
+import re
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from conftest import CLASSES
+from PIL import Image
+
+from refexp.data.coco import Data, make_split
+from refexp.data.rendering import render_split
+from refexp.evaluation.coco import CocoEvaluation
+from refexp.masks import decode, encode
+from refexp.outcome import Outcome
+from refexp.report.page import write_report
+from refexp.report.page_images import SIDE, crop, mask_path, page_size
+from refexp.report.sweep_page import write_sweep_report
+from refexp.types import Detections, MemoryBank
+
+EVIL = '</script><script>boom()</script><b title="it\'s">'
+ORDINARY = r"https?://(www\.w3\.org/2000/svg|arxiv\.org/abs/2507\.02798)"
+"""A name space, which nobody opens, and the link to the paper."""
+
+
+def splits(names=CLASSES, images: int = 4, file_name: str = "{}.png") -> Data:
+    """Drawn references and targets; of more than four targets the pictures repeat."""
+    parts = {}
+    for part, count in (("references", 12), ("targets", 4)):
+        pictures, content = render_split(3, CLASSES, count, part)
+        for category, name in zip(content["categories"], names, strict=True):
+            category["name"] = name
+        by_id = {record["id"]: picture for record, picture in zip(content["images"], pictures, strict=True)}
+        if part == "targets":
+            first = content["images"]
+            content["images"] = [{**first[i % 4], "id": i + 1, "like": first[i % 4]["id"]} for i in range(images)]
+        for record in content["images"]:
+            record["file_name"] = file_name.format(record["id"])
+
+        def read(record, by_id=by_id):
+            return by_id[record.get("like", record["id"])]
+
+        parts[part] = make_split(content, f"SYNTHETIC {part}", names, read, lambda record: "")
+    return Data(tuple(names), **parts)
+
+
+def detect(data: Data) -> list[Detections]:
+    """Per image: its first instance as the other class (not in each fourth), the others rightly, and nothing at all."""
+    detections = []
+    for image_id, record in data.targets.images.items():
+        found = [a for a in data.targets.annotations if a["image_id"] == image_id]
+        labels = [data.targets.labels[a["category_id"]] for a in found]
+        nothing = np.zeros((1, record["height"], record["width"]), dtype=bool)
+        nothing[:, 2:30, 2:40] = True
+        labels = [*[1 - label if i == 0 and image_id % 4 else label for i, label in enumerate(labels)], 0]
+        scores = torch.tensor([0.9 - 0.05 * i for i in range(len(found))] + [0.3])
+        masks = [*[data.targets.mask(a) for a in found], *encode(nothing)]
+        detections.append(Detections(image_id, torch.tensor(labels), scores, masks, data.classes))
+    return detections
+
+
+def outcome_of(output: Path, data: Data, limit: int | None = None, note: str | None = None) -> Outcome:
+    """A run's outcome without the run."""
+    detections, evaluation = detect(data), CocoEvaluation()
+    metrics = evaluation.evaluate(data.targets, detections, data.classes) if data.targets.annotations else {}
+    by_label = [
+        [a for a in data.references.annotations if data.references.labels[a["category_id"]] == k] for k in (0, 1)
+    ]
+    summary = {
+        "targets": data.targets.source, "seed": 0, "shots": 2, "classes": list(data.classes),
+        "images": len(data.targets.images), "instances": len(data.targets.annotations),
+        "detections": sum(map(len, detections)), "ranks": 1, "device": "cpu (1 threads)", "commit": None,
+        "weights": {"encoder": {"origin": "RANDOM WEIGHTS, seed 0", "file": None, "sha256": None}},
+        "stages": {"extract": {"seconds": 2.0, "items": 4, "per_second": 2.0}},
+        "peak_memory_mib": {"process": 100.0}, "versions": {"torch": "2"},
+    }  # fmt: skip
+    config = {
+        "name": "run", "vis": {"limit": limit, "score_threshold": 0.5}, "encoder": {"_target_": "x.Encoder"},
+        "proposer": {"_target_": "x.SAM2", "model": "sam2_hiera_l"}, "matcher": {"_target_": "x.Matcher"},
+    }  # fmt: skip
+    bank = MemoryBank(torch.zeros(2, 4), [torch.zeros(2, 4)] * 2)
+    curves = evaluation.curves if metrics else {}
+    output.mkdir(parents=True, exist_ok=True)
+    references = [per_class[:2] for per_class in by_label]
+    return Outcome(output, config, data, references, bank, detections, metrics, summary, curves, note=note)
+
+
+def local_links(text: str) -> set[str]:
+    return {link for link in re.findall(r'(?:src|href)="([^"]*)"', text) if not link.startswith(("#", "data:"))}
+
+
+def part(path: Path):
+    """The data of a file beside the page."""
+    return json.loads(re.fullmatch(r'refexpPart\("[^"]+",(.*)\);\n', path.read_text(), re.DOTALL)[1])
+
+
+def test_page_stands_on_its_files_alone(tmp_path):
+    text = write_report(outcome_of(tmp_path, splits(), note="RANDOM WEIGHTS (encoder)")).read_text()
+    assert not re.findall(r"(?:https?:)?//(?!/)[\w.]+\.\w\w+", re.sub(ORDINARY, "", text))
+    links = local_links(re.sub(ORDINARY, "#", text))
+    assert len(links) >= 4 + 4 + 4  # images, misses and references at least
+    assert all((tmp_path / link).is_file() for link in links)
+    assert all((tmp_path / f"report/layers/{i}.js").is_file() for i in range(4))
+    assert 'role="note">RANDOM WEIGHTS (encoder)<' in text
+    assert "SAM2 sam2_hiera_l" in text
+
+
+def test_names_never_become_markup(tmp_path):
+    data = splits(names=(EVIL, "leaf"), file_name='"><img src=x onerror=boom()>{}.png')
+    text = write_report(outcome_of(tmp_path, data)).read_text()
+    assert "<script>boom" not in text
+    assert "<img src=x" not in text
+    assert text.count("</script>") == 2
+    assert "&lt;/script&gt;&lt;script&gt;boom()" in text
+
+
+def test_layers_tell_hits_from_errors(tmp_path):
+    data = splits()
+    write_report(outcome_of(tmp_path, data))
+    layers = part(tmp_path / "report/layers/0.js")
+    inline = re.search(r'id="data">(.*?)</script>', (tmp_path / "report.html").read_text())[1]
+    names = [judgement["name"] for judgement in json.loads(inline)["judgements"]]
+    first = next(iter(data.targets.images))
+    count = sum(a["image_id"] == first for a in data.targets.annotations)
+    verdicts = [names[item["j"]] for item in layers["found"]]
+    assert verdicts == ["wrong class", *["hit"] * (count - 1), "nothing there"]
+    assert [names[item["j"]] for item in layers["truth"]] == ["wrong class", *["hit"] * (count - 1)]
+    assert [item["s"] for item in layers["found"]] == sorted((i["s"] for i in layers["found"]), reverse=True)
+
+
+def test_curves_of_a_class(tmp_path):
+    outcome = outcome_of(tmp_path, splits())
+    write_report(outcome)
+    for kind, precision in outcome.curves.items():
+        by_class = part(tmp_path / f"report/curves-{kind}.js")
+        for label in range(2):
+            assert by_class[label][0][1] == (1000 * precision[0, :, label]).round().astype(int).tolist()
+
+
+def test_without_annotations(tmp_path):
+    data = splits()
+    data = replace(data, targets=replace(data.targets, annotations=[]))
+    text = write_report(outcome_of(tmp_path, data)).read_text()
+    assert 'id="accuracy"' not in text
+    assert 'id="errors"' not in text
+    assert 'id="truth"' not in text
+    assert 'id="gallery"' in text
+    assert 'id="references"' in text
+    layers = part(tmp_path / "report/layers/0.js")
+    assert layers["truth"] == []
+    assert layers["found"]
+    assert "j" not in layers["found"][0]
+
+
+def test_two_hundred_images_are_lazy(tmp_path):
+    text = write_report(outcome_of(tmp_path, splits(images=200))).read_text()
+    images = re.findall(r"<img [^>]*>", text)
+    assert len([tag for tag in images if "report/images/" in tag]) == 200
+    assert all('loading="lazy"' in tag for tag in images)
+    assert "base64" not in text
+    assert len(text) < 400_000
+
+
+def test_limit_of_the_overlays_counts_here_too(tmp_path):
+    data = splits(images=40)
+    text = write_report(outcome_of(tmp_path, data, limit=3)).read_text()
+    shown = len(re.findall(r'class="card"', text))
+    errors = len(set(re.findall(r'href="(#image-\d+)"', text)))
+    assert errors <= shown <= 3 + errors
+    assert f"{shown} of 40 images" in text
+
+
+def sweep_of(folder: Path) -> Path:
+    """Two shots x two seeds, of which one failed with a message that is markup; one run has a page."""
+    for number, (shots, seed) in enumerate([(1, 0), (1, 1), (5, 0), (5, 1)]):
+        run = folder / f"run {number}"
+        run.mkdir(parents=True)
+        overrides = [f"shots={shots}", f"seed={seed}"]
+        status = {"state": "completed", "overrides": overrides, "host": "here", "pid": 1, "job_id": None, "restarts": 0}
+        status |= {"started": "2025-01-01T00:00:00+00:00", "ended": "2025-01-01T00:01:00+00:00", "seconds": 60.0}
+        config = {"shots": {"n": shots}, "seed": seed, "dataset": {"_target_": "x.Synthetic"}, "name": "run"}
+        if number == 3:
+            status |= {"state": "failed", "error": {"message": f"no memory {EVIL}", "traceback": ""}}
+        else:
+            metrics = {"segm/nAP": 0.1 * number + 0.2, "segm/nAP50": 0.5, "segm/nAP/leaf": 0.5}
+            done = {"metrics": metrics, "config": config, "targets": "SYNTHETIC targets", "shots": shots, "seed": seed}
+            done |= {"classes": ["leaf"], "images": 4, "instances": 8, "detections": 9, "commit": None}
+            done["weights"] = {"encoder": {"origin": "RANDOM WEIGHTS, seed 0"}}
+            (run / "metrics.json").write_text(json.dumps(done))
+        (run / "status.json").write_text(json.dumps(status))
+        (run / "config.yaml").write_text(json.dumps(config))
+    (folder / "run 1" / "report.html").write_text("<title>a run</title>")
+    return folder
+
+
+def test_page_of_a_sweep(tmp_path):
+    text = write_sweep_report(sweep_of(tmp_path)).read_text()
+    assert "25.0 ± 7.1" in text  # shots=1: 20 and 30
+    assert "failed: no memory &lt;/script&gt;" in text
+    assert "<script>boom" not in text
+    assert text.count('role="note">RANDOM WEIGHTS') == 1
+    assert local_links(text) == {"run%200", "run%201/report.html", "run%202", "run%203"}
+    assert re.findall(r"https?://[^\"' ]+", text) == re.findall(r"http://www\.w3\.org/[^\"' ]+", text)
+    assert text.count("<svg ") == 2
+
+
+@pytest.mark.parametrize("size", [(60, 90), (1600, 1200)])
+def test_path_encloses_the_mask(size):
+    height, width = size
+    y, x = np.mgrid[:height, :width] / height
+    ring = (abs(np.hypot(y - 0.4, x - 0.35) - 0.2) < 0.08) | ((y > 0.9) & (x < 0.2))
+    path = mask_path(encode(ring[None])[0])
+    h, w = page_size(height, width)
+    assert max(h, w) == min(SIDE, max(size))
+    drawn = filled(path, h, w)
+    expected = np.asarray(Image.fromarray(ring).resize((w, h), Image.Resampling.NEAREST))
+    overlap = (drawn & expected).sum() / (drawn | expected).sum()
+    assert overlap > (0.93 if height < 100 else 0.99)
+    assert len(path) < 2000
+
+
+def filled(path: str, height: int, width: int) -> np.ndarray:
+    """Even-odd fill of a path's pixels, by their centres."""
+    from matplotlib.path import Path as Outline
+
+    y, x = np.mgrid[:height, :width] + 0.5
+    inside = np.zeros(height * width, dtype=bool)
+    for start, moves in re.findall(r"M(-?\d+ -?\d+)l([-\d ]+)z", path):
+        steps = np.array(moves.split(), dtype=int).reshape(-1, 2)
+        corners = np.cumsum([np.array(start.split(), dtype=int), *steps], axis=0)
+        inside ^= Outline(corners).contains_points(np.stack([x.ravel(), y.ravel()], axis=1))
+    return inside.reshape(height, width)
+
+
+def test_masks_that_are_hardly_there():
+    nothing = np.zeros((1, 1000, 2000), dtype=bool)
+    assert mask_path(encode(nothing)[0]) == ""
+    nothing[0, 501, 1001] = True
+    assert mask_path(encode(nothing)[0]).startswith("M400 20")
+    picture = crop(np.zeros((1000, 2000, 3), dtype=np.uint8), [1001, 501, 1, 1], encode(nothing)[0], (255, 0, 0))
+    assert (np.asarray(picture) == (255, 0, 0)).all(axis=2).any()
+    assert decode(encode(nothing))[0].sum() == 1
