@@ -21,6 +21,7 @@ from refexp.proposers.base import Proposer
 from refexp.provenance import available_cores
 from refexp.results import SummaryFormat
 from refexp.store import Store
+from refexp.tracking import Logger
 
 
 @dataclass(frozen=True)
@@ -78,6 +79,7 @@ class Experiment:
     matcher: Matcher
     steps: dict[str, Step]
     evaluation: CocoEvaluation
+    logger: Logger
     vis: Vis
     store: Store
     runtime: Runtime
@@ -112,6 +114,7 @@ def compose(config: DictConfig) -> Experiment:
         runtime=build(plain.get("runtime"), "runtime", Runtime),
         sampler=build(plain.get("sampler"), "sampler"),
         evaluation=build(plain.get("evaluation"), "evaluation"),
+        logger=build(plain.get("logger"), "logger"),
         matcher=build(plain.get("matcher"), "matcher"),
         steps=build_all(plain.get("postprocess"), "postprocess"),
         proposer=build(plain.get("proposer"), "proposer"),

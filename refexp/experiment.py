@@ -30,6 +30,7 @@ from refexp.report.memory_bank import draw_memory_bank, view_references
 from refexp.report.page import write_report
 from refexp.report.table import print_findings, print_metrics
 from refexp.results import detections_to_coco, findings, references_to_coco, write_masks, write_summary
+from refexp.tracking import told
 from refexp.types import Detections, MemoryBank, Weights
 
 log = logging.getLogger(__name__)
@@ -42,11 +43,13 @@ def run(config: DictConfig, output: Path) -> dict[str, float | None]:
     """
     experiment = compose(config)
     device = experiment.runtime.prepare()
-    with join(experiment.runtime.silence, gpu=device.type == "cuda").run() as ranks:
+    ranks_together = join(experiment.runtime.silence, gpu=device.type == "cuda")
+    with told(experiment.logger, experiment.config, output) as logger, ranks_together.run() as ranks:
         outcome = run_ranks(experiment, output, device, ranks)
         if outcome is None:
             return {}
         show(outcome, experiment.vis)
+        logger.results(outcome)
         return outcome.metrics
 
 

@@ -88,6 +88,9 @@ class BaseLauncher(Launcher):
             raise
         if place().rank == 0 and not settings.detach:
             report(sweep)
+            from refexp.summary import summarise_sweep  # loads pandas and matplotlib, which nothing before needs
+
+            summarise_sweep(folder)
         return [] if settings.detach else [outcome(sweep, job) for job in jobs]
 
     def _subdir(self, overrides: list[str], number: int) -> str:

@@ -1,11 +1,15 @@
-"""Progress of long work: a bar with rate and time left on a terminal, a plain line now and then elsewhere."""
+"""Progress of long work: a bar with rate and time left on a terminal, a plain line now and then elsewhere.
+
+Whoever wants to know besides the person at the terminal (a logger) is told through `watched`.
+"""
 
 from __future__ import annotations
 
 import logging
 import sys
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
 from typing import TypeVar
 
 from rich.console import Console
@@ -15,8 +19,23 @@ from refexp.distributed import place
 
 log = logging.getLogger(__name__)
 T = TypeVar("T")
+Watcher = Callable[[str, int, int, float], None]
+"""Takes what is worked on, how many items are done, of how many, and items per second."""
 
 LINE_EVERY_SECONDS = 15.0
+TOLD_EVERY_SECONDS = 3.0
+
+_watchers: list[Watcher] = []
+
+
+@contextmanager
+def watched(watcher: Watcher) -> Iterator[None]:
+    """Within the block, tell `watcher` how far each piece of work is: every few seconds, and at its end."""
+    _watchers.append(watcher)
+    try:
+        yield
+    finally:
+        _watchers.remove(watcher)
 
 
 def track(items: Iterable[T], total: int, what: str) -> Iterator[T]:
@@ -24,9 +43,21 @@ def track(items: Iterable[T], total: int, what: str) -> Iterator[T]:
     here = place()
     if here.rank:
         return iter(items)
+    items = _told(items, total, what) if _watchers else items
     if here.world_size > 1:
         what = f"{what} (1 of {here.world_size} ranks)"
     return _bar(items, total, what) if sys.stdout.isatty() else _lines(items, total, what)
+
+
+def _told(items: Iterable[T], total: int, what: str) -> Iterator[T]:
+    start = told = time.monotonic()
+    for done, item in enumerate(items, start=1):
+        yield item
+        now = time.monotonic()
+        if now - told >= TOLD_EVERY_SECONDS or done == total:
+            told = now
+            for watcher in _watchers:
+                watcher(what, done, total, done / max(now - start, 1e-9))
 
 
 def _bar(items: Iterable[T], total: int, what: str) -> Iterator[T]:

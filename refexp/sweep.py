@@ -1,7 +1,7 @@
 """The jobs of a sweep: which there are, what became of each, and what to do about it.
 
     python -m refexp.sweep status OUT      # a table of all jobs
-    python -m refexp.sweep collect OUT     # wait for those that wait or run, then the table
+    python -m refexp.sweep collect OUT     # wait for those that wait or run, then table and summary
     python -m refexp.sweep cancel OUT      # stop them
     python -m refexp.sweep retry OUT       # run again those that failed, died or never started, in the same folders
 
@@ -312,7 +312,12 @@ def main(arguments: list[str] | None = None) -> int:
             time.sleep(1)
         if options.command == "collect":
             wait_for(sweep)
-        return 1 if report(sweep) else 0
+        unfinished = report(sweep)
+        if options.command == "collect":
+            from refexp.summary import summarise_sweep
+
+            summarise_sweep(sweep.folder)
+        return 1 if unfinished else 0
     except RefexpError as error:
         print(f"error: {error}", file=sys.stderr)
         return 1

@@ -1,0 +1,290 @@
+"""Many runs in one table: mean and deviation over seeds, what is missing, published figures beside, plots.
+
+    python -m refexp.summary OUT                                        # a sweep's folder, or one with runs in it
+    python -m refexp.summary OUT rows=shots cols=matcher metric=bbox/nAP,segm/nAP50
+    python -m refexp.summary OUT MORE cols=postprocess.topk.k compare=50,100 out=DIR
+
+rows, cols     settings as one types them on the command line; chosen from what differs if not given
+metric         names of metrics.json, each with a table and a plot of its own
+compare        two values of cols, paired by seed; not needed where cols has two
+published      a CSV of published figures; sweeps/published.csv of the checkout if not given
+out            where runs.csv, table.md, table.tex and the plots go; OUT/summary if not given
+
+Runs that differ in more than rows, cols and seed are never averaged: they get tables of their own.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import re
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from refexp.errors import RefexpError, did_you_mean, first_line
+from refexp.files import atomic_path, write_text
+from refexp.report.compare import Difference, compare
+from refexp.report.keys import CONFIG, FIRST, column, in_order, is_number, label, overall_metrics, varying
+from refexp.report.layout import Table, failures, lay_out, split
+from refexp.report.published import Published, read_figures, with_published
+from refexp.report.render import to_latex, to_markdown, to_rich
+from refexp.report.runs import find_runs
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+log = logging.getLogger(__name__)
+
+FOLDER = "summary"
+HEADLINES = ("bbox/nAP", "segm/nAP", "semantic/mIoU")
+"""What is shown unless `metric` says otherwise, as far as it was measured."""
+LONG = 80
+"""Characters of a plot's file name, before its ending."""
+FACTS = ("note", "targets", "images", "instances", "detections", "classes", "commit", "overrides")
+
+
+@dataclass(frozen=True)
+class Wanted:
+    """The command's keys; None is chosen from the runs."""
+
+    rows: str | None = None
+    cols: str | None = None
+    metric: str | None = None
+    compare: str | None = None
+    published: Path | None = None
+    out: Path | None = None
+
+
+@dataclass(frozen=True)
+class Part:
+    """One table, the comparisons that go with it and the runs that it is made of."""
+
+    name: str
+    table: Table
+    differences: list[Difference]
+    frame: pd.DataFrame
+
+
+@dataclass(frozen=True)
+class Summary:
+    """What came of it. shared: the settings all runs have in common; files: what was written."""
+
+    frame: pd.DataFrame
+    shared: str
+    parts: list[Part]
+    files: list[Path]
+
+
+def summarise(folders: Sequence[Path], wanted: Wanted) -> Summary:
+    """Lay out the runs below these folders and write the files. Raises RefexpError for a key or folder that is none."""
+    frame = find_runs(folders)
+    figures = read_figures(wanted.published)
+    parts = lay_out_all(frame, wanted, figures) if overall_metrics(frame) else []
+    out = wanted.out or Path(os.path.commonpath([folder.absolute() for folder in folders])) / FOLDER
+    fixed = [key for key in FIRST if CONFIG + key in frame and frame[CONFIG + key].nunique(dropna=False) == 1]
+    shared = ", ".join(f"{key}={label(frame[CONFIG + key].iloc[0])}" for key in fixed)
+    summary = Summary(frame, shared, parts, write_runs(frame, out))
+    if parts:
+        write_text(out / "table.md", markdown(summary))
+        write_text(out / "table.tex", "\n".join(latex(part) for part in parts))
+        summary.files.extend([out / "table.md", out / "table.tex", *draw(parts, figures, out)])
+    return summary
+
+
+def lay_out_all(frame: pd.DataFrame, wanted: Wanted, figures: Sequence[Published]) -> list[Part]:
+    """A table for each metric and each set of runs that may be averaged over seeds."""
+    rows, cols = choose_keys(frame, wanted)
+    measured = overall_metrics(frame)
+    metrics = wanted.metric.split(",") if wanted.metric else [m for m in HEADLINES if m in measured] or measured[:1]
+    pair = pair_of(frame, cols, wanted.compare)
+    parts = []
+    for name, runs in split(frame, rows, cols):
+        for metric in metrics:
+            if not (wanted.metric or runs[metric].notna().any()) and runs[measured].notna().any(axis=None):
+                continue  # these were evaluated, but not on this
+            table = with_published(lay_out(runs, rows, cols, metric), runs, figures)
+            table = replace(table, title=f"{name}: {table.title}" if name else table.title)
+            parts.append(Part(name, table, compare(runs, rows, cols, *pair, metric) if cols and pair else [], runs))
+    return parts
+
+
+def choose_keys(frame: pd.DataFrame, wanted: Wanted) -> tuple[str, str | None]:
+    """rows and cols: what was asked for, else shots against what else differs; data sets get tables of their own."""
+    given = [key for key in (wanted.rows, wanted.cols) if key]
+    for key in given:
+        column(frame, key)
+    if len(given) == 2 and given[0] == given[1]:
+        raise RefexpError(f"rows={wanted.rows} cols={wanted.cols}: give two different keys.")
+    free = [key for key in varying(frame, given) if key not in ("seed", "targets", "note")]
+    free.sort(key=lambda key: (key != "shots", key == "dataset"))
+    rows = wanted.rows or (free.pop(0) if free else "shots" if wanted.cols != "shots" else "dataset")
+    return rows, wanted.cols or (free[0] if free else None)
+
+
+def pair_of(frame: pd.DataFrame, cols: str | None, wanted: str | None) -> tuple[str, str] | None:
+    """The two values of cols to compare: those asked for, else the only two that there are; never two data sets."""
+    names = [label(value) for value in in_order(frame[column(frame, cols)])] if cols else []
+    if wanted is None:
+        return (names[0], names[1]) if len(names) == 2 and cols not in ("seed", "dataset") else None
+    pair = wanted.split(",")
+    if len(pair) != 2 or not cols:
+        raise RefexpError(f"compare={wanted}: give two values of cols, such as cols=matcher compare=a,b.")
+    for name in pair:
+        if name not in names:
+            raise RefexpError(f"compare={wanted}: no run has {cols}={name}. {did_you_mean(name, names)}")
+    return pair[0], pair[1]
+
+
+def write_runs(frame: pd.DataFrame, out: Path) -> list[Path]:
+    """runs.csv, and runs.parquet where pyarrow is installed: a row a run, metrics as fractions."""
+    rows = tidy(frame)
+    with atomic_path(out / "runs.csv") as temporary:
+        rows.to_csv(temporary, index=False)
+    try:
+        import pyarrow  # noqa: F401
+    except ImportError:
+        log.info("no runs.parquet: it needs pyarrow (pip install pyarrow)")
+        return [out / "runs.csv"]
+    mixed = {name: rows[name] for name in rows if rows[name].dtype == object}  # Parquet's columns have one type each
+    with atomic_path(out / "runs.parquet") as temporary:
+        rows.assign(**{name: values.map(label, na_action="ignore") for name, values in mixed.items()}).to_parquet(
+            temporary
+        )
+    return [out / "runs.csv", out / "runs.parquet"]
+
+
+def tidy(frame: pd.DataFrame) -> pd.DataFrame:
+    """The columns worth a file: what a run is, every setting that differs, its state, all metrics over all classes."""
+    settings = [name for name in frame if name.startswith(CONFIG)]
+    differing = [name for name in settings if frame[name].nunique(dropna=False) > 1]
+    always = [CONFIG + key for key in (*FIRST, "seed") if CONFIG + key in frame]
+    chosen = list(dict.fromkeys(["run", "sweep", "job", "state", "message", "seconds", *always, *differing, *FACTS]))
+    short = {name: name.removeprefix(CONFIG) for name in chosen if name.removeprefix(CONFIG) not in frame}
+    rows = frame[[*chosen, *overall_metrics(frame)]].rename(columns=short)
+    # Numbers that some runs lack have become fractions: 5.0 shots.
+    whole = [short.get(name, name) for name in chosen if frame[name].dtype == float and not (frame[name] % 1).any()]
+    return rows.astype(dict.fromkeys(whole, "Int64"))
+
+
+def markdown(summary: Summary) -> str:
+    """table.md: counts, what all runs share, then the tables with their comparisons."""
+    text = f"{counts(summary.frame)}. All: {summary.shared}\n"
+    for part in summary.parts:
+        lines = "".join(f"- {difference}\n" for difference in part.differences)
+        text += f"\n{to_markdown(part.table)}" + (f"\nPaired over the same seeds:\n\n{lines}" if lines else "")
+    return text
+
+
+def latex(part: Part) -> str:
+    """The table, with its comparisons as comments."""
+    return to_latex(part.table) + "".join(f"% {difference}\n" for difference in part.differences)
+
+
+def counts(frame: pd.DataFrame) -> str:
+    """`18 runs: 12 completed, 6 failed`."""
+    states = frame["state"].value_counts()
+    return (
+        f"{len(frame)} run{'' if len(frame) == 1 else 's'}: {', '.join(f'{n} {state}' for state, n in states.items())}"
+    )
+
+
+def draw(parts: Sequence[Part], figures: Sequence[Published], out: Path) -> list[Path]:
+    """A plot of each table with more than one value, over the key that is numeric."""
+    from refexp.report.plots import draw_metric, save_figure
+
+    files = []
+    for i, part in enumerate(parts):
+        table = part.table
+        if sum(cell.n > 0 for row in table.cells for cell in row) < 2:
+            continue
+        x, lines = table.rows, table.cols
+        if lines and not numeric(part.frame, x) and numeric(part.frame, lines):
+            x, lines = lines, x
+        name = re.sub(r"[^\w.=-]+", "_", " ".join(filter(None, [table.metric, part.name])))
+        name = name if len(name) < LONG else f"{name[: LONG - 5]}_{i}"
+        files += save_figure(draw_metric(part.frame, x, table.metric, lines, figures, part.name), out / name)
+    return files
+
+
+def numeric(frame: pd.DataFrame, key: str) -> bool:
+    """Whether a key has several values and all are numbers."""
+    values = in_order(frame[column(frame, key)])
+    return len(values) > 1 and all(map(is_number, values))
+
+
+def show(summary: Summary) -> None:
+    """Print the tables, what must be said of them and where the files are."""
+    from rich.console import Console
+    from rich.markup import escape
+
+    console = Console(soft_wrap=True)
+    console.print(escape(f"{counts(summary.frame)}. All: {summary.shared}"))
+    told: list[str] = []
+    for part in summary.parts:
+        console.print(f"\n[italic]{escape(part.table.title)}[/]")
+        console.print(to_rich(part.table))
+        for line in [*part.table.notes, *part.table.troubles]:
+            if line not in told:
+                console.print(f"[bold red]{escape(line)}[/]")
+                told.append(line)
+        if part.differences:
+            console.print("paired over the same seeds:")
+        for difference in part.differences:
+            console.print(escape(f"  {difference}"))
+    if not summary.parts:
+        console.print("no tables: none of these runs has metrics")
+        for line in failures(summary.frame):
+            console.print(f"[bold red]{escape(line)}[/]")
+    names = ", ".join(file.name for file in summary.files)
+    console.print(f"[green]summary in[/] {escape(f'{summary.files[0].parent}: {names}')}")
+
+
+def summarise_sweep(folder: Path) -> None:
+    """Summary and page at the end of a multirun. They are extras: what goes wrong is said, and harms no result."""
+    from refexp.report.sweep_page import write_sweep_report
+
+    try:
+        show(summarise([folder], Wanted()))
+        print(f"report: {write_sweep_report(folder)}")
+    except Exception as error:
+        log.warning("no summary: %s. Again: python -m refexp.summary %s", first_line(error), folder)
+        log.debug("", exc_info=True)
+
+
+def parse(arguments: Sequence[str]) -> tuple[list[Path], Wanted]:
+    """Folders and keys of the command line. Raises RefexpError for a key that is none."""
+    keys = tuple(Wanted.__dataclass_fields__)
+    folders, given = [], {}
+    for argument in arguments:
+        key, equals, value = argument.partition("=")
+        if not equals or Path(argument).exists():
+            folders.append(Path(argument))
+        elif key not in keys:
+            raise RefexpError(f"{key}: no such key. {did_you_mean(key, keys)}")
+        else:
+            given[key] = Path(value) if key in ("published", "out") else value
+    if not folders:
+        raise RefexpError("which runs? Give the folder of a sweep: python -m refexp.summary outputs/...")
+    return folders, Wanted(**given)  # type: ignore[arg-type]
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """`python -m refexp.summary OUT ... [key=value ...]`; the exit code."""
+    arguments = sys.argv[1:] if arguments is None else arguments
+    if not arguments or {"-h", "--help"} & set(arguments):
+        print(__doc__)
+        return 0 if arguments else 1
+    logging.basicConfig(level=logging.INFO, format="%(message)s")
+    try:
+        show(summarise(*parse(arguments)))
+    except RefexpError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 1
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

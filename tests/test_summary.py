@@ -1,0 +1,303 @@
+"""Many runs in one table: numbers by hand, what is missing by name, nothing averaged that should not be."""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pandas as pd
+import pytest
+import yaml
+from conftest import ROOT
+
+from refexp.errors import RefexpError
+from refexp.report.compare import bootstrap, compare
+from refexp.report.keys import varying
+from refexp.report.layout import lay_out, split
+from refexp.report.plots import draw_metric
+from refexp.report.published import DEFAULT, Published, read_figures, with_published
+from refexp.report.render import to_latex, to_markdown
+from refexp.report.runs import find_runs
+from refexp.summary import main, summarise_sweep
+
+RANDOM = "RANDOM WEIGHTS (encoder): the results of this run mean nothing."
+
+
+class Runs:
+    """A sweep's folder as a multirun leaves it, without the images: jobs are added one by one."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder, self.jobs = folder, {}
+
+    def add(
+        self, box: float | None, *, state: str = "completed", note: str = "", message: str = "", **settings
+    ) -> Path:
+        """A job with this box nAP; its settings: seed, shots, dataset, matcher, topk."""
+        options = {"seed": 0, "shots": 5, "dataset": "synthetic", "matcher": "prototype", "topk": 100} | settings
+        number = len(self.jobs)
+        overrides = [f"{key}={value}" for key, value in settings.items()]
+        self.jobs[str(number)] = {"id": None, "number": number, "overrides": overrides, "folder": str(number)}
+        content = {"command": ["x"], "cwd": "/", "jobs": self.jobs, "launcher": "serial", "host": "gone", "pid": 1}
+        self.write("sweep.json", json.dumps(content))
+        if state == "not started":
+            return self.folder / str(number)
+        config = {
+            "seed": options["seed"],
+            "shots": {"n": options["shots"]},
+            "dataset": {"_target_": f"sets.{options['dataset'].title()}"},
+            "matcher": {"_target_": f"matchers.{options['matcher'].title()}"},
+            "postprocess": {"topk": {"_target_": "steps.TopK", "k": options["topk"]}},
+            "store": {"dir": f"/store/{number}"},
+        }
+        choices = {
+            "shots": "custom",
+            "dataset": options["dataset"],
+            "matcher": options["matcher"],
+            "postprocess": "merge",
+        }
+        self.write(f"{number}/.hydra/hydra.yaml", yaml.safe_dump({"hydra": {"runtime": {"choices": choices}}}))
+        self.write(f"{number}/config.yaml", yaml.safe_dump(config))
+        status = {"state": state, "overrides": overrides, "host": "gone", "pid": 1, "job_id": None, "seconds": 2.5}
+        status |= {"ended": f"2026-01-01T00:00:{number:02d}", "error": {"message": message}}
+        self.write(f"{number}/status.json", json.dumps(status))
+        if note:
+            self.write(f"{number}/WEIGHTS.txt", note + "\n")
+        if state == "completed":
+            done = {"metrics": {"bbox/nAP": box, "bbox/nAP/cat": box}, "config": config, "shots": options["shots"]}
+            done |= {"targets": f"{options['dataset']} targets", "classes": ["cat"], "images": 2, "instances": 3}
+            self.write(f"{number}/metrics.json", json.dumps(done))
+        return self.folder / str(number)
+
+    def write(self, name: str, text: str) -> None:
+        path = self.folder / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(text, encoding="utf-8")
+
+
+@pytest.fixture
+def runs(tmp_path) -> Runs:
+    return Runs(tmp_path / "sweep")
+
+
+def grid(runs: Runs, values: dict[tuple[int, str], list[float]]) -> pd.DataFrame:
+    """A job for each value, seeds from 0; keys are (shots, matcher)."""
+    for (shots, matcher), of_seeds in values.items():
+        for seed, value in enumerate(of_seeds):
+            runs.add(value, shots=shots, matcher=matcher, seed=seed)
+    return find_runs([runs.folder])
+
+
+def test_mean_deviation_and_best_are_those_computed_by_hand(runs):
+    frame = grid(runs, {(1, "a"): [0.1, 0.2, 0.6], (1, "b"): [0.2, 0.3, 0.1], (10, "a"): [0.5, 0.5], (10, "b"): [0.9]})
+    table = lay_out(frame, "shots", "matcher", "bbox/nAP")
+    assert (table.row_labels, table.col_labels, table.n) == (["1", "10"], ["a", "b"], 3)
+    first = table.cells[0][0]
+    assert first.mean == pytest.approx(0.3)
+    assert first.deviation == pytest.approx(math.sqrt((0.2**2 + 0.1**2 + 0.3**2) / 2))
+    text = to_markdown(table)
+    assert "| 1 | **30.0 ± 26.5** | 20.0 ± 10.0 |" in text
+    assert "| 10 | 50.0 ± 0.0 (n=2) | **90.0 (n=1)** |" in text
+    assert table.troubles == ["no run: 10, a, seed 2", "no run: 10, b, seed 1, 2"]
+    down = lay_out(frame[frame["config/matcher"] == "a"], "shots", None, "bbox/nAP")
+    assert [row[0].best for row in down.cells] == [False, True]
+
+
+def test_what_failed_died_or_is_not_there_is_named(runs):
+    for seed in (0, 1):
+        runs.add(0.5, shots=1, seed=seed, matcher="a")
+    runs.add(None, shots=1, seed=0, matcher="b", state="failed", message="ValueError: too\nlittle")
+    runs.add(None, shots=1, seed=1, matcher="b", state="running")
+    runs.add(None, shots=5, seed=0, matcher="a", state="not started")
+    runs.add(None, shots=5, seed=1, matcher="a")
+    runs.write("multirun.yaml", yaml.safe_dump(MULTIRUN))
+    frame = find_runs([runs.folder])
+    assert list(frame["state"]) == ["completed", "completed", "failed", "died", "not started", "completed"]
+    table = lay_out(frame, "shots", "matcher", "bbox/nAP")
+    assert [[cell.state for cell in row] for row in table.cells] == [["", "failed"], ["not started", "no run"]]
+    text = to_markdown(table)
+    assert "#2 failed (shots=1 seed=0 matcher=b): ValueError: too little" in " ".join(text.split())
+    assert "#3 died" in text and "#4 not started" in text and "#5 without bbox/nAP" in text and "no run: 5, b" in text
+
+
+MULTIRUN = {
+    "hydra": {"runtime": {"choices": {"shots": "5", "matcher": "prototype", "dataset": "synthetic"}}},
+    "seed": 0,
+    "shots": {"n": 5},
+    "matcher": {"_target_": "matchers.Prototype"},
+    "dataset": {"_target_": "sets.Synthetic"},
+}
+
+
+def test_runs_that_differ_in_more_than_the_seed_are_never_averaged(runs):
+    for dataset in ("fish", "bugs"):
+        for seed in (0, 1):
+            runs.add(0.5, dataset=dataset, seed=seed)
+            runs.add(0.4, dataset=dataset, seed=seed, note=RANDOM)
+    frame = find_runs([runs.folder])
+    assert varying(frame) == ["dataset", "seed", "note"]
+    with pytest.raises(RefexpError, match="runs differ in note too"):
+        lay_out(frame, "dataset", None, "bbox/nAP")
+    parts = dict(split(frame, "shots", None))
+    assert sorted(parts) == [f"dataset={name}, note={note}" for name in ("bugs", "fish") for note in (RANDOM, "none")]
+    assert all(len(part) == 2 for part in parts.values())
+    by_data = lay_out(frame[frame["note"] == RANDOM], "shots", "dataset", "bbox/nAP")
+    assert not any(cell.best for row in by_data.cells for cell in row)  # of different data none is best
+    assert by_data.notes == [RANDOM] and RANDOM in to_latex(by_data)
+
+
+def test_a_setting_that_differs_along_with_another_is_named(runs):
+    for shots, topk in ((1, 100), (5, 50)):
+        runs.add(0.5, shots=shots, topk=topk)
+    frame = find_runs([runs.folder])
+    frame["overrides"] = frame["overrides"].str.replace("topk", "postprocess.topk.k")
+    table = lay_out(frame, "shots", None, "bbox/nAP")
+    assert table.notes == ["postprocess.topk.k differs as well, together with shots or seed."]
+
+
+def test_a_run_that_is_there_twice_counts_once(runs):
+    for value in (0.1, 0.3):
+        runs.add(value, seed=0)
+    runs.add(0.5, seed=1)
+    table = lay_out(find_runs([runs.folder]), "shots", None, "bbox/nAP")
+    assert (table.cells[0][0].mean, table.n) == (pytest.approx(0.4), 2)
+    assert table.notes == ["1 of the runs repeat another's settings and seed: the later one counts."]
+
+
+def test_latex_is_escaped(runs):
+    for matcher in ("soft_merge", r"50%&\$"):
+        runs.add(0.5, matcher=matcher)
+    runs.add(0.7, matcher="soft_merge", seed=1)
+    text = to_latex(lay_out(find_runs([runs.folder]), "shots", "matcher", "bbox/nAP"))
+    assert r"shots / matcher & 50\%\&\textbackslash{}\$ & soft\_merge \\" in text
+    assert r"5 & 50.0 (n=1) & \textbf{60.0 $\pm$ 14.1} \\" in text
+
+
+def test_published_figures_stand_in_columns_of_their_own(runs, tmp_path):
+    for shots, value in ((1, 0.2), (30, 0.4), (7, 0.3)):
+        runs.add(value, shots=shots, dataset="coco_fsod")
+    frame = find_runs([runs.folder])
+    table = with_published(lay_out(frame, "shots", None, "bbox/nAP"), frame, read_figures(DEFAULT))
+    text = to_markdown(table)
+    assert "| shots | box nAP | published, arXiv 2507.02798 (shots) |" in text
+    assert "| 1 | 20.0 | 24.5 ± 1.5 |  |" in text and "| 30 | **40.0** | 37.0 ± 0.2 | 36.8 |" in text
+    assert "| 7 | 30.0 |  |" in text
+    across = with_published(lay_out(frame, "dataset", "shots", "bbox/nAP"), frame, read_figures(DEFAULT))
+    assert [cell.mean for cell in across.published["published, arXiv 2507.02798 (shots), shots=30"]] == [0.37]
+    with pytest.raises(RefexpError, match="no such file"):
+        read_figures(tmp_path / "none.csv")
+    (tmp_path / "wrong.csv").write_text("a,b\n1,2\n")
+    with pytest.raises(RefexpError, match="has no column 'table'"):
+        read_figures(tmp_path / "wrong.csv")
+
+
+def test_two_variants_are_paired_by_seed(runs):
+    for seed, (one, other) in enumerate([(0.1, 0.3), (0.5, 0.6), (0.9, 0.9)]):
+        runs.add(one, matcher="a", seed=seed)
+        runs.add(other, matcher="b", seed=seed)
+    runs.add(0.0, matcher="b", seed=7)  # no partner
+    frame = find_runs([runs.folder])
+    (found,) = compare(frame, "shots", "matcher", "a", "b", "bbox/nAP")
+    assert (found.mean, found.seeds) == (pytest.approx(0.1), ("0", "1", "2"))
+    # All three the lowest (or the highest): 1 of 27 means, more than the 2.5 % beyond the interval.
+    assert (found.low, found.high) == (pytest.approx(0.0), pytest.approx(0.2))
+    assert str(found).startswith("shots=5: b against a, +10.0 points, 95% interval 0.0 to 20.0 (3 seeds, so few")
+    (same,) = compare(frame, "shots", "matcher", "a", "a", "bbox/nAP")
+    assert (same.mean, same.low, same.high) == (0, 0, 0)
+    # Of many draws the interval is that of the normal distribution.
+    low, high = bootstrap([math.sin(i) for i in range(2000)])
+    assert (low, high) == (pytest.approx(-0.031, abs=0.002), pytest.approx(0.031, abs=0.002))
+    assert bootstrap([0.0, 1.0, 2.0]) == bootstrap([0.0, 1.0, 2.0])
+
+
+def test_the_command_writes_a_row_a_run_and_says_where(runs, capsys):
+    for seed in (0, 1):
+        for topk in (50, 100):
+            runs.add(0.25 + topk / 1000, seed=seed, topk=topk)
+    runs.add(None, seed=2, topk=50, state="failed", message="broken")
+    assert main([str(runs.folder)]) == 0
+    out = runs.folder / "summary"
+    said = capsys.readouterr().out
+    assert "5 runs: 4 completed, 1 failed" in said and "#4 failed (seed=2 topk=50): broken" in said and str(out) in said
+    rows = pd.read_csv(out / "runs.csv")
+    assert list(rows["job"]) == [0, 1, 2, 3, 4] and list(rows["postprocess.topk.k"]) == [50, 100, 50, 100, 50]
+    assert list(rows["bbox/nAP"])[:2] == [0.3, 0.35] and "bbox/nAP/cat" not in rows and "store.dir" in rows
+    assert "| 50 | 30.0 ± 0.0 |" in (out / "table.md").read_text()
+    assert (out / "bbox_nAP.png").stat().st_size and "</svg>" in (out / "bbox_nAP.svg").read_text()
+    parquet = pytest.importorskip("pyarrow.parquet")
+    assert parquet.read_table(out / "runs.parquet").column_names == list(rows)
+    assert main([str(runs.folder), "rows=seed", "cols=postprocess.topk.k", "compare=50,100"]) == 0
+    assert "seed=0: 100 against 50, +5.0 points (1 seed: no interval)" in (out / "table.md").read_text()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ([], "which runs"),
+        (["FOLDER", "row=shots"], "Did you mean 'rows'"),
+        (["FOLDER", "cols=matchr"], "Did you mean 'matcher'"),
+        (["FOLDER", "metric=bbox/nap"], "Did you mean 'bbox/nAP'"),
+        (["FOLDER", "cols=matcher", "compare=prototype,other"], "no run has matcher=other"),
+        (["FOLDER/none"], "no such folder"),
+    ],
+)
+def test_a_mistake_is_one_line(runs, capsys, arguments, message):
+    runs.add(0.5)
+    assert main([argument.replace("FOLDER", str(runs.folder)) for argument in arguments] or ["rows=shots"]) == 1
+    assert message in capsys.readouterr().err
+
+
+def test_nothing_a_summary_does_ends_a_sweep(runs, caplog, capsys):
+    runs.add(0.5)
+    runs.write("0/metrics.json", "{half")
+    summarise_sweep(runs.folder)
+    assert "no summary: " in caplog.text and "metrics.json is damaged" in caplog.text
+    runs.add(None, state="failed", message="broken")
+    shutil.rmtree(runs.folder / "0")
+    summarise_sweep(runs.folder)
+    assert "no tables: none of these runs has metrics" in capsys.readouterr().out
+
+
+def test_a_plot_shows_what_the_table_says(runs):
+    frame = grid(runs, {(1, "a"): [0.1, 0.3], (10, "a"): [0.6, 0.6], (1, "b"): [0.2]})
+    frame["note"] = RANDOM
+    figures = [Published("t", "synthetic", "10", "bbox/nAP", 0.7, 0.1, "arXiv 1")]
+    figure = draw_metric(frame, "shots", "bbox/nAP", "matcher", figures)
+    lines = {line.get_label(): line for line in figure.axes[0].lines}
+    assert list(lines["a"].get_xdata()) == [1, 10] and list(lines["a"].get_ydata()) == pytest.approx([20, 60])
+    assert list(lines["b"].get_xdata()) == [1]  # 10 shots of b are missing: no point, no zero
+    band = figure.axes[0].collections[0].get_datalim(figure.axes[0].transData)
+    assert (band.y0, band.y1) == (pytest.approx(20 - 14.142, abs=1e-3), 60)
+    assert [text.get_text() for text in figure.legends[0].get_texts()] == ["a", "b", "published, arXiv 1 (t)"]
+    assert figure.get_suptitle() == RANDOM
+    bars = draw_metric(frame, "matcher", "bbox/nAP", "shots").axes[0]
+    assert [bar.get_height() for bar in bars.patches] == pytest.approx([20, 20, 60, 0])
+    assert [text.get_text() for text in bars.texts] == ["no run"]
+
+
+def test_without_the_scheduler_a_job_that_did_not_end_is_not_called_dead(runs, monkeypatch):
+    runs.add(0.5)
+    runs.add(None, state="running")
+    content = json.loads((runs.folder / "sweep.json").read_text())
+    runs.write("sweep.json", json.dumps(content | {"launcher": "slurm"}))
+    monkeypatch.setenv("PATH", "")
+    assert list(find_runs([runs.folder])["state"]) == ["completed", "waiting"]
+
+
+def test_folders_of_real_runs_are_understood(folder, tmp_path):
+    command = [sys.executable, str(ROOT / "main.py"), "-m", *folder.overrides(), f"store.dir={tmp_path / 'store'}"]
+    command += [f"hydra.sweep.dir={tmp_path / 'sweep'}", "vis.limit=0", "runtime.threads=1"]
+    environment = os.environ | {"PYTHONPATH": str(ROOT)}
+    more = ["matcher=prototype,shuffled", "postprocess.topk.k=10,none"]
+    subprocess.run([*command, *more], cwd=tmp_path, env=environment, capture_output=True, timeout=300, check=False)
+    frame = find_runs([tmp_path])
+    assert list(frame["state"]) == ["completed", "failed"] * 2
+    assert list(frame["config/matcher"]) == ["prototype", "prototype", "shuffled", "shuffled"]
+    assert varying(frame) == ["matcher", "postprocess.topk.k"]
+    table = lay_out(frame, "postprocess.topk.k", "matcher", "segm/nAP50")
+    assert [[cell.state for cell in row] for row in table.cells] == [["", ""], ["failed", "failed"]]
+    assert table.cells[0][0].mean == frame["segm/nAP50"].iloc[0]

@@ -1,0 +1,427 @@
+"""Loggers: what W&B's own files hold after an offline run, and that no fault of a logger reaches the run."""
+
+from __future__ import annotations
+
+import csv
+import json
+import os
+import struct
+import sys
+import threading
+from collections.abc import Iterator
+from dataclasses import replace
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from refexp import wandb_logger
+from refexp.build import build
+from refexp.compose import resolve
+from refexp.data.coco import Data, make_split
+from refexp.errors import RankFailed, RefexpError
+from refexp.outcome import Outcome
+from refexp.progress import _told, track, watched
+from refexp.tracking import CsvLogger, NoLogger, told
+from refexp.types import Detections, MemoryBank
+from refexp.wandb_logger import WandbLogger
+
+NOTE = "RANDOM WEIGHTS (encoder): the results of this run mean nothing."
+CLASSES = ("ladybird", "leaf")
+CONFIG = {"seed": 3, "stage": "all", "shots": {"n": 2}, "vis": {"score_threshold": 0.5}}
+
+
+@pytest.fixture(scope="module")
+def outcome(drawn, tmp_path_factory) -> Outcome:
+    """A run that found everything, the best first, and one thing too many of a score too low to be shown."""
+    splits = {}
+    for name, (pictures, content) in drawn.items():
+        by_id = {record["id"]: picture for record, picture in zip(content["images"], pictures, strict=True)}
+        content = json.loads(json.dumps(content))
+        splits[name] = make_split(content, name, CLASSES, lambda r, by_id=by_id: by_id[r["id"]], lambda r: "")
+    data = Data(CLASSES, splits["references"], splits["targets"])
+    detections = []
+    for image_id in data.targets.images:
+        truth = [a for a in data.targets.annotations if a["image_id"] == image_id]
+        labels = [data.targets.labels[a["category_id"]] for a in truth]
+        scores = torch.linspace(0.9, 0.6, len(truth))
+        masks = [data.targets.mask(a) for a in truth]
+        extra = torch.tensor([0.1])
+        detections.append(
+            Detections(image_id, torch.tensor([*labels, 0]), torch.cat([scores, extra]), [*masks, masks[0]])
+        )
+    by_label = [
+        [a for a in data.references.annotations if data.references.labels[a["category_id"]] == k][:2] for k in (0, 1)
+    ]
+    metrics = {"bbox/nAP": 0.5, "bbox/nAP50": 0.75, "bbox/nAP_large": None, "segm/nAP": 0.25}
+    metrics |= {
+        f"{kind}/nAP/{name}": value for kind in ("bbox", "segm") for name, value in (("ladybird", 0.4), ("leaf", None))
+    }
+    summary = {
+        "config": CONFIG, "targets": "drawn", "seed": 3, "shots": 2, "classes": list(CLASSES), "images": 4,
+        "instances": 9, "detections": 13, "weights": {}, "device": "cpu", "versions": {}, "commit": "abc", "ranks": 1,
+        "stages": {"detect": {"seconds": 1.5, "items": 4, "per_second": 2.7}},
+    }  # fmt: skip
+    output = tmp_path_factory.mktemp("run") / "name" / "now"
+    output.mkdir(parents=True)
+    for name in ("detections", "references"):
+        (output / f"{name}.json").write_text("[]")
+    bank = MemoryBank(torch.eye(2), [torch.eye(2)] * 2)
+    return Outcome(output, CONFIG, data, by_label, bank, detections, metrics, summary, {}, None, NOTE)
+
+
+def isolate(patch: pytest.MonkeyPatch, folder: Path) -> None:
+    """No key and no address of a real server, whatever this machine has."""
+    for name in [name for name in os.environ if name.startswith("WANDB_")]:
+        patch.delenv(name)
+    patch.setenv("WANDB_BASE_URL", "http://127.0.0.1:9")
+    patch.setenv("NETRC", str(folder / "netrc"))
+    patch.setenv("WANDB_CONFIG_DIR", str(folder / "config"))
+    patch.setenv("WANDB_CACHE_DIR", str(folder / "cache"))
+
+
+@pytest.fixture(autouse=True)
+def isolated(monkeypatch, tmp_path) -> None:
+    isolate(monkeypatch, tmp_path)
+
+
+def records(folder: Path) -> list:
+    """What W&B's own file of a run holds: LevelDB's log format around protocol buffers."""
+    from wandb.proto.wandb_internal_pb2 import Record
+
+    (path,) = folder.glob("*.wandb")
+    data, block, found, whole = path.read_bytes(), 32768, [], b""
+    assert data[:4] == b":W&B"
+    at = 7
+    while at + 7 <= len(data):
+        if block - at % block < 7:
+            at += block - at % block
+            continue
+        _, length, kind = struct.unpack_from("<IHB", data, at)
+        whole += data[at + 7 : at + 7 + length]
+        at += 7 + length
+        if kind in (1, 4):  # all of a record, or the last piece of one
+            found.append(Record.FromString(whole))
+            whole = b""
+    return found
+
+
+def tell(logger, outcome: Outcome) -> None:
+    with told(logger, outcome.config, outcome.output, first=True) as telling:
+        for _ in track(range(4), 4, "targets"):
+            pass
+        telling.results(outcome)
+
+
+def gathered(folder: Path) -> dict:
+    """Config, summary, history, tags and notes of a run, put together from the records of W&B's own file."""
+    run = {"config": {}, "summary": {}, "history": [], "tags": set(), "notes": "", "artifacts": {}, "exit": None}
+    for record in records(folder):
+        kind = record.WhichOneof("record_type")
+        if kind == "run":
+            run["tags"], run["notes"] = set(record.run.tags), record.run.notes
+            run["group"], run["job_type"] = record.run.run_group, record.run.job_type
+            updates = record.run.config.update
+            run["config"] |= {item.key: json.loads(item.value_json) for item in updates}
+        elif kind == "config":
+            run["config"] |= {item.key: json.loads(item.value_json) for item in record.config.update if item.key}
+        elif kind == "summary":
+            run["summary"] |= {named(item): json.loads(item.value_json) for item in record.summary.update}
+        elif kind == "history":
+            run["history"].append({named(item): json.loads(item.value_json) for item in record.history.item})
+        elif kind == "artifact":
+            run["artifacts"][record.artifact.type] = [entry.path for entry in record.artifact.manifest.contents]
+        elif kind == "exit":
+            run["exit"] = record.exit.exit_code
+    return run
+
+
+def named(item) -> str:
+    return item.key or "|".join(item.nested_key)
+
+
+@pytest.fixture(scope="module")
+def offline(outcome, request) -> Path:
+    """The folder of a W&B run that was kept offline."""
+    with pytest.MonkeyPatch.context() as patch:
+        isolate(patch, outcome.output)
+        tell(WandbLogger(mode="offline", artifacts=["detections", "references"], tags=["mine"], group="mine"), outcome)
+    (folder,) = (outcome.output / "wandb").glob("offline-run-*")
+    return folder
+
+
+def test_offline_run_holds_configuration_numbers_and_progress(offline):
+    run = gathered(offline)
+    assert {name: run["config"][name] for name in CONFIG} == CONFIG
+    assert run["config"]["run"]["targets"] == "drawn"
+    numbers = {name: value for name, value in run["summary"].items() if name.startswith(("bbox", "segm"))}
+    assert numbers == {"bbox/nAP": 0.5, "bbox/nAP50": 0.75, "segm/nAP": 0.25}
+    assert (run["exit"], run["summary"]["state"], run["group"]) == (0, "completed", "mine")
+    assert any(row.get("progress/targets") == 1 and row["rate/targets"] > 0 for row in run["history"])
+
+
+def test_offline_run_says_that_weights_are_random(offline):
+    run = gathered(offline)
+    assert run["tags"] == {"mine", "random weights"}
+    assert run["notes"] == run["summary"]["weights_note"] == run["config"]["run"]["weights_note"] == NOTE
+
+
+def test_offline_run_holds_the_table_of_classes(offline):
+    (path,) = offline.glob("files/media/table/per_class*.json")
+    table = json.loads(path.read_text())
+    assert table["columns"] == ["shots", "seed", "class", "references", "bbox/nAP", "segm/nAP"]
+    assert table["data"] == [[2, 3, "ladybird", 2, 0.4, 0.4], [2, 3, "leaf", 2, None, None]]
+
+
+def test_offline_run_holds_pictures_with_masks_and_boxes(offline, outcome):
+    media = offline / "files" / "media"
+    pictures = sorted((media / "images" / "samples").glob("targets_*.jpg"))
+    assert len(pictures) == 4
+    assert len(list((media / "images" / "samples").glob("references_*.jpg"))) == 1
+    (row,) = [row for row in gathered(offline)["history"] if "samples/targets|filenames" in row]
+    first = row["samples/targets|all_masks"][0]
+    size = outcome.data.targets.read(outcome.data.targets.images[1]).shape[:2]
+    painted = {layer: np.asarray(Image.open(offline / "files" / mask["path"])) for layer, mask in first.items()}
+    annotations = [a for a in outcome.data.targets.annotations if a["image_id"] == 1]
+    numbers = {outcome.data.targets.labels[a["category_id"]] + 1 for a in annotations}
+    for layer, mask in painted.items():
+        assert mask.shape == size, layer
+        assert set(np.unique(mask)) == {0, *numbers}, layer
+    boxes = {
+        layer: json.loads((offline / "files" / entry["path"]).read_text())["box_data"]
+        for layer, entry in row["samples/targets|all_boxes"][0].items()
+    }
+    assert [len(boxes[layer]) for layer in ("ground truth", "prediction")] == [len(annotations)] * 2
+    x, y, w, h = annotations[0]["bbox"]
+    assert boxes["ground truth"][0]["position"] == {
+        "minX": round(x), "maxX": round(x + w), "minY": round(y), "maxY": round(y + h),
+    }  # fmt: skip
+    assert boxes["prediction"][0]["scores"]["score"] == pytest.approx(0.9)
+    # W&B names classes once for all pictures of a layer: each picture must bring all names.
+    named_once = gathered(offline)["config"]["_wandb"]["mask/class_labels"]
+    assert all(layer["value"] == {"1": "ladybird", "2": "leaf"} for layer in named_once.values())
+
+
+def test_offline_run_holds_the_files_that_were_asked_for(offline):
+    artifacts = gathered(offline)["artifacts"]
+    assert (artifacts["detections"], artifacts["references"]) == (["detections.json"], ["references.json"])
+
+
+def test_without_a_key_the_same_experiment_goes_on_offline(offline, outcome, caplog):
+    tell(WandbLogger(), outcome)  # a second time in the same folder
+    (again,) = set((outcome.output / "wandb").glob("offline-run-*")) - {offline}
+    assert again.name.split("-")[-1] == offline.name.split("-")[-1]
+    assert gathered(again)["summary"]["bbox/nAP"] == 0.5
+    assert [r.getMessage() for r in caplog.records if r.levelname == "WARNING"] == [
+        f"W&B: offline, No API key configured. Use `wandb login` to log in; wandb sync {again} sends it"
+    ]
+
+
+class Server(ThreadingHTTPServer):
+    """Answers W&B's first calls and dies with the first report of progress."""
+
+    def __init__(self) -> None:
+        super().__init__(("127.0.0.1", 0), Handler)
+        self.begun: list[str] = []
+        self.died = threading.Event()
+        threading.Thread(target=self.serve_forever, daemon=True).start()
+
+    @property
+    def environment(self) -> dict[str, str]:
+        return {"WANDB_BASE_URL": f"http://127.0.0.1:{self.server_port}", "WANDB_API_KEY": "0" * 40}
+
+
+class Handler(BaseHTTPRequestHandler):
+    server: Server
+
+    def do_POST(self) -> None:
+        asked = self.rfile.read(int(self.headers.get("content-length", 0)))
+        if "file_stream" in self.path:
+            self.server.socket.close()
+            self.server.died.set()
+            self.close_connection = True
+            return
+        self.server.begun.append(self.path)
+        name = json.loads(asked)["variables"].get("name", "?")
+        project = {"id": "1", "name": "refexp", "entity": {"id": "1", "name": "someone"}}
+        bucket = {"id": "1", "name": name, "displayName": name, "project": project, "historyLineCount": 0}
+        answer = json.dumps({"data": {"upsertBucket": {"bucket": bucket, "inserted": True}}}).encode()
+        self.send_response(200)
+        self.send_header("content-type", "application/json")
+        self.send_header("content-length", str(len(answer)))
+        self.end_headers()
+        self.wfile.write(answer)
+
+    def log_message(self, *_: object) -> None: ...
+
+
+@pytest.fixture
+def server() -> Iterator[Server]:
+    server = Server()
+    yield server
+    server.shutdown()
+
+
+def test_the_network_dies_and_the_experiment_does_not(server, command, folder, tmp_path, monkeypatch):
+    for name, value in server.environment.items():
+        monkeypatch.setenv(name, value)
+    output = tmp_path / "run"
+    done = command(*folder.overrides(output), f"store.dir={tmp_path / 'store'}", "logger=wandb", "logger.wait=24")
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert server.begun, done.stdout
+    assert server.died.is_set()
+    lines = [line for line in (done.stdout + done.stderr).splitlines() if "W&B" in line]
+    (kept,) = (output / "wandb").glob("offline-run-*")
+    assert len(lines) == 1, lines
+    assert "W&B: offline, " in lines[0]
+    assert f"wandb sync {kept}" in lines[0]
+    metrics = json.loads((output / "metrics.json").read_text())["metrics"]
+    assert (output / "detections.json").exists()
+    assert json.loads((output / "status.json").read_text())["state"] == "completed"
+    assert gathered(kept)["summary"]["segm/nAP"] == metrics["segm/nAP"]
+    (path,) = kept.glob("files/media/table/results*.json")
+    table = json.loads(path.read_text())
+    row = dict(zip(table["columns"], table["data"][0], strict=True))
+    assert (row["matcher"], row["proposer"], row["shots"]) == ("prototype", "oracle", 1)
+    assert (row["segm/nAP"], "proposer=oracle" in row["variant"]) == (metrics["segm/nAP"], True)
+
+
+def test_a_network_that_was_never_there(outcome, monkeypatch, caplog, tmp_path):
+    monkeypatch.setenv("WANDB_API_KEY", "0" * 40)
+    tell(WandbLogger(mode="online", wait=12, dir=str(tmp_path)), outcome)
+    (folder,) = (tmp_path / "wandb").glob("offline-run-*")
+    assert gathered(folder)["summary"]["bbox/nAP"] == 0.5
+    (line,) = [r.getMessage() for r in caplog.records if r.levelname == "WARNING"]
+    assert line.startswith("W&B: offline, ")
+    assert f"wandb sync {folder}" in line
+
+
+@pytest.mark.parametrize(
+    ("code", "says"),
+    [("import time; time.sleep(600)", "not done after 3 s"), ("raise SystemExit(3)", "ended with code 3")],
+    ids=["hangs", "dies"],
+)
+def test_the_process_of_wandb_fails(outcome, monkeypatch, caplog, code, says):
+    monkeypatch.setattr(wandb_logger, "COMMAND", (sys.executable, "-c", code))
+    tell(WandbLogger(wait=3), outcome)
+    (line,) = [r.getMessage() for r in caplog.records if r.levelname == "WARNING"]
+    assert says in line
+
+
+def test_the_disk_is_full_for_wandb(outcome, monkeypatch, caplog, tmp_path):
+    # No file may grow beyond 4 KiB: the error is another than on a full disk, its way is the same.
+    command = f"ulimit -f 4; exec {sys.executable} -m refexp.wandb_process"
+    monkeypatch.setattr(wandb_logger, "COMMAND", ("bash", "-c", command))
+    tell(WandbLogger(mode="offline", wait=30, dir=str(tmp_path)), outcome)
+    assert [r for r in caplog.records if r.levelname == "WARNING"]
+
+
+def test_wandb_is_not_installed(monkeypatch, configure):
+    def version(name: str) -> str:
+        raise wandb_logger.importlib.metadata.PackageNotFoundError(name)
+
+    monkeypatch.setattr(wandb_logger.importlib.metadata, "version", version)
+    with pytest.raises(RefexpError, match="pip install 'wandb"):
+        build(resolve(configure("logger=wandb"))["logger"], "logger")
+
+
+def test_configuration_of_the_loggers(configure):
+    kinds = {name: build(resolve(configure(f"logger={name}"))["logger"], "logger") for name in ("none", "csv", "wandb")}
+    assert [type(kind) for kind in kinds.values()] == [NoLogger, CsvLogger, WandbLogger]
+    assert (kinds["wandb"].mode, kinds["wandb"].project, kinds["wandb"].job_type) == ("auto", "refexp", "all")
+    with pytest.raises(RefexpError, match=r"logger\.mode='sometimes'"):
+        build(resolve(configure("logger=wandb", "logger.mode=sometimes"))["logger"], "logger")
+
+
+def test_csv(outcome, tmp_path):
+    outcome = replace(outcome, output=tmp_path)
+    for _ in range(2):
+        tell(CsvLogger(), outcome)
+    tables = {path.stem: list(csv.DictReader(path.open())) for path in tmp_path.glob("*.csv")}
+    assert [(row["stage"], row["done"], row["total"]) for row in tables["progress"]] == [("targets", "4", "4")] * 2
+    (row,) = tables["metrics"]
+    assert (row["shots"], row["seed"], row["bbox/nAP50"], row["bbox/nAP_large"]) == ("2", "3", "0.75", "")
+    assert row["weights_note"] == NOTE
+    assert [(row["class"], row["segm/nAP"]) for row in tables["per_class"]] == [("ladybird", "0.4"), ("leaf", "")]
+
+
+def test_the_disk_is_full_for_csv(outcome, tmp_path, caplog):
+    (tmp_path / "progress.csv").symlink_to("/dev/full")
+    tell(CsvLogger(), replace(outcome, output=tmp_path))
+    (line,) = [r.getMessage() for r in caplog.records if r.levelname == "WARNING"]
+    assert "No space left" in line
+
+
+class Noted(NoLogger):
+    """Remembers what it was told, and fails where it is to."""
+
+    def __init__(self, fails: str = "") -> None:
+        self.fails, self.calls = fails, []
+
+    def start(self, config, output):
+        self._note("start")
+
+    def progress(self, stage, done, total, rate):
+        self._note(f"{stage} {done}/{total}")
+
+    def results(self, outcome):
+        self._note("results")
+
+    def finish(self, state):
+        self._note(state)
+
+    def _note(self, what: str) -> None:
+        self.calls.append(what)
+        if what == self.fails:
+            raise OSError(f"no {what}")
+
+
+@pytest.mark.parametrize("fails", ["start", "targets 4/4", "results", "completed"])
+def test_a_logger_that_fails_is_left_alone(outcome, caplog, fails):
+    logger = Noted(fails)
+    tell(logger, outcome)
+    expected = ["start", "targets 4/4", "results", "completed"]
+    assert logger.calls == expected[: expected.index(fails) + 1]
+    (line,) = [r.getMessage() for r in caplog.records if r.levelname == "WARNING"]
+    assert f"no {fails}" in line
+
+
+@pytest.mark.parametrize(
+    ("error", "state"), [(SystemExit, "stopped"), (KeyboardInterrupt, "stopped"), (OSError, "failed")]
+)
+def test_a_run_that_ends_early(error, state, tmp_path):
+    logger = Noted()
+    with pytest.raises(error), told(logger, {}, tmp_path, first=True):
+        raise error
+    assert logger.calls == ["start", state]
+
+
+def test_the_failure_of_a_rank_passes_through_a_logger(outcome, tmp_path):
+    class Interrupted(NoLogger):
+        def results(self, outcome):
+            raise RankFailed("rank 1 is gone")
+
+    with pytest.raises(RankFailed), told(Interrupted(), {}, tmp_path, first=True) as telling:
+        telling.results(outcome)
+
+
+def test_other_ranks_tell_nothing(outcome, tmp_path):
+    logger = Noted()
+    with told(logger, {}, tmp_path, first=False) as telling:
+        telling.results(outcome)
+        assert list(track(range(4), 4, "targets")) == [0, 1, 2, 3]
+    assert logger.calls == []
+
+
+def test_progress_is_told_every_few_seconds_only(monkeypatch, tmp_path):
+    clock = iter(range(100))  # a second an item
+    monkeypatch.setattr("refexp.progress.time.monotonic", lambda: next(clock))
+    seen = []
+    with watched(lambda *told: seen.append(told)):
+        list(_told(range(8), 8, "targets"))
+    assert [(what, done, total, rate) for what, done, total, rate in seen] == [
+        ("targets", 3, 8, 1.0), ("targets", 6, 8, 1.0), ("targets", 8, 8, 1.0),
+    ]  # fmt: skip
