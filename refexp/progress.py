@@ -23,6 +23,7 @@ Watcher = Callable[[str, int, int, float], None]
 """Takes what is worked on, how many items are done, of how many, and items per second."""
 
 LINE_EVERY_SECONDS = 15.0
+WORTH_A_LINE_SECONDS = 1.0
 TOLD_EVERY_SECONDS = 3.0
 
 _watchers: list[Watcher] = []
@@ -84,6 +85,6 @@ def _lines(items: Iterable[T], total: int, what: str) -> Iterator[T]:
     for done, item in enumerate(items, start=1):
         yield item
         now = time.monotonic()
-        if now - shown >= LINE_EVERY_SECONDS or done == total:
+        if now - shown >= LINE_EVERY_SECONDS or (done == total and now - start >= WORTH_A_LINE_SECONDS):
             shown, rate = now, done / max(now - start, 1e-9)
             log.info("%s %d/%d, %.2f/s, %.0f s left", what, done, total, rate, (total - done) / rate)

@@ -14,6 +14,7 @@ from refexp.data.coco import Record, has_mask
 from refexp.files import atomic_path, write_text
 from refexp.masks import boxes_xywh
 from refexp.outcome import Outcome
+from refexp.progress import track
 from refexp.report.gallery import MAX_CLASSES, MAX_SHOTS
 from refexp.report.overlays import colour
 from refexp.report.page_errors import VERDICTS, ImageErrors, Shown, annotations_by_image
@@ -50,7 +51,7 @@ def write_images(
     truth = annotations_by_image(outcome.data)
     images: list[dict[str, Any]] = []
     crops: list[list[dict[str, Any]]] = [[{}] * len(row) for row in shown]
-    for number, image_id in enumerate(ids):
+    for number, image_id in enumerate(track(ids, len(ids), "report")):
         record = targets.images[image_id]
         rgb = targets.read(record)
         picture = save(page_picture(rgb), folder / "images" / f"{number}.jpg")
