@@ -151,12 +151,16 @@ def build_report(
     group: only runs of this group (a sweep's folder, see conf/logger/wandb.yaml); None takes those of the project.
     """
     reports = library()
-    from wandb_workspaces.expr import Metric
+    from wandb_workspaces.expr import And, Metric
 
+    if group and set(group) & set("'\"\\"):
+        raise RefexpError(
+            f"--group={group}: W&B's library cannot filter by a name with quotation marks or backslashes."
+        )
     blocks = [reports.TableOfContents()]
     for section in dashboard.sections:
         blocks += [reports.H2(section.title), *([reports.P(section.text)] if section.text else [])]
-        runs = reports.Runset(name=group or project, filters=[Metric("Group") == group] if group else "")
+        runs = reports.Runset(name=group or project, filters=And(Metric("Group") == group) if group else "")
         panels, x, y = [], 0, 0
         for panel in section.panels:
             if x + panel.width > COLUMNS:

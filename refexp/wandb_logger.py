@@ -103,7 +103,7 @@ class WandbLogger:
             summary=numbers(outcome),
             config=provenance(outcome),
             notes=outcome.note,
-            tags=labels(outcome.note),
+            tags=labels(outcome),
             tables={"results": results_table(outcome), "per_class": class_table(outcome)},
             targets=targets(outcome, self.images) if self.images else [],
             references=references(outcome) if self.images else None,
@@ -170,17 +170,19 @@ class Courier:
                 continue
             self.folder = answer["folder"]
             if answer["offline"]:
-                self._tell(f"offline, {answer['offline']}")
+                self._tell(f"offline, {answer['offline']}", "it")
+            elif answer["kept"]:
+                log.info("W&B: kept offline; wandb sync %s sends it", self.folder)
 
     def _fault(self, what: str) -> None:
         """Only the first is told: others follow from it."""
         if not self.faulty:
             self.faulty = True
-            self._tell(what)
+            self._tell(what, "what is there")
 
-    def _tell(self, what: str) -> None:
+    def _tell(self, what: str, rest: str) -> None:
         """One line, with what a person can do."""
-        remedy = f"wandb sync {self.folder} sends it" if self.folder else "nothing of this run will be there"
+        remedy = f"wandb sync {self.folder} sends {rest}" if self.folder else "nothing of this run will be there"
         log.warning("W&B: %s; %s", what.strip().rstrip("."), remedy)
 
 
@@ -231,7 +233,7 @@ def numbers(outcome: Outcome) -> dict[str, Any]:
     counts = {name: outcome.summary[name] for name in ("images", "instances", "detections")}
     seconds = {f"seconds/{name}": stage["seconds"] for name, stage in outcome.summary["stages"].items()}
     metrics = {name: value for name, value in overall(outcome.metrics).items() if value is not None}
-    return metrics | counts | seconds | {"weights_note": outcome.note or ""}
+    return metrics | counts | seconds | {"targets": outcome.summary["targets"], "weights_note": outcome.note or ""}
 
 
 def provenance(outcome: Outcome) -> dict[str, Any]:
@@ -240,8 +242,9 @@ def provenance(outcome: Outcome) -> dict[str, Any]:
     return {"run": {name: outcome.summary[name] for name in known} | {"weights_note": outcome.note}}
 
 
-def labels(note: str | None) -> list[str]:
+def labels(outcome: Outcome) -> list[str]:
     """Tags that tell numbers which mean nothing, or something else, from the others."""
-    if note is None:
-        return []
-    return ["random weights"] if "RANDOM" in note else ["other weights"]
+    tags = ["synthetic images"] if outcome.summary["targets"].startswith("SYNTHETIC") else []
+    if outcome.note:
+        tags.append("random weights" if "RANDOM" in outcome.note else "other weights")
+    return tags

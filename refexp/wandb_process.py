@@ -2,7 +2,8 @@
 
 A process of its own, so that whatever happens to W&B, to its service or to the network can end it and not the run.
 It takes one JSON message a line, `{"do": "start" | "progress" | "results" | "finish", ...}`, and answers likewise:
-`folder` and `offline` (why, or None) once it has started, `fault` for what went wrong. It ends with its input, too.
+`folder`, `offline` (why online failed, or None) and `kept` (whether it is offline) once it has started, and `fault` for
+what went wrong. It ends with its input, too.
 """
 
 from __future__ import annotations
@@ -69,9 +70,8 @@ class Reporter:
         self.run = wandb.init(**self.arguments, settings=wandb.Settings(**self.settings))
         for name in ("progress/*", "rate/*"):
             self.run.define_metric(name, summary="none")
-        if self.run.settings.mode == "offline":
-            why_offline = why_offline or "as asked for"
-        self.reply(folder=str(Path(self.run.settings.sync_dir).absolute()), offline=why_offline)
+        folder = str(Path(self.run.settings.sync_dir).absolute())
+        self.reply(folder=folder, offline=why_offline, kept=self.run.settings.mode == "offline")
 
     def _fall_back(self, error: Exception) -> None:
         """The same run once more, offline."""
@@ -107,6 +107,7 @@ def report(
     run.tags = (*(run.tags or ()), *tags)
     run.notes = notes or ""
     run.summary.update(summary)
+    run.log({name: wandb.Table(columns=table["columns"], data=table["rows"]) for name, table in tables.items()})
     pictures: dict[str, Any] = {}
     if targets:
         pictures["samples/targets"] = [picture(target) for target in targets]
@@ -114,7 +115,6 @@ def report(
         pictures["samples/references"] = wandb.Image(decode(references), file_type="jpg", caption=notes)
     if pictures:
         run.log(pictures)
-    run.log({name: wandb.Table(columns=table["columns"], data=table["rows"]) for name, table in tables.items()})
     for name, path in artifacts.items():
         artifact = wandb.Artifact(f"{name}-{run.id}", type=name)
         artifact.add_file(path)

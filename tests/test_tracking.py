@@ -23,11 +23,13 @@ from refexp.build import build
 from refexp.compose import resolve
 from refexp.data.coco import Data, make_split
 from refexp.errors import RankFailed, RefexpError
+from refexp.masks import encode
 from refexp.outcome import Outcome
 from refexp.progress import _told, track, watched
 from refexp.tracking import CsvLogger, NoLogger, told
 from refexp.types import Detections, MemoryBank
 from refexp.wandb_logger import WandbLogger
+from refexp.wandb_pictures import Canvas, Thing, _ids
 
 NOTE = "RANDOM WEIGHTS (encoder): the results of this run mean nothing."
 CLASSES = ("ladybird", "leaf")
@@ -61,7 +63,7 @@ def outcome(drawn, tmp_path_factory) -> Outcome:
         f"{kind}/nAP/{name}": value for kind in ("bbox", "segm") for name, value in (("ladybird", 0.4), ("leaf", None))
     }
     summary = {
-        "config": CONFIG, "targets": "drawn", "seed": 3, "shots": 2, "classes": list(CLASSES), "images": 4,
+        "config": CONFIG, "targets": "SYNTHETIC targets", "seed": 3, "shots": 2, "classes": list(CLASSES), "images": 4,
         "instances": 9, "detections": 13, "weights": {}, "device": "cpu", "versions": {}, "commit": "abc", "ranks": 1,
         "stages": {"detect": {"seconds": 1.5, "items": 4, "per_second": 2.7}},
     }  # fmt: skip
@@ -156,16 +158,16 @@ def offline(outcome, request) -> Path:
 def test_offline_run_holds_configuration_numbers_and_progress(offline):
     run = gathered(offline)
     assert {name: run["config"][name] for name in CONFIG} == CONFIG
-    assert run["config"]["run"]["targets"] == "drawn"
+    assert run["config"]["run"]["targets"] == run["summary"]["targets"] == "SYNTHETIC targets"
     numbers = {name: value for name, value in run["summary"].items() if name.startswith(("bbox", "segm"))}
     assert numbers == {"bbox/nAP": 0.5, "bbox/nAP50": 0.75, "segm/nAP": 0.25}
     assert (run["exit"], run["summary"]["state"], run["group"]) == (0, "completed", "mine")
     assert any(row.get("progress/targets") == 1 and row["rate/targets"] > 0 for row in run["history"])
 
 
-def test_offline_run_says_that_weights_are_random(offline):
+def test_offline_run_says_that_weights_are_random_and_images_synthetic(offline):
     run = gathered(offline)
-    assert run["tags"] == {"mine", "random weights"}
+    assert run["tags"] == {"mine", "random weights", "synthetic images"}
     assert run["notes"] == run["summary"]["weights_note"] == run["config"]["run"]["weights_note"] == NOTE
 
 
@@ -203,6 +205,19 @@ def test_offline_run_holds_pictures_with_masks_and_boxes(offline, outcome):
     # W&B names classes once for all pictures of a layer: each picture must bring all names.
     named_once = gathered(offline)["config"]["_wandb"]["mask/class_labels"]
     assert all(layer["value"] == {"1": "ladybird", "2": "leaf"} for layer in named_once.values())
+
+
+def test_the_best_is_painted_on_top():
+    masks = np.zeros((2, 4, 6), dtype=bool)
+    masks[0, :, :4] = masks[1, :, 2:] = True
+    best, other = (Thing(label, (0, 0, 1, 1), mask) for label, mask in zip((7, 9), encode(masks), strict=True))
+    canvas = Canvas((6, 4), 1.0, {7: 1, 9: 2}, {1: "a", 2: "b"})
+    assert np.asarray(canvas.label_map([best, other]))[0].tolist() == [1, 1, 1, 1, 2, 2]
+
+
+def test_many_classes_share_the_numbers_that_a_mask_has():
+    assert _ids({500, 3}, 1203) == {3: 1, 500: 2}
+    assert _ids({1}, 3) == {0: 1, 1: 2, 2: 3}
 
 
 def test_offline_run_holds_the_files_that_were_asked_for(offline):
@@ -316,7 +331,8 @@ def test_the_disk_is_full_for_wandb(outcome, monkeypatch, caplog, tmp_path):
     command = f"ulimit -f 4; exec {sys.executable} -m refexp.wandb_process"
     monkeypatch.setattr(wandb_logger, "COMMAND", ("bash", "-c", command))
     tell(WandbLogger(mode="offline", wait=30, dir=str(tmp_path)), outcome)
-    assert [r for r in caplog.records if r.levelname == "WARNING"]
+    (line,) = [r.getMessage() for r in caplog.records if r.levelname == "WARNING"]
+    assert line.startswith("W&B: ")
 
 
 def test_wandb_is_not_installed(monkeypatch, configure):
