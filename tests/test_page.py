@@ -166,6 +166,18 @@ def test_two_hundred_images_are_lazy(tmp_path):
     assert len(text) < 400_000
 
 
+def test_no_pictures_and_no_image_read(tmp_path):
+    def refuse(record):
+        raise AssertionError("an image was read")
+
+    data = splits()
+    data = Data(data.classes, *(replace(split, read=refuse) for split in (data.references, data.targets)))
+    text = write_report(outcome_of(tmp_path, data, limit=0)).read_text()
+    assert 'id="accuracy"' in text
+    assert local_links(re.sub(ORDINARY, "#", text)) == set()
+    assert 'href="#references"' not in text
+
+
 def test_limit_of_the_overlays_counts_here_too(tmp_path):
     data = splits(images=40)
     text = write_report(outcome_of(tmp_path, data, limit=3)).read_text()

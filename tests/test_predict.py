@@ -14,6 +14,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from conftest import ROOT
 from PIL import Image
 from test_distributed import outputs, ranks
@@ -25,6 +26,15 @@ from refexp.experiment import run
 from refexp.masks import decode
 
 NAMES = ["ladybird", "leaf"]
+
+
+@pytest.fixture(autouse=True, scope="module")
+def one_thread():
+    """As in the processes started here: with another number of threads last digits may differ (docs/scaling.md)."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
 
 
 @pytest.fixture(scope="session")

@@ -37,14 +37,15 @@ def write_report(outcome: Outcome) -> Path:
     """Write report.html into the run's folder, its pictures into report/ beside it, and return its path.
 
     Shows the targets that the overlays show (`vis.limit`) and those of the worst misses and most confident false
-    positives; reads no other target. Without annotations: no accuracy, no errors.
+    positives; reads no other target. Without annotations: no accuracy, no errors. `vis.limit=0`: no pictures, and no
+    image is read.
     """
     data, folder = outcome.data, outcome.output / "report"
-    errors = judge_all(data, outcome.detections) if data.targets.annotations else {}
-    misses, alarms = worst_misses(errors, data, CROPS), confident_alarms(errors, data, CROPS)
     vis = outcome.config["vis"]
     limit = len(outcome.detections) if vis["limit"] is None else vis["limit"]
     chosen = Gallery(outcome.output, data, limit, vis["score_threshold"], outcome.note).chosen
+    errors = judge_all(data, outcome.detections) if chosen and data.targets.annotations else {}
+    misses, alarms = worst_misses(errors, data, CROPS), confident_alarms(errors, data, CROPS)
     ids = list(dict.fromkeys([*chosen, *(shown.image_id for shown in (*misses, *alarms))]))
     images, crops = write_images(outcome, folder, ids, errors, (misses, alarms))
     for kind, precision in outcome.curves.items():
@@ -61,7 +62,7 @@ def write_report(outcome: Outcome) -> Path:
         "alarms": crops[1],
         "misses_text": MISSES,
         "alarms_text": ALARMS,
-        "references": write_references(outcome, folder / "references"),
+        "references": write_references(outcome, folder / "references") if chosen else [],
         "references_text": references_text(outcome),
         "data": {
             "classes": data.classes,
