@@ -25,7 +25,9 @@ from refexp.data.lvis import LvisSplit, check_lvis
 from refexp.data.sampling import choose_references
 from refexp.errors import RefexpError
 from refexp.evaluation import lvis
+from refexp.evaluation.coco import CocoEvaluation
 from refexp.evaluation.lvis import LvisEvaluation
+from refexp.evaluation.semantic import SemanticEvaluation
 from refexp.experiment import run
 from refexp.masks import encode
 from refexp.types import Detections
@@ -82,11 +84,13 @@ EXPECTED = {
 }
 
 
-def settings(option: str) -> list[str]:
-    """What goes with a dataset option, as its YAML says."""
+def protocol(option: str) -> tuple[type, list[str]]:
+    """How a data set is evaluated, without a word of it on the command line."""
     if option in CDFSOD or option.startswith("voc"):
-        return ["evaluation.kinds=[bbox]"]
-    return ["evaluation=lvis"] if option.startswith("lvis") else ["evaluation=semantic"] if "20i" in option else []
+        return CocoEvaluation, ["bbox"]
+    if option.startswith("lvis"):
+        return LvisEvaluation, ["bbox", "segm"]
+    return (SemanticEvaluation, ["segm"]) if "20i" in option else (CocoEvaluation, ["bbox", "segm"])
 
 
 def test_every_option_is_tested():
@@ -97,7 +101,8 @@ def test_every_option_is_tested():
 
 @pytest.mark.parametrize("option", EXPECTED)
 def test_every_option_loads_from_its_published_layout(option, on):
-    data, evaluation = load(on(f"dataset={option}", "shots=5", *settings(option)))
+    data, evaluation = load(on(f"dataset={option}", "shots=5"))
+    assert (type(evaluation), evaluation.kinds) == protocol(option)
     assert sorted(data.classes) == sorted(EXPECTED[option])
     if option == "coco":
         assert list(data.classes) == EXPECTED[option]
@@ -120,7 +125,7 @@ def test_the_folds_of_coco20i_share_nothing_and_are_all_of_coco(on):
 @pytest.mark.parametrize("option", ["voc_split1", "artaxor"])
 def test_boxes_alone_cannot_be_evaluated_as_masks(option, on):
     data, evaluation = load(on(f"dataset={option}", "evaluation.kinds=[bbox,segm]"))
-    with pytest.raises(RefexpError, match="has no mask"):
+    with pytest.raises(RefexpError, match="no masks, only boxes; evaluation=boxes"):
         evaluation.check(data.targets)
 
 
@@ -201,7 +206,9 @@ def test_recipes_take_another_dataset(on):
     assert on("experiment=lvis").postprocess.topk.k == 300
 
 
-SWEEPS = sorted(path.relative_to(ROOT / "sweeps") for path in (ROOT / "sweeps").glob("*/*.yaml"))
+SWEEPS = sorted(
+    path.relative_to(ROOT / "sweeps") for kind in ("figure", "table") for path in (ROOT / "sweeps" / kind).glob("*.yaml")
+)
 
 
 @pytest.mark.parametrize("sweep", SWEEPS, ids=str)

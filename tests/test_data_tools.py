@@ -560,6 +560,7 @@ def test_options_without_files_and_unknown_ones(tmp_path, capsys):
 
 def test_an_option_of_ones_own(tmp_path, capsys):
     conf = tmp_path / "conf"
+    write(conf / "config.yaml", "defaults: [{dataset: mine}]\n")
     text = "images: ${data_root}/mine\nreferences: /elsewhere/r.json\ntargets: ${data_root}/mine/t.json\n"
     write(conf / "dataset/mine.yaml", text)
     assert check.options(conf) == ["mine"]

@@ -10,7 +10,7 @@ from typing import Annotated, Any, Literal
 import numpy as np
 from pydantic import Field
 
-from refexp.data.coco import Split
+from refexp.data.coco import Split, has_mask
 from refexp.errors import RefexpError
 from refexp.masks import areas, boxes_xywh
 from refexp.types import Detections, ImageId
@@ -52,6 +52,8 @@ class CocoEvaluation:
         if not any(not a.get("iscrowd", 0) for a in targets.annotations):
             raise RefexpError(f"{targets.source}: no annotation of the chosen classes, so nothing to evaluate.")
         if "segm" in self.kinds:
+            if not any(has_mask(a) for a in targets.annotations):
+                raise RefexpError(f"{targets.source}: its annotations have no masks, only boxes; evaluation=boxes.")
             for annotation in targets.annotations:
                 targets.mask(annotation)
 

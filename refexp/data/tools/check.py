@@ -215,7 +215,7 @@ def option_paths(name: str, root: Path, conf: Path = CONF) -> list[dict[str, Pat
 
 @cache
 def _composed(name: str, conf: Path) -> dict[str, Any]:
-    """The option alone, its references to other keys unresolved: {"dataset": {...}}."""
+    """The option, its references to other keys unresolved: {"dataset": {...}}."""
     from hydra import compose, initialize_config_dir
     from hydra.errors import HydraException
     from omegaconf import OmegaConf
@@ -225,7 +225,7 @@ def _composed(name: str, conf: Path) -> dict[str, Any]:
         raise RefexpError(f"dataset={name}: no such option. {did_you_mean(name, names)}")
     try:
         with initialize_config_dir(str(conf.resolve()), version_base="1.3"):
-            content = OmegaConf.to_container(compose(f"dataset/{name}"))
+            content = OmegaConf.to_container(compose("config", [f"dataset={name}"]))
     except HydraException as error:
         raise RefexpError(f"{conf}/dataset/{name}.yaml: {first_line(error)}") from None
     return {"dataset": content["dataset"]} if isinstance(content, dict) else {}
