@@ -207,7 +207,9 @@ def test_recipes_take_another_dataset(on):
 
 
 SWEEPS = sorted(
-    path.relative_to(ROOT / "sweeps") for kind in ("figure", "table") for path in (ROOT / "sweeps" / kind).glob("*.yaml")
+    path.relative_to(ROOT / "sweeps")
+    for kind in ("figure", "table")
+    for path in (ROOT / "sweeps" / kind).glob("*.yaml")
 )
 
 
