@@ -6,6 +6,7 @@ import shlex
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from functools import cache
+from itertools import groupby
 from pathlib import Path, PurePosixPath
 from typing import Any
 
@@ -125,7 +126,7 @@ class Checker:
     def _check_part(self, annotations: Path, folder: Path, report: Report) -> None:
         absent = [path for path in (annotations, folder) if not path.exists()]
         for path in absent:
-            report.missing(f"missing: {path}", self._steps(path))
+            report.missing(f"missing: {self._topmost_missing(path)}", self._steps(path))
         if annotations in absent:
             return
         records = self._records(annotations)
@@ -144,6 +145,11 @@ class Checker:
         """Every path comes from an option below the root, or leads out of it, and then nobody knows."""
         steps = next_steps(path.relative_to(self.root).as_posix(), self.root) if path.is_relative_to(self.root) else []
         return steps or [f"put {path} there yourself"]
+
+    def _topmost_missing(self, path: Path) -> Path:
+        """Of a missing path the first folder below the root that is not there: what lacks all is told in one line."""
+        below = [folder for folder in path.parents if self.root in folder.parents]
+        return next((folder for folder in reversed(below) if not folder.exists()), path)
 
     def _records(self, path: Path) -> list[Record] | str:
         """The image records of an annotation file, or what is wrong with it. Annotations are large, and not kept."""
@@ -232,18 +238,18 @@ def _composed(name: str, conf: Path) -> dict[str, Any]:
 
 
 def print_reports(names: Sequence[str], root: Path, conf: Path = CONF) -> bool:
-    """Check these options, or all, and tell; whether all are complete."""
+    """Check these options, or all, and tell, neighbours of which the same holds in one; whether all are complete."""
     checker, complete = Checker(root, conf), True
-    for name in names or options(conf):
-        report = checker.check(name)
+    reports = ((name, checker.check(name)) for name in names or options(conf))
+    for report, group in groupby(reports, key=lambda pair: pair[1]):
         complete &= not report.problems
         state = "incomplete" if report.problems else "complete"
         found = ", ".join(dict.fromkeys(report.found)) or "reads no file below the data root"
-        print(f"{name:14} {state}{'' if report.problems else f': {found}'}", flush=True)
+        print(f"{', '.join(name for name, _ in group)}: {state}{'' if report.problems else f', {found}'}", flush=True)
         for line in report.problems:
-            print(f"{'':14} {line}")
+            print(f"    {line}")
         for line in report.steps:
-            print(f"{'':14} do: {line}")
+            print(f"    do: {line}")
         for line in [] if report.problems else report.notes:
-            print(f"{'':14} note: {line}")
+            print(f"    note: {line}")
     return complete
