@@ -1,7 +1,7 @@
 """What is wrong with each detection, and what each kind of error costs: the error kinds of TIDE (arXiv 2008.08115).
 
-Own code, not the authors' package `tidecv`: that one runs with numpy 2, and a test compares the figures with it where
-it is installed. But it judges a whole data set at once in one process, says of no detection what is wrong with it
+Own code, not the authors' package `tidecv`: that one runs with numpy 2, and a test compares the figures with it. But
+it judges a whole data set at once in one process, says of no detection what is wrong with it
 through a public interface, and needs OpenCV and seaborn. Two of its rules differ from
 pycocotools, which decides here: it counts a class without any instance as AP 0, and it looks for errors in
 detections that a crowd excuses. Everything else is as there: thresholds, order of the tests, what a fix does.
