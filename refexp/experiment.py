@@ -28,7 +28,7 @@ from refexp.report.diagnosis import print_diagnosis
 from refexp.report.gallery import Gallery, PredictionGallery
 from refexp.report.memory_bank import draw_memory_bank, view_references
 from refexp.report.page import write_report
-from refexp.report.table import print_findings, print_metrics
+from refexp.report.table import print_findings, print_metrics, print_places
 from refexp.results import detections_to_coco, findings, references_to_coco, write_masks, write_summary
 from refexp.tracking import told
 from refexp.types import Detections, MemoryBank, Weights
@@ -131,16 +131,15 @@ def show(outcome: Outcome, vis: Vis) -> None:
     gallery = kind(outcome.output / "overlays", data, limit, vis.score_threshold, outcome.note)
     gallery.draw_references(outcome.references)
     gallery.draw_targets({detections.image_id: detections for detections in outcome.detections})
-    if vis.report:
-        write_report(outcome)
+    page = write_report(outcome) if vis.report else None
     if outcome.metrics:
         if outcome.diagnostics:
             print_diagnosis(outcome.diagnostics)
-        print_metrics(outcome.metrics, data.classes, outcome.summary, outcome.output, outcome.note)
+        print_metrics(outcome.metrics, data.classes, outcome.summary)
     else:
         listed = findings(outcome.detections, data.classes, vis.score_threshold)
-        counts = outcome.summary["references"]
-        print_findings(listed, counts, len(outcome.detections), outcome.output, outcome.note)
+        print_findings(listed, outcome.summary["references"], len(outcome.detections))
+    print_places(outcome.output, page, outcome.note)
 
 
 def warn_without_effect(config: dict[str, Any]) -> None:
@@ -199,7 +198,7 @@ def write_detections(output: Path, experiment: Experiment, detections: Sequence[
         if experiment.summary:
             write_summary(output / f"summary.{experiment.summary}", listed)
         if experiment.masks:
-            write_masks(output / "masks", listed)
+            write_masks(output / "masks", [of_image.image_id for of_image in detections], listed)
 
 
 def summarise(

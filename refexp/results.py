@@ -87,8 +87,16 @@ def write_summary(path: Path, found: Sequence[Finding]) -> None:
     write_text(path, text.getvalue())
 
 
-def write_masks(folder: Path, found: Sequence[Finding]) -> None:
-    """A PNG as large as its image for each finding: 255 on the thing, 0 elsewhere."""
+def write_masks(folder: Path, images: Sequence[ImageId], found: Sequence[Finding]) -> None:
+    """A PNG as large as its image for each finding: 255 on the thing, 0 elsewhere.
+
+    images: all that were looked at; what an earlier run into this folder found in them, and this one did not, goes.
+    """
+    new = {folder / finding.mask_file for finding in found}
+    for image in images:
+        for mask in (folder / as_path(image)).glob("[0-9][0-9][0-9]_*.png"):
+            if mask not in new:
+                mask.unlink()
     for finding in found:
         picture = Image.fromarray(decode([finding.mask])[0].astype(np.uint8) * 255)
         with atomic_path(folder / finding.mask_file) as path:

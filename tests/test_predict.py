@@ -23,7 +23,8 @@ from refexp.data.folder import FolderDataset, read_reference_mask, upright_size
 from refexp.data.tools.synthetic import write_folder
 from refexp.errors import RefexpError
 from refexp.experiment import run
-from refexp.masks import decode
+from refexp.masks import decode, encode
+from refexp.results import Finding, write_masks
 
 NAMES = ["ladybird", "leaf"]
 
@@ -123,6 +124,15 @@ def test_masks_are_those_of_the_summary(finished):
     for name, area in expected.items():
         picture = np.asarray(Image.open(output / "masks" / name))
         assert set(np.unique(picture)) == {0, 255} and (picture == 255).sum() == area
+
+
+def test_masks_of_an_earlier_run_into_the_same_folder_go(tmp_path):
+    (mask,) = encode(np.ones((1, 4, 4), dtype=bool))
+    one, two = (Finding("a/photo.jpg", number, "cat", 0.9, [0, 0, 4, 4], 16, mask) for number in (1, 2))
+    write_masks(tmp_path, ["a/photo.jpg"], [one, two])
+    Image.new("L", (4, 4)).save(tmp_path / "a/photo.jpg/own.png")
+    write_masks(tmp_path, ["a/photo.jpg", "b.jpg"], [one])
+    assert sorted(path.name for path in (tmp_path / "a/photo.jpg").iterdir()) == ["001_cat.png", "own.png"]
 
 
 def test_overlays_of_all_images_show_the_prediction_alone(finished, drawn_folder):

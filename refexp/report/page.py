@@ -94,10 +94,10 @@ def templates() -> jinja2.Environment:
 def describe(outcome: Outcome) -> dict[str, Any]:
     """What was run: the page's title and first lines, time, weights, environment and configuration."""
     summary, config = outcome.summary, outcome.config
+    taught = [counted(summary["shots"], "shot", "shots"), f"seed {summary['seed']}"]
     counts = [
         counted(len(summary["classes"]), "class", "classes"),
-        counted(summary["shots"], "shot", "shots"),
-        f"seed {summary['seed']}",
+        *(["all references"] if summary["shots"] == "all" else taught),
         counted(summary["images"], "image", "images"),
         *([counted(summary["instances"], "instance", "instances")] if outcome.data.targets.annotations else []),
         counted(summary["detections"], "detection", "detections"),
@@ -123,7 +123,7 @@ def describe(outcome: Outcome) -> dict[str, Any]:
 
 
 def counted(count: int | str, one: str, many: str) -> str:
-    """`1 class`, `8 classes`, `all shots`."""
+    """`1 class`, `8 classes`."""
     return f"{count} {one if count == 1 else many}"
 
 
@@ -150,6 +150,7 @@ def stages(report: dict[str, dict[str, float]]) -> list[dict[str, Any]]:
             "rate": f"{stage['per_second']:.1f}" if stage["items"] > 1 else "",
         }
         for name, stage in report.items()
+        if stage["seconds"] >= 0.05
     ]
 
 

@@ -1,4 +1,4 @@
-"""The tables a run ends with."""
+"""What a run ends with: its tables, and where its files are."""
 
 from __future__ import annotations
 
@@ -29,10 +29,8 @@ def print_metrics(
     metrics: Mapping[str, float | None],
     classes: Sequence[str],
     summary: Mapping[str, Any],
-    output: Path,
-    note: str | None,
 ) -> None:
-    """Overall numbers in percent, per class if there are few, speed and where the files are."""
+    """Overall numbers in percent, per class if there are few, and speed."""
     console = Console(soft_wrap=True)
     kinds = [kind for kind in KINDS if f"{kind}/nAP" in metrics]
     rows = [(KINDS[kind], {c: metrics[f"{kind}/{c}"] for c in NUMBERS if f"{kind}/{c}" in metrics}) for kind in kinds]
@@ -44,16 +42,10 @@ def print_metrics(
     stages = summary["stages"]
     speed = ", ".join(f"{name} {s['seconds']:.1f} s" for name, s in stages.items() if s["seconds"] >= 0.05)
     console.print(f"{speed}; peak {summary['peak_memory_mib']['process']:.0f} MiB")
-    console.print(f"[green]results in[/] {escape(str(output))}")
-    if note:
-        console.print(f"[bold red]{escape(note)}[/]")
 
 
-def print_findings(
-    found: Sequence[Finding], references: Mapping[str, int], images: int, output: Path, note: str | None
-) -> None:
-    """How many of each class were found, and where the files are. references: how many each class had."""
-    console = Console(soft_wrap=True)
+def print_findings(found: Sequence[Finding], references: Mapping[str, int], images: int) -> None:
+    """How many of each class were found. references: how many each class had."""
     table = Table(title=f"{images} image{'' if images == 1 else 's'}", title_justify="left")
     for column in ("", "references", "found", "in images"):
         table.add_column(column, justify="right" if column else "left")
@@ -61,17 +53,26 @@ def print_findings(
     places = Counter(name for name, _ in {(f.name, f.image) for f in found})
     for name, count in references.items():
         table.add_row(escape(name), str(count), str(things[name]), str(places[name]))
-    console.print(table)
+    Console(soft_wrap=True).print(table)
+
+
+def print_places(output: Path, report: Path | None, note: str | None) -> None:
+    """Where the files are, and what must be said of the weights."""
+    console = Console(soft_wrap=True)
     console.print(f"[green]results in[/] {escape(str(output))}")
+    if report:
+        console.print(f"[green]to look at[/] {escape(str(report))}")
     if note:
         console.print(f"[bold red]{escape(note)}[/]")
 
 
 def _title(summary: Mapping[str, Any]) -> str:
     count = len(summary["classes"])
+    everything = summary["shots"] == "all"
+    taught = "all references" if everything else f"{summary['shots']} shots, seed {summary['seed']}"
     return (
         f"{summary['targets']}: "
-        f"{count} {'class' if count == 1 else 'classes'}, {summary['shots']} shots, seed {summary['seed']}, "
+        f"{count} {'class' if count == 1 else 'classes'}, {taught}, "
         f"{summary['images']} images, {summary['instances']} instances; percent"
     )
 
