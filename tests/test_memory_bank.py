@@ -112,7 +112,7 @@ def test_neighbourhood_stays_in_the_image():
     assert neighbourhood(np.ones((40, 60), dtype=bool)) == (0, 0, 60, 40)
 
 
-@pytest.mark.parametrize(("shots", "copies"), [(1, 1), (6, 6)])
+@pytest.mark.parametrize(("shots", "copies"), [(1, 1), (6, 6), (1, 15)])
 def test_the_picture(taught, tmp_path, shots, copies):
     """One reference of two classes, and more of both than are drawn; names with signs that mean something to TeX."""
     data, references, bank = taught(shots, copies)

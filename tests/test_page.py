@@ -110,6 +110,13 @@ def test_page_stands_on_its_files_alone(tmp_path):
     assert "SAM2 sam2_hiera_l" in text
 
 
+def test_memory_bank_is_shown_where_it_was_drawn(tmp_path):
+    outcome = outcome_of(tmp_path, splits())
+    assert "memory_bank.png" not in write_report(outcome).read_text()
+    outcome.config["vis"]["memory_bank"] = True
+    assert "memory_bank.png" in local_links(write_report(outcome).read_text())
+
+
 def test_names_never_become_markup(tmp_path):
     data = splits(names=(EVIL, "leaf"), file_name='"><img src=x onerror=boom()>{}.png')
     text = write_report(outcome_of(tmp_path, data)).read_text()

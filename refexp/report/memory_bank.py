@@ -26,8 +26,8 @@ if TYPE_CHECKING:
 
 MAX_CLASSES = 8
 MAX_SHOTS = 5
-MAX_NAMED = 20
-"""Classes up to which the matrix names them, and up to half of which it holds figures."""
+MAX_NAMED, MAX_FIGURES = 45, 10
+"""Classes up to which the matrix names them, and up to which it holds figures."""
 
 DPI = 130
 TILE, SEAM, GAP, CAPTION = 0.95, 0.03, 0.16, 0.22
@@ -213,7 +213,7 @@ def _draw_prototypes(page: _Page, corner: tuple[float, float], classes: Sequence
     axes = _matrix(page, corner, similarity, "Class prototypes", words)
     if count <= MAX_NAMED:
         _name_axes(axes, np.arange(count), classes)
-    if count <= MAX_NAMED // 2:
+    if count <= MAX_FIGURES:
         lowest, highest = axes.images[0].get_clim()
         for (row, column), value in np.ndenumerate(similarity):
             ink = "white" if value > lowest + 0.55 * (highest - lowest) else INK
@@ -252,8 +252,10 @@ def _matrix(page: _Page, corner: tuple[float, float], similarity: np.ndarray, ti
 
 def _name_axes(axes: Axes, at: np.ndarray, names: Sequence[str]) -> None:
     labels = [_short(name, 13) for name in names]
-    axes.set_yticks(at, labels, fontsize=8, color=INK)
-    axes.set_xticks(at, labels, fontsize=8, color=INK, rotation=40, ha="right", rotation_mode="anchor")
+    size = min(8, 0.8 * 72 * MATRIX / len(names))
+    turn = {"rotation": 40} if size == 8 else {"rotation": 90, "va": "center"}
+    axes.set_yticks(at, labels, fontsize=size, color=INK)
+    axes.set_xticks(at, labels, fontsize=size, color=INK, ha="right", rotation_mode="anchor", **turn)
     axes.tick_params(length=0)
     for label in (*axes.get_xticklabels(), *axes.get_yticklabels()):
         label.set_parse_math(False)

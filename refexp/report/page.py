@@ -64,6 +64,7 @@ def write_report(outcome: Outcome) -> Path:
         "alarms_text": ALARMS,
         "references": write_references(outcome, folder / "references") if chosen else [],
         "references_text": references_text(outcome),
+        "memory_bank": vis.get("memory_bank", False),
         "data": {
             "classes": data.classes,
             "colours": [css(label) for label in range(len(data.classes))],
