@@ -252,7 +252,9 @@ def own_entity() -> str:
     try:
         entity = wandb.Api().default_entity
     except Exception as error:
-        raise RefexpError(f"W&B: {first_line(error)}. `wandb login` sets a key; --dry-run needs none.") from None
+        raise RefexpError(
+            f"W&B: {first_line(error).rstrip('.')}. `wandb login` sets a key; --dry-run needs none."
+        ) from None
     if not entity:
         raise RefexpError("W&B knows no default entity for this key: give --entity.")
     return entity

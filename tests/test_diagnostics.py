@@ -13,7 +13,7 @@ from rich.console import Console
 
 from refexp.data.coco import make_split
 from refexp.evaluation.coco import CocoEvaluation
-from refexp.evaluation.diagnostics import COUNTS, Diagnostics
+from refexp.evaluation.diagnostics import COUNTS, Diagnostics, score_of_rank
 from refexp.evaluation.verdict import losses, reach_verdict
 from refexp.masks import boxes_xywh, encode
 from refexp.report.diagnosis import print_diagnosis
@@ -137,11 +137,20 @@ def test_boxes_without_masks_have_bounds_too():
 def test_confusion_with_background():
     images = [[(0, CAT), (1, DOG)], [(1, DOG, True)]]
     rows = [[(1, 0.9, CAT), (0, 0.8, CAT), (0, 0.7, FAR), (1, 0.2, DOG)], [(1, 0.9, DOG), (0, 0.9, DOG)]]
-    confusion = diagnose(images, [[], []], rows)["segm"]["confusion"]
+    confusion = diagnose(images, [[], []], rows, confusion_threshold=0.5)["segm"]["confusion"]
     assert confusion["classes"] == ["cat", "dog", "background"]
     # The dog's detection is below the threshold; in image 2 the crowd excuses dogs, not cats.
     assert confusion["matrix"] == [[0, 1, 0], [0, 0, 1], [3, 0, 0]]
     assert diagnose(images, [[], []], rows, confusion_threshold=0.1)["segm"]["confusion"]["matrix"][1] == [0, 1, 0]
+
+
+def test_confusion_of_as_many_detections_as_instances():
+    images = [[(0, CAT), (1, DOG), (1, FAR, True)]]
+    rows = [[(0, 0.4, CAT), (0, 0.3, DOG), (1, 0.2, CAT)]]
+    assert diagnose(images, [[]], rows)["segm"]["confusion"]["matrix"] == [[1, 0, 0], [1, 0, 0], [0, 0, 0]]
+    assert score_of_rank([found_in(1, rows[0])], 2) == pytest.approx(0.3)
+    assert score_of_rank([found_in(1, rows[0])], 9) == pytest.approx(0.2)
+    assert score_of_rank([found_in(1, [])], 9) == score_of_rank([found_in(1, rows[0])], 0) == 0
 
 
 @pytest.fixture

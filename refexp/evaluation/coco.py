@@ -30,7 +30,7 @@ class CocoEvaluation:
     kinds: what is compared: boxes, masks or both. Targets without masks can be evaluated by boxes alone.
     engine: "pycocotools", the reference, or "faster", faster-coco-eval, with the same numbers to 1e-9.
     diagnostics: also say what holds the experiment back, in diagnostics.json; detections of a score below
-    confusion_threshold are no part of its confusion matrix.
+    confusion_threshold are no part of its confusion matrix (None: as many as there are instances, the best, are).
     curves: of the last evaluation, by kind, precision f64 [10 IoUs, 101 recalls, K]; -1 where no instance counts.
     """
 
@@ -39,7 +39,7 @@ class CocoEvaluation:
         kinds: Annotated[list[Kind], Field(min_length=1)] | None = None,
         engine: Engine = "pycocotools",
         diagnostics: bool = False,
-        confusion_threshold: Annotated[float, Field(ge=0, le=1)] = 0.5,
+        confusion_threshold: Annotated[float, Field(ge=0, le=1)] | None = None,
     ) -> None:
         self.kinds: list[Kind] = list(kinds or ("bbox", "segm"))
         self.engine: Engine = engine

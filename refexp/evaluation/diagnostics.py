@@ -32,7 +32,7 @@ IOUS = np.linspace(0.5, 0.95, 10)
 class Examined:
     """One image by boxes or by masks: N detections, T annotations, of which T' are no crowds.
 
-    closest, overlap: i64 [N], f64 [N] of `oracles.closest`. confused: i64 [P, 2] of `confused`.
+    closest, overlap: i64 [N], f64 [N] of `oracles.closest`. confused: f64 [P, 3] of `confused`.
     best: f64 [T', len(COUNTS) + 1], IoU of the best among so many proposals, and among all.
     fitting: T', the best proposal of all, None where none touches the instance.
     """
@@ -58,14 +58,18 @@ class Diagnostics:
     """Examines images one by one, and concludes.
 
     targets: with annotations. kinds, engine: as of the evaluation. confusion_threshold: detections of a lower score
-    are no part of the confusion matrix.
+    are no part of the confusion matrix; None takes as many detections as there are instances, those of highest score.
 
     An image costs (M + N) x T overlaps of run-length codes where boxes meet (5 ms for 160 proposals and 3 instances,
     30 to 160 ms for 400 and 20) and 10 to 100 KB in the gathered records; the conclusion four evaluations of a kind.
     """
 
     def __init__(
-        self, targets: Split, kinds: Sequence[Kind], engine: Engine = "pycocotools", confusion_threshold: float = 0.5
+        self,
+        targets: Split,
+        kinds: Sequence[Kind],
+        engine: Engine = "pycocotools",
+        confusion_threshold: float | None = None,
     ) -> None:
         self.targets, self.kinds, self.engine = targets, kinds, engine
         self.confusion_threshold = confusion_threshold
@@ -98,7 +102,7 @@ class Diagnostics:
         return Examined(
             judgement,
             *closest(judgement, near),
-            confused=confused(judgement, near, self.confusion_threshold),
+            confused=confused(judgement, near),
             best=best,
             fitting=[ranked[row] if top > 0 else None for row, top in zip(rows.tolist(), best[:, -1], strict=True)],
         )
@@ -116,20 +120,32 @@ class Diagnostics:
             raise ValueError(f"{len(missing)} images were not examined, the first of them is {missing[0]}")
         found = {of_image.image_id: of_image for of_image in detections}
         counts = [by_image[image_id].proposals for image_id in self.targets.images]
+        threshold = self.confusion_threshold
+        if threshold is None:
+            threshold = score_of_rank(detections, sum(not a.get("iscrowd", 0) for a in self.targets.annotations))
         return {
             "images": len(counts),
             "proposals": {"mean": float(np.mean(counts)), "most": max(counts)},
-            "confusion_threshold": self.confusion_threshold,
+            "confusion_threshold": threshold,
             "kinds": {
                 kind: self._conclude(
-                    kind, [(by_image[i].by_kind[kind], found[i]) for i in self.targets.images], max(counts), classes
+                    kind,
+                    [(by_image[i].by_kind[kind], found[i]) for i in self.targets.images],
+                    max(counts),
+                    classes,
+                    threshold,
                 )
                 for kind in self.kinds
             },
         }
 
     def _conclude(
-        self, kind: Kind, pairs: Sequence[tuple[Examined, Detections]], most: int, classes: Sequence[str]
+        self,
+        kind: Kind,
+        pairs: Sequence[tuple[Examined, Detections]],
+        most: int,
+        classes: Sequence[str],
+        threshold: float,
     ) -> dict[str, Any]:
         judgements = [one.judgement for one, _ in pairs]
         best = np.concatenate([one.best for one, _ in pairs])
@@ -151,7 +167,7 @@ class Diagnostics:
             "recall": recall(best, most),
             "instances": instances,
             "errors": {"nAP50": nap50, "count": count_errors(judgements), "dAP50": costs},
-            "confusion": confusion([one.confused for one, _ in pairs], classes),
+            "confusion": confusion([one.confused for one, _ in pairs], classes, threshold),
             "verdict": reach_verdict(kind, as_it_is, bounds["matching"], instances, costs),
         }
 
@@ -214,32 +230,43 @@ def count_errors(images: Sequence[Judgement]) -> dict[str, int]:
     return {kind: counts[kind] for kind in KINDS}
 
 
-def confused(judgement: Judgement, ious: np.ndarray, threshold: float) -> np.ndarray:
-    """Pairs (true class, found class) i64 [P, 2], -1 being background, of detections of at least this score.
+def score_of_rank(detections: Sequence[Detections], rank: int) -> float:
+    """The score of which `rank` detections have that much or more; the lowest if there are fewer, 0 without any."""
+    scores = torch.cat([of_image.scores for of_image in detections]).sort(descending=True).values
+    return float(scores[min(rank, len(scores)) - 1]) if len(scores) and rank else 0.0
 
-    The best detection chooses first, whatever its class: the free instance that it overlaps most, by .5 at least.
-    What is left is background found, and what nobody chose is found as background; a crowd excuses its own class.
+
+def confused(judgement: Judgement, ious: np.ndarray) -> np.ndarray:
+    """Score, true class and found class f64 [P, 3] of detections, best first, -1 being background.
+
+    The best detection chooses first, whatever its class: the free instance that it overlaps most, by .5 at least. What
+    is left is background found; a crowd excuses its own class. Instances that nobody chose follow, found as background
+    with an infinite score.
     """
-    free, pairs = ~judgement.ignored, []
+    free, rows = ~judgement.ignored, []
     for row in np.argsort(-judgement.scores, kind="stable").tolist():
-        if judgement.scores[row] < threshold:
-            break
-        label = int(judgement.labels[row])
+        score, label = float(judgement.scores[row]), int(judgement.labels[row])
         allowed = np.where(free, ious[row], 0.0)
         if allowed.size and allowed.max() >= MATCH:
             choice = int(allowed.argmax())
             free[choice] = False
-            pairs.append((int(judgement.truth[choice]), label))
+            rows.append((score, int(judgement.truth[choice]), label))
         elif not (ious[row, judgement.ignored & (judgement.truth == label)] >= MATCH).any():
-            pairs.append((-1, label))
-    pairs += [(label, -1) for label in judgement.truth[free].tolist()]
-    return np.array(pairs, dtype=np.int64).reshape(-1, 2)
+            rows.append((score, -1, label))
+    rows += [(np.inf, label, -1) for label in judgement.truth[free].tolist()]
+    return np.array(rows, dtype=np.float64).reshape(-1, 3)
 
 
-def confusion(pairs: Sequence[np.ndarray], classes: Sequence[str]) -> dict[str, Any]:
-    """How often each true class (row) was found as which (column), at IoU .5; the last of both is background."""
+def confusion(images: Sequence[np.ndarray], classes: Sequence[str], threshold: float) -> dict[str, Any]:
+    """How often each true class (row) was found as which (column), at IoU .5; the last of both is background.
+
+    images: of `confused`. An instance whose detection has a score below the threshold was found as background.
+    """
     size = len(classes) + 1
+    rows = np.concatenate([np.zeros((0, 3)), *images])
+    true, found = rows[:, 1:].astype(np.int64).T
+    found = np.where(rows[:, 0] >= threshold, found, -1)
+    counts = (true >= 0) | (found >= 0)
     matrix = np.zeros((size, size), dtype=np.int64)
-    both = np.concatenate([np.zeros((0, 2), dtype=np.int64), *pairs])
-    np.add.at(matrix, (both[:, 0], both[:, 1]), 1)  # -1 is the last row or column
+    np.add.at(matrix, (true[counts], found[counts]), 1)  # -1 is the last row or column
     return {"classes": [*classes, "background"], "matrix": matrix.tolist()}

@@ -41,7 +41,7 @@ def _kind(kind: str, content: dict[str, Any], diagnostics: dict[str, Any]) -> di
             (NAMES[name], errors["count"][name], cost, (cost or 0) / most) for name, cost in errors["dAP50"].items()
         ],
         "proposals": diagnostics["proposals"],
-        "threshold": diagnostics["confusion_threshold"],
+        "threshold": f"{diagnostics['confusion_threshold']:.2f}",
         "confusion": heat_map(content["confusion"]["classes"], np.array(content["confusion"]["matrix"])),
         "chart": {
             "name": f"recall-{kind}",
