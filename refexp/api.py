@@ -22,7 +22,7 @@ from refexp.cli import explain, quote_numbered_option
 from refexp.compose import Runtime, resolve
 from refexp.data.coco import Data, Record, Split, make_split
 from refexp.data.folder import open_upright, read_given, to_content, to_mask
-from refexp.data.images import _to_rgb, to_square
+from refexp.data.images import as_rgb, to_square
 from refexp.data.sampling import AllSampler, Shots, choose_references
 from refexp.encoders.base import Encoder
 from refexp.errors import RefexpError
@@ -160,8 +160,8 @@ def to_rgb(image: Picture) -> np.ndarray:
             )
         return image if image.ndim == 3 else np.repeat(image[..., None], 3, axis=2)
     if isinstance(image, Image.Image):
-        return _to_rgb(ImageOps.exif_transpose(image), Path("this image"))
-    return _to_rgb(open_upright(Path(image)), Path(image))
+        return as_rgb(ImageOps.exif_transpose(image), Path("this image"))
+    return as_rgb(open_upright(Path(image)), Path(image))
 
 
 def as_mask(mask: Any) -> np.ndarray:

@@ -31,8 +31,8 @@ class CustomDataset:
         reference_images: str | None = None,
         classes: list[str] | None = None,
     ) -> None:
-        self.images = _folder(images, "dataset.images")
-        self.reference_images = _folder(reference_images or images, "dataset.reference_images")
+        self.images = existing_folder(images, "dataset.images")
+        self.reference_images = existing_folder(reference_images or images, "dataset.reference_images")
         self.references, self.targets = Path(references), Path(targets)
         self.classes = classes
 
@@ -42,19 +42,20 @@ class CustomDataset:
         classes, left_out = choose_classes(references, targets, self.classes, "dataset.classes")
         if left_out:
             log.warning("%d categories left out, in one annotation file only: %s", len(left_out), ", ".join(left_out))
-        reference_split = make_split(references, str(self.references), classes, *_access(self.reference_images))
-        target_split = make_split(targets, str(self.targets), classes, *_access(self.images))
-        _check_files(target_split.images.values(), self.images, str(self.targets))
+        reference_split = make_split(references, str(self.references), classes, *access(self.reference_images))
+        target_split = make_split(targets, str(self.targets), classes, *access(self.images))
+        check_files(target_split.images.values(), self.images, str(self.targets))
         return Data(tuple(classes), reference_split, target_split)
 
 
-def _folder(path: str, key: str) -> Path:
+def existing_folder(path: str, key: str) -> Path:
+    """The folder, or a RefexpError that names the config key."""
     if not Path(path).is_dir():
         raise RefexpError(f"{key}: no such folder: {path}")
     return Path(path)
 
 
-def _access(folder: Path) -> tuple[Callable[[Record], np.ndarray], Callable[[Record], str]]:
+def access(folder: Path) -> tuple[Callable[[Record], np.ndarray], Callable[[Record], str]]:
     """How images below `folder` are read, and told apart by their content."""
 
     def read(record: Record) -> np.ndarray:
@@ -69,7 +70,8 @@ def _access(folder: Path) -> tuple[Callable[[Record], np.ndarray], Callable[[Rec
     return read, fingerprint
 
 
-def _check_files(records: Iterable[Record], folder: Path, source: str) -> None:
+def check_files(records: Iterable[Record], folder: Path, source: str) -> None:
+    """Raise RefexpError if any of these images is missing, and say how many are."""
     missing = [record["file_name"] for record in records if not (folder / record["file_name"]).is_file()]
     if missing:
         raise RefexpError(

@@ -12,7 +12,7 @@ import numpy as np
 from PIL import Image, ImageOps
 
 from refexp.data.coco import Data, Record, Split, choose_classes, make_split, read_coco
-from refexp.data.custom import _access
+from refexp.data.custom import access
 from refexp.errors import RefexpError
 from refexp.masks import areas, boxes_xywh, encode
 from refexp.types import ImageId
@@ -61,7 +61,7 @@ class FolderDataset:
         for path in files:
             name, (width, height) = path.relative_to(root).as_posix(), upright_size(path)
             records[name] = {"id": name, "file_name": name, "width": width, "height": height}
-        return Split(str(self.images), records, [], dict(labels), *_access(root))
+        return Split(str(self.images), records, [], dict(labels), *access(root))
 
 
 def read_given(
@@ -79,7 +79,7 @@ def read_given(
             raise RefexpError(f"{path} names no categories, so there is nothing to look for.")
         images = _folder_of(content, path, images, nearby)
     names, _ = choose_classes(content, content, classes, "dataset.classes")
-    return tuple(names), make_split(content, str(path), names, *_access(images))
+    return tuple(names), make_split(content, str(path), names, *access(images))
 
 
 def read_reference_folder(folder: Path) -> dict[str, Any]:

@@ -29,14 +29,18 @@ def read_rgb(path: Path, height: int, width: int) -> np.ndarray:
         raise RefexpError(f"cannot read image {path}: {error}. The file is damaged or no image; replace it.") from None
     for view in (upright, image):
         if view.size == (width, height):
-            return _to_rgb(view, path)
+            return as_rgb(view, path)
     raise RefexpError(
         f"{path} is {upright.width} x {upright.height} pixels, but its annotations say {width} x {height}; "
         "use the image the annotations were made on."
     )
 
 
-def _to_rgb(image: Image.Image, path: Path) -> np.ndarray:
+def as_rgb(image: Image.Image, path: Path) -> np.ndarray:
+    """Any kind of image as u8 [H, W, 3]: 16 bits by their upper 8, what is transparent as white. path: for messages.
+
+    Raises RefexpError for floating-point pixels.
+    """
     if image.mode.startswith("I;16") or image.mode == "I":
         return np.repeat((np.asarray(image).astype(np.int64) >> 8).clip(0, 255).astype(np.uint8)[..., None], 3, axis=2)
     if image.mode == "F":

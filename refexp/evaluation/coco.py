@@ -97,11 +97,11 @@ def evaluate_kind(
         truth.dataset = {
             "images": [{**targets.images[id_], "id": n} for id_, n in number.items()],
             "categories": [{"id": label + 1, "name": name} for label, name in enumerate(classes)],
-            "annotations": [_truth(kind, a, targets, number, i) for i, a in enumerate(targets.annotations, start=1)],
+            "annotations": [truth_row(kind, a, targets, number, i) for i, a in enumerate(targets.annotations, start=1)],
         }
         truth.createIndex()
         found = COCO()
-        results = [row for detection in detections for row in _results(kind, detection, number)]
+        results = [row for detection in detections for row in result_rows(kind, detection, number)]
         found.dataset = truth.dataset | {"annotations": [row | {"id": i} for i, row in enumerate(results, start=1)]}
         found.createIndex()
         evaluation = COCOeval(truth, found, kind)
@@ -112,14 +112,15 @@ def evaluate_kind(
     # precision: [IoU thresholds, recall thresholds, classes, areas, max detections]; all areas, 100 detections.
     precision = evaluation.eval["precision"][:, :, :, 0, -1]
     for label, name in enumerate(classes):
-        metrics[f"{kind}/nAP/{name}"] = _mean(precision[:, :, label])
-        metrics[f"{kind}/nAP50/{name}"] = _mean(precision[0, :, label])
+        metrics[f"{kind}/nAP/{name}"] = mean_precision(precision[:, :, label])
+        metrics[f"{kind}/nAP50/{name}"] = mean_precision(precision[0, :, label])
     return metrics, precision
 
 
-def _truth(
+def truth_row(
     kind: Kind, annotation: dict[str, Any], targets: Split, number: dict[ImageId, int], id_: int
 ) -> dict[str, Any]:
+    """An annotation as COCOeval takes it, for boxes without its mask."""
     segmentation = targets.mask(annotation) if kind == "segm" else None
     area = annotation.get("area")
     if area is None:
@@ -135,7 +136,8 @@ def _truth(
     }
 
 
-def _results(kind: Kind, detections: Detections, number: dict[ImageId, int]) -> list[dict[str, Any]]:
+def result_rows(kind: Kind, detections: Detections, number: dict[ImageId, int]) -> list[dict[str, Any]]:
+    """An image's detections as COCOeval takes them."""
     # The area decides in which size range an unmatched detection counts: of the box for boxes, of the mask for masks.
     boxes = boxes_xywh(detections.masks)
     size = areas(detections.masks) if kind == "segm" else boxes[:, 2] * boxes[:, 3]
@@ -160,6 +162,7 @@ def _fraction(value: float) -> float | None:
     return None if value < 0 else float(value)
 
 
-def _mean(precision: np.ndarray) -> float | None:
+def mean_precision(precision: np.ndarray) -> float | None:
+    """The mean over what counts; None if nothing does."""
     valid = precision[precision > -1]
     return float(valid.mean()) if valid.size else None

@@ -14,7 +14,7 @@ from pydantic import Field
 from refexp.data.coco import Record, Split
 from refexp.data.lvis import FREQUENCIES, LvisSplit
 from refexp.errors import RefexpError
-from refexp.evaluation.coco import CocoEvaluation, Kind, _mean, _results, _truth
+from refexp.evaluation.coco import CocoEvaluation, Kind, mean_precision, result_rows, truth_row
 from refexp.types import Detections, ImageId
 
 CLASSES_AT_ONCE = 64
@@ -55,10 +55,10 @@ class LvisEvaluation(CocoEvaluation):
             self.curves[kind] = precision[:, :, :, 0, -1]
             for group in FREQUENCIES:
                 labels = [label for label, frequency in targets.frequencies().items() if frequency == group]
-                named[f"nAP_{group}"] = _mean(precision[:, :, labels, 0, -1])
+                named[f"nAP_{group}"] = mean_precision(precision[:, :, labels, 0, -1])
             for label, name in enumerate(classes):
-                named[f"nAP/{name}"] = _mean(precision[:, :, label, 0, -1])
-                named[f"nAP50/{name}"] = _mean(precision[0, :, label, 0, -1])
+                named[f"nAP/{name}"] = mean_precision(precision[:, :, label, 0, -1])
+                named[f"nAP50/{name}"] = mean_precision(precision[0, :, label, 0, -1])
             metrics |= {f"{kind}/{name}": value for name, value in named.items()}
         return metrics
 
@@ -72,9 +72,9 @@ def accumulate(
     """
     images = federated_images(targets)
     number: dict[ImageId, int] = {image_id: image["id"] for image_id, image in images.items()}
-    truth = [_truth(kind, a, targets, number, id_) for id_, a in enumerate(targets.annotations, start=1)]
+    truth = [truth_row(kind, a, targets, number, id_) for id_, a in enumerate(targets.annotations, start=1)]
     counted = (known(best(found, max_detections), images[found.image_id]) for found in detections)
-    rows = [row for found in counted for row in _results(kind, found, number)]
+    rows = [row for found in counted for row in result_rows(kind, found, number)]
     results = [row | {"id": id_} for id_, row in enumerate(rows, start=1)]
 
     frequencies = targets.frequencies()
@@ -155,10 +155,10 @@ def run_engine(
 def summarise(precision: np.ndarray, recall: np.ndarray, max_detections: int) -> dict[str, float | None]:
     """`CocoEvaluation`'s twelve numbers and AR at `max_detections`, from the arrays of `accumulate`."""
     overall: Any = precision[:, :, :, 0, -1]
-    named = {"nAP": _mean(overall), "nAP50": _mean(overall[0]), "nAP75": _mean(overall[5])}
+    named = {"nAP": mean_precision(overall), "nAP50": mean_precision(overall[0]), "nAP75": mean_precision(overall[5])}
     for area, name in enumerate(("small", "medium", "large"), start=1):
-        named[f"nAP_{name}"] = _mean(precision[:, :, :, area, -1])
-        named[f"AR_{name}"] = _mean(recall[:, :, area, -1])
+        named[f"nAP_{name}"] = mean_precision(precision[:, :, :, area, -1])
+        named[f"AR_{name}"] = mean_precision(recall[:, :, area, -1])
     for position, limit in enumerate((1, 10, 100, max_detections)):
-        named[f"AR{limit}"] = _mean(recall[:, :, 0, position])
+        named[f"AR{limit}"] = mean_precision(recall[:, :, 0, position])
     return named

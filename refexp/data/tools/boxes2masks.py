@@ -11,7 +11,7 @@ from PIL import Image, ImageDraw
 
 from refexp.boxes import boxes_by_image, check_box, complete_boxes
 from refexp.data.coco import Record, Split, make_split, read_coco
-from refexp.data.custom import _access, _check_files, _folder
+from refexp.data.custom import access, check_files, existing_folder
 from refexp.errors import RefexpError
 from refexp.files import atomic_path
 from refexp.progress import track
@@ -31,13 +31,13 @@ def boxes2masks(
     """
     content = read_coco(path)
     names = [category["name"] for category in content["categories"]]
-    split = make_split(content, str(path), names, *_access(_folder(str(images), "--images")))
+    split = make_split(content, str(path), names, *access(existing_folder(str(images), "--images")))
     lacking = boxes_by_image(split.annotations)
     if not lacking:
         raise RefexpError(f"{path}: every annotation has a mask already; there is nothing to do.")
     for annotation in (annotation for boxes in lacking.values() for annotation in boxes):
         check_box(annotation, split)
-    _check_files([split.images[image_id] for image_id in lacking], images, str(path))
+    check_files([split.images[image_id] for image_id in lacking], images, str(path))
     proposer.load(device)
     made: dict[int | str, Record] = {}
     for image_id, boxes in track(lacking.items(), len(lacking), "boxes to masks"):
