@@ -17,6 +17,8 @@ SIDE = 720
 """Longer side of a drawn image: small ones are enlarged, so that captions stay small on them."""
 THUMBNAIL = 128
 TEXT = 13
+TONES = ((0.75, 0.95), (0.95, 0.66), (0.42, 1.0))
+"""Saturation and value: bright, dark, pale."""
 
 
 @dataclass(frozen=True)
@@ -29,8 +31,12 @@ class Instance:
 
 
 def colour(label: int) -> tuple[int, int, int]:
-    """A steady, well separated colour for each class index (golden-ratio steps around the hue circle)."""
-    r, g, b = colorsys.hsv_to_rgb((0.02 + label * 0.618034) % 1, 0.75, 0.95)
+    """A steady, well separated colour for each class index.
+
+    Golden-ratio steps around the hue circle; hues come near each other after five, hence another tone then.
+    """
+    saturation, value = TONES[label // 5 % len(TONES)]
+    r, g, b = colorsys.hsv_to_rgb((0.02 + label * 0.618034) % 1, saturation, value)
     return int(255 * r), int(255 * g), int(255 * b)
 
 
@@ -66,7 +72,9 @@ def write(pen: ImageDraw.ImageDraw, at: tuple[int, int], text: str, background: 
     x = max(0, min(at[0], pen.im.size[0] - width))
     y = max(0, min(at[1] - height, pen.im.size[1] - height))
     pen.rectangle((x, y, x + width, y + height), fill=background)
-    pen.text((x + 3 - left, y + 2 - top), text, fill="black", font=font)
+    red, green, blue = background
+    ink = "black" if 0.3 * red + 0.59 * green + 0.11 * blue > 80 else "white"
+    pen.text((x + 3 - left, y + 2 - top), text, fill=ink, font=font)
 
 
 def side_by_side(left: Image.Image, right: Image.Image, captions: tuple[str, str]) -> Image.Image:
