@@ -38,7 +38,7 @@ def test_exit_code_and_table(finished):
     process, _, output = finished
     assert process.returncode == 0, process.stderr
     assert "nAP50" in process.stdout
-    assert "targets.json: 2 classes, 1 shots, seed 0, 4 images" in process.stdout.replace("\n", "")
+    assert "targets.json: 2 classes, 1 shot, seed 0, 4 images" in process.stdout.replace("\n", "")
     assert "ladybird" in process.stdout
     assert f"results in {output}" in process.stdout.replace("\n", "")
 

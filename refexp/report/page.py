@@ -23,7 +23,7 @@ from refexp.report.page_errors import (
     worst_misses,
 )
 from refexp.report.page_gallery import css, write_images, write_part, write_references
-from refexp.report.table import NUMBERS, SEMANTIC, percent
+from refexp.report.table import NUMBERS, SEMANTIC, counted, percent
 
 NAME = "report.html"
 MISSES = "The largest instances that nothing of their class hits, at any score: IoU .5 makes a hit."
@@ -121,11 +121,6 @@ def describe(outcome: Outcome) -> dict[str, Any]:
         "config": OmegaConf.to_yaml(OmegaConf.create(config)),
         "version": __version__,
     }
-
-
-def counted(count: int | str, one: str, many: str) -> str:
-    """`1 class`, `8 classes`."""
-    return f"{count} {one if count == 1 else many}"
 
 
 def short(source: str) -> str:

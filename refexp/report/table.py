@@ -46,7 +46,7 @@ def print_metrics(
 
 def print_findings(found: Sequence[Finding], references: Mapping[str, int], images: int) -> None:
     """How many of each class were found. references: how many each class had."""
-    table = Table(title=f"{images} image{'' if images == 1 else 's'}", title_justify="left")
+    table = Table(title=counted(images, "image", "images"), title_justify="left")
     for column in ("", "references", "found", "in images"):
         table.add_column(column, justify="right" if column else "left")
     things = Counter(f.name for f in found)
@@ -67,13 +67,12 @@ def print_places(output: Path, report: Path | None, note: str | None) -> None:
 
 
 def _title(summary: Mapping[str, Any]) -> str:
-    count = len(summary["classes"])
-    everything = summary["shots"] == "all"
-    taught = "all references" if everything else f"{summary['shots']} shots, seed {summary['seed']}"
+    taught = f"{counted(summary['shots'], 'shot', 'shots')}, seed {summary['seed']}"
     return (
-        f"{summary['targets']}: "
-        f"{count} {'class' if count == 1 else 'classes'}, {taught}, "
-        f"{summary['images']} images, {summary['instances']} instances; percent"
+        f"{summary['targets']}: {counted(len(summary['classes']), 'class', 'classes')}, "
+        f"{'all references' if summary['shots'] == 'all' else taught}, "
+        f"{counted(summary['images'], 'image', 'images')}, {counted(summary['instances'], 'instance', 'instances')}; "
+        "percent"
     )
 
 
@@ -108,3 +107,8 @@ def _per_class(metrics: Mapping[str, float | None], classes: Sequence[str], kind
 def percent(value: float | None) -> str:
     """`36.8`, or a dash where no instance counts."""
     return "-" if value is None else f"{100 * value:.1f}"
+
+
+def counted(count: int | str, one: str, many: str) -> str:
+    """`1 class`, `8 classes`."""
+    return f"{count} {one if count == 1 else many}"
