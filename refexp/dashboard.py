@@ -118,11 +118,12 @@ def read(path: Path) -> tuple[Dashboard, dict[str, Chart]]:
     try:
         content = yaml.safe_load(path.read_text(encoding="utf-8"))
         dashboard = Dashboard.model_validate(content)
-    except (OSError, yaml.YAMLError) as error:
+    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
         raise RefexpError(f"{path}: {first_line(error)}") from None
     except ValidationError as error:
         first = error.errors()[0]
-        raise RefexpError(f"{path}: {'.'.join(map(str, first['loc']))}: {first['msg']}.") from None
+        where = f"{'.'.join(map(str, first['loc']))}: " if first["loc"] else ""
+        raise RefexpError(f"{path}: {where}{first['msg']}.") from None
     panels = [panel for section in dashboard.sections for panel in section.panels if isinstance(panel, ChartPanel)]
     charts = {panel.spec: Chart(path.parent / panel.spec) for panel in panels}
     for panel in panels:

@@ -29,7 +29,7 @@ from refexp.report.gallery import Gallery, PredictionGallery
 from refexp.report.memory_bank import draw_memory_bank, view_references
 from refexp.report.page import write_report
 from refexp.report.table import print_findings, print_metrics, print_places
-from refexp.results import detections_to_coco, findings, references_to_coco, write_masks, write_summary
+from refexp.results import detections_to_coco, findings, references_to_coco, remove_results, write_masks, write_summary
 from refexp.tracking import told
 from refexp.types import Detections, MemoryBank, Weights
 
@@ -164,7 +164,8 @@ def diagnostics_of(evaluation: CocoEvaluation, targets: Split) -> Diagnostics | 
 
 
 def write_beginning(output: Path, config: dict[str, Any], references: dict[str, Any], note: str | None) -> None:
-    """What is known before the work begins."""
+    """What is known before the work begins, in place of what an earlier run left in the folder."""
+    remove_results(output)
     write_text(output / "config.yaml", OmegaConf.to_yaml(OmegaConf.create(config)))
     write_json(output / "references.json", references)
     if note:
@@ -198,7 +199,7 @@ def write_detections(output: Path, experiment: Experiment, detections: Sequence[
         if experiment.summary:
             write_summary(output / f"summary.{experiment.summary}", listed)
         if experiment.masks:
-            write_masks(output / "masks", [of_image.image_id for of_image in detections], listed)
+            write_masks(output / "masks", listed)
 
 
 def summarise(

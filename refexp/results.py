@@ -20,6 +20,22 @@ from refexp.types import Detections, ImageId, Rle
 
 SummaryFormat = Literal["csv", "json"]
 
+RESULTS = (
+    "metrics.json", "detections.json", "diagnostics.json", "report.html", "memory_bank.png", "WEIGHTS.txt",
+    "summary.csv", "summary.json", "metrics.csv", "per_class.csv", "report/*/*.js*", "report/*/*.jpg", "report/*.js",
+    "overlays/**/*.jpg", "masks/**/[0-9][0-9][0-9]_*.png",
+)  # fmt: skip
+"""Files that some runs leave and others do not."""
+
+
+def remove_results(output: Path) -> None:
+    """Remove what an earlier run left in this folder, lest it be taken for this run's; of other folders nothing."""
+    if not ((output / "config.yaml").is_file() and (output / "references.json").is_file()):
+        return
+    for pattern in RESULTS:
+        for path in output.glob(pattern):
+            path.unlink()
+
 
 def references_to_coco(references: Sequence[Sequence[Record]], data: Data) -> dict[str, Any]:
     """The chosen references as a plain COCO dict (a repeated one stands once), readable by `FileSampler`."""
@@ -87,16 +103,8 @@ def write_summary(path: Path, found: Sequence[Finding]) -> None:
     write_text(path, text.getvalue())
 
 
-def write_masks(folder: Path, images: Sequence[ImageId], found: Sequence[Finding]) -> None:
-    """A PNG as large as its image for each finding: 255 on the thing, 0 elsewhere.
-
-    images: all that were looked at; what an earlier run into this folder found in them, and this one did not, goes.
-    """
-    new = {folder / finding.mask_file for finding in found}
-    for image in images:
-        for mask in (folder / as_path(image)).glob("[0-9][0-9][0-9]_*.png"):
-            if mask not in new:
-                mask.unlink()
+def write_masks(folder: Path, found: Sequence[Finding]) -> None:
+    """A PNG as large as its image for each finding: 255 on the thing, 0 elsewhere."""
     for finding in found:
         picture = Image.fromarray(decode([finding.mask])[0].astype(np.uint8) * 255)
         with atomic_path(folder / finding.mask_file) as path:

@@ -8,7 +8,8 @@ rows, cols     settings as one types them on the command line; chosen from what 
 metric         names of metrics.json, each with a table and a plot of its own
 compare        two values of cols, paired by seed; not needed where cols has two
 published      a CSV of published figures; sweeps/published.csv of the checkout if not given
-out            where runs.csv, table.md, table.tex and the plots go; OUT/summary if not given
+out            where runs.csv, table.md, table.tex and the plots go; if not given OUT/summary, and of several folders
+               summary/ in the one that holds them all
 
 Runs that differ in more than rows, cols and seed are never averaged: they get tables of their own.
 """
@@ -28,7 +29,7 @@ from refexp.errors import RefexpError, did_you_mean, first_line
 from refexp.files import atomic_path, write_text
 from refexp.report.compare import Difference, compare
 from refexp.report.keys import CONFIG, FIRST, column, in_order, is_number, label, overall_metrics, varying
-from refexp.report.layout import Table, failures, lay_out, split
+from refexp.report.layout import Table, failures, lay_out, same_data, split
 from refexp.report.published import Published, read_figures, with_published
 from refexp.report.render import to_latex, to_markdown, to_rich
 from refexp.report.runs import find_runs
@@ -107,7 +108,10 @@ def lay_out_all(frame: pd.DataFrame, wanted: Wanted, figures: Sequence[Published
                 continue  # these were evaluated, but not on this
             table = with_published(lay_out(runs, rows, cols, metric), runs, figures)
             table = replace(table, title=f"{name}: {table.title}" if name else table.title)
-            parts.append(Part(name, table, compare(runs, rows, cols, *pair, metric) if cols and pair else [], runs))
+            # What is on different classes or images is compared only if somebody asks for it.
+            fair = wanted.compare is not None or same_data(runs, rows)
+            found = compare(runs, rows, cols, *pair, metric) if cols and pair and fair else []
+            parts.append(Part(name, table, found, runs))
     return parts
 
 
@@ -129,13 +133,16 @@ def pair_of(frame: pd.DataFrame, cols: str | None, wanted: str | None) -> tuple[
     names = [label(value) for value in in_order(frame[column(frame, cols)])] if cols else []
     if wanted is None:
         return (names[0], names[1]) if len(names) == 2 and cols not in ("seed", "dataset") else None
-    pair = wanted.split(",")
-    if len(pair) != 2 or not cols:
+    # A value may hold commas itself: the split whose sides are both known is meant.
+    ways = [(wanted[:at], wanted[at + 1 :].lstrip()) for at, sign in enumerate(wanted) if sign == ","]
+    known = [way for way in ways if way[0] in names and way[1] in names]
+    if not cols or not (known or len(ways) == 1):
         raise RefexpError(f"compare={wanted}: give two values of cols, such as cols=matcher compare=a,b.")
+    pair = (known or ways)[0]
     for name in pair:
         if name not in names:
             raise RefexpError(f"compare={wanted}: no run has {cols}={name}. {did_you_mean(name, names)}")
-    return pair[0], pair[1]
+    return pair
 
 
 def write_runs(frame: pd.DataFrame, out: Path) -> list[Path]:
@@ -282,6 +289,9 @@ def main(arguments: list[str] | None = None) -> int:
         show(summarise(*parse(arguments)))
     except RefexpError as error:
         print(f"error: {error}", file=sys.stderr)
+        return 1
+    except OSError as error:
+        print(f"error: out: cannot write {error.filename}: {error.strerror}; out=DIR names another.", file=sys.stderr)
         return 1
     return 0
 

@@ -9,6 +9,7 @@ import importlib.metadata
 import json
 import logging
 import os
+import re
 import secrets
 import subprocess
 import sys
@@ -33,10 +34,10 @@ log = logging.getLogger(__name__)
 STOPPED_SECONDS = 10.0
 """How long the end of a run may wait that was told to stop, and will be killed before long."""
 GROUPS = ("dataset", "encoder", "proposer", "sampler", "matcher", "postprocess", "evaluation")
-ASIDE = (
-    "shots", "seed", "stage", "name", "logger", "runtime", "store", "vis", "hydra", "sweep", "data_root", "checkpoints",
-)  # fmt: skip
-"""Keys that make no variant of a method."""
+ASIDE = re.compile(
+    r"(shots|shots\.n|seed|stage|name|data_root|evaluation\.(diagnostics|confusion_threshold)|(logger|runtime|store|vis|hydra|sweep|checkpoints)([./]\w.*)?)="
+)
+"""Overrides that make no variant of a method."""
 COMMAND = (sys.executable, "-m", "refexp.wandb_process")
 
 
@@ -209,7 +210,7 @@ def options() -> dict[str, str]:
     if not HydraConfig.initialized():
         return {}
     chosen, given = HydraConfig.get().runtime.choices, HydraConfig.get().overrides.task
-    variant = [override for override in given if not override.lstrip("+~").startswith(ASIDE)]
+    variant = [override for override in given if not ASIDE.match(override.lstrip("+~"))]
     return {group: str(chosen[group]) for group in GROUPS if group in chosen} | {
         "variant": " ".join(variant) or "default"
     }

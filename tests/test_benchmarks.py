@@ -19,17 +19,19 @@ from torchvision.models.segmentation import FCN_ResNet50_Weights
 
 from refexp.build import build
 from refexp.compose import compose
-from refexp.data.coco import make_split
+from refexp.data.coco import Data, make_split
 from refexp.data.custom import CustomDataset
 from refexp.data.lvis import LvisSplit, check_lvis
 from refexp.data.sampling import choose_references
 from refexp.errors import RefexpError
 from refexp.evaluation import lvis
 from refexp.evaluation.coco import CocoEvaluation
+from refexp.evaluation.errors import BACKGROUND, HIT, IGNORED
 from refexp.evaluation.lvis import LvisEvaluation
 from refexp.evaluation.semantic import SemanticEvaluation
 from refexp.experiment import run
 from refexp.masks import encode
+from refexp.report.page_errors import judge_all
 from refexp.types import Detections
 
 CDFSOD = {
@@ -272,6 +274,13 @@ def test_published_numbers_agree_with_their_means():
 
 
 # The LVIS protocol.
+
+
+def test_the_page_judges_as_the_protocol_does():
+    split = federated([(1, 1, HERE), (1, 3, HERE)], {1: ([], [1])})
+    found = detections(1, (1, 0.9, ELSEWHERE), (1, 0.5, HERE), (2, 0.4, ELSEWHERE), (3, 0.3, ELSEWHERE))
+    judged = judge_all(Data(("c1", "c2", "c3"), split, split), [found], "segm")[1].judgement
+    assert judged.kinds == [IGNORED, HIT, IGNORED, BACKGROUND]
 
 
 def rectangle(left, top, width=10, height=10, side=64):

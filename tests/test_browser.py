@@ -69,6 +69,35 @@ def test_slider_and_toggles_change_what_is_drawn(page):
     assert (page.run(DRAWN.format("truth")), page.run(DRAWN.format("found"))) == (truth, 0)
 
 
+def test_class_filter_goes_by_what_is_drawn(page):
+    cards = "document.querySelectorAll('.card:not([hidden])').length"
+    pick = "(e => {{ e.value = '{}'; e.dispatchEvent(new Event('input', {{bubbles: true}})); }})({})"
+    everything = page.run(cards)
+    page.click("#truth")
+    page.run(pick.format(1, "document.querySelector('#class')"))
+    few = page.run(cards)
+    page.run(SET_SCORE.format(0.95))
+    assert 0 < few <= everything and page.run(cards) == 0
+    assert page.run("!document.querySelector('#none').hidden")
+    page.run(SET_SCORE.format(0.1))
+    assert page.run(cards) >= few
+    page.run("document.querySelector('.card:not([hidden]) .picture').click()")
+    page.wait("document.querySelector('#large').open")
+    page.run(SET_SCORE.format(0.95))  # nothing is left to step to
+    page.press("ArrowRight")
+
+
+def test_paper_has_all_masks(browser, tmp_path):
+    page = browser.open(write_report(outcome_of(tmp_path, splits(images=30))).as_uri())
+    page.wait("document.querySelectorAll('script[src^=\"report/layers/\"]').length === 30")
+    page.run("new Promise(done => setTimeout(done, 200))")
+    drawn = "[...document.querySelectorAll('.card .count')].filter(e => e.textContent.includes(' of ')).length"
+    assert page.run(drawn) < 30
+    page.call("Page.printToPDF")
+    assert page.run(drawn) == 30
+    assert page.problems == []
+
+
 def test_tables_sort_by_any_column(page):
     rows = "[...document.querySelectorAll('table.sortable tbody')][0].innerText.split('\\n').length"
     names = "[...document.querySelectorAll('table.sortable')][0].querySelectorAll('tbody th')"

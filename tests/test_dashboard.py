@@ -160,6 +160,13 @@ def test_a_mistake_is_named(tmp_path, old, new, message):
         read(path)
 
 
+@pytest.mark.parametrize("content", [b"", b"title: \xe4\n"])
+def test_a_definition_that_is_none(tmp_path, capsys, content):
+    (tmp_path / "report.yaml").write_bytes(content)
+    assert main([str(tmp_path / "report.yaml"), "--dry-run"]) == 1
+    assert capsys.readouterr().err.startswith(f"error: {tmp_path / 'report.yaml'}: ")
+
+
 def test_a_definition_that_is_not_there(tmp_path):
     with pytest.raises(RefexpError, match=r"nowhere\.yaml"):
         read(tmp_path / "nowhere.yaml")

@@ -185,6 +185,13 @@ def test_no_pictures_and_no_image_read(tmp_path):
     assert 'href="#references"' not in text
 
 
+def test_errors_are_those_of_what_was_evaluated(tmp_path):
+    outcome = outcome_of(tmp_path, splits())
+    assert "IoU .5 of the masks makes a hit" in write_report(outcome).read_text()
+    boxes = replace(outcome, curves={"bbox": outcome.curves["bbox"]})
+    assert "IoU .5 of the boxes makes a hit" in write_report(boxes).read_text()
+
+
 def test_limit_of_the_overlays_counts_here_too(tmp_path):
     data = splits(images=40)
     text = write_report(outcome_of(tmp_path, data, limit=3)).read_text()

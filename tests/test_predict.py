@@ -23,8 +23,8 @@ from refexp.data.folder import FolderDataset, read_reference_mask, upright_size
 from refexp.data.tools.synthetic import write_folder
 from refexp.errors import RefexpError
 from refexp.experiment import run
-from refexp.masks import decode, encode
-from refexp.results import Finding, write_masks
+from refexp.masks import decode
+from refexp.results import remove_results
 
 NAMES = ["ladybird", "leaf"]
 
@@ -126,15 +126,6 @@ def test_masks_are_those_of_the_summary(finished):
         assert set(np.unique(picture)) == {0, 255} and (picture == 255).sum() == area
 
 
-def test_masks_of_an_earlier_run_into_the_same_folder_go(tmp_path):
-    (mask,) = encode(np.ones((1, 4, 4), dtype=bool))
-    one, two = (Finding("a/photo.jpg", number, "cat", 0.9, [0, 0, 4, 4], 16, mask) for number in (1, 2))
-    write_masks(tmp_path, ["a/photo.jpg"], [one, two])
-    Image.new("L", (4, 4)).save(tmp_path / "a/photo.jpg/own.png")
-    write_masks(tmp_path, ["a/photo.jpg", "b.jpg"], [one])
-    assert sorted(path.name for path in (tmp_path / "a/photo.jpg").iterdir()) == ["001_cat.png", "own.png"]
-
-
 def test_overlays_of_all_images_show_the_prediction_alone(finished, drawn_folder):
     _, output = finished
     names = ["more/scene_03.jpg", "references.jpg", "scene_01.jpg", "scene_02.jpg"]
@@ -165,6 +156,22 @@ def test_extract_then_ablate(finished, configure, drawn_folder, tmp_path):
     assert rows and all(row["score"] >= 0.5 and len(row["box"]) == 4 for row in rows)
     assert len(list((tmp_path / "ablate/overlays").iterdir())) == 2
     assert not (tmp_path / "ablate/summary.csv").exists() and not (tmp_path / "ablate/masks").exists()
+
+
+def test_what_an_earlier_run_left_in_the_folder_goes(finished, configure, drawn_folder, tmp_path):
+    output = tmp_path / "out"
+    shutil.copytree(finished[1], output)
+    own = ["notes.txt", "overlays/own.png", "masks/photo.jpg/own.png"]
+    for name in own:
+        (output / name).parent.mkdir(parents=True, exist_ok=True)
+        (output / name).write_text("mine")
+    run(configure(*overrides(drawn_folder, "vis.limit=0", "vis.report=false", "summary=null")), output)
+    files = {path.relative_to(output).as_posix() for path in output.rglob("*") if path.is_file()}
+    left = {name for name in files if not name.startswith((".hydra/", "run.log", "status.json"))}
+    assert left == {*own, "config.yaml", "references.json", "detections.json", "metrics.json"}
+    (output / "references.json").unlink()  # no folder of a run
+    remove_results(output)
+    assert (output / "metrics.json").exists()
 
 
 def test_it_finds_what_an_evaluation_of_the_same_references_finds(finished, configure, scenes, tmp_path):

@@ -23,7 +23,7 @@ from refexp.report.plots import draw_metric
 from refexp.report.published import DEFAULT, Published, read_figures, with_published
 from refexp.report.render import to_latex, to_markdown
 from refexp.report.runs import find_runs
-from refexp.summary import main, summarise_sweep
+from refexp.summary import Wanted, main, summarise, summarise_sweep
 
 RANDOM = "RANDOM WEIGHTS (encoder): the results of this run mean nothing."
 
@@ -101,10 +101,23 @@ def test_mean_deviation_and_best_are_those_computed_by_hand(runs):
     assert first.deviation == pytest.approx(math.sqrt((0.2**2 + 0.1**2 + 0.3**2) / 2))
     text = to_markdown(table)
     assert "| 1 | **30.0 ± 26.5** | 20.0 ± 10.0 |" in text
-    assert "| 10 | 50.0 ± 0.0 (n=2) | **90.0 (n=1)** |" in text
+    assert "| 10 | 50.0 ± 0.0 (n=2) | 90.0 (n=1) |" in text  # of different seeds none is the best
     assert table.troubles == ["no run: 10, a, seed 2", "no run: 10, b, seed 1, 2"]
-    down = lay_out(frame[frame["config/matcher"] == "a"], "shots", None, "bbox/nAP")
-    assert [row[0].best for row in down.cells] == [False, True]
+    paired = frame[(frame["config/matcher"] == "a") & frame["config/seed"].isin([0, 1])]
+    assert [row[0].best for row in lay_out(paired, "shots", None, "bbox/nAP").cells] == [False, True]
+
+
+def test_other_classes_are_other_data(runs):
+    for seed in (0, 1):
+        runs.add(0.2, matcher="a", seed=seed)
+        path = runs.add(0.4, matcher="b", seed=seed) / "metrics.json"
+        if seed:
+            path.write_text(path.read_text().replace('["cat"]', '["cat", "dog"]'))
+    (part,) = summarise([runs.folder], Wanted(cols="matcher")).parts
+    assert not any(cell.best for row in part.table.cells for cell in row) and part.differences == []
+    assert "Not all runs have the same classes (1 to 2 of them)." in part.table.notes
+    (part,) = summarise([runs.folder], Wanted(cols="matcher", compare="a,b")).parts
+    assert len(part.differences) == 1
 
 
 def test_what_failed_died_or_is_not_there_is_named(runs):
@@ -169,12 +182,22 @@ def test_a_run_that_is_there_twice_counts_once(runs):
 
 
 def test_latex_is_escaped(runs):
-    for matcher in ("soft_merge", r"50%&\$"):
-        runs.add(0.5, matcher=matcher)
-    runs.add(0.7, matcher="soft_merge", seed=1)
+    for seed in (0, 1):
+        for matcher, value in (("soft_merge", 0.5 + 0.2 * seed), (r"50%&\$", 0.5)):
+            runs.add(value, matcher=matcher, seed=seed)
     text = to_latex(lay_out(find_runs([runs.folder]), "shots", "matcher", "bbox/nAP"))
     assert r"shots / matcher & 50\%\&\textbackslash{}\$ & soft\_merge \\" in text
-    assert r"5 & 50.0 (n=1) & \textbf{60.0 $\pm$ 14.1} \\" in text
+    assert r"5 & 50.0 $\pm$ 0.0 & \textbf{60.0 $\pm$ 14.1} \\" in text
+
+
+def test_lists_as_values(runs):
+    """Their brackets end no row of LaTeX, and their commas separate no two values."""
+    for matcher, value in (('["a"]', 0.2), ('["a", "b"]', 0.4)):
+        runs.add(value, matcher=matcher)
+    frame = find_runs([runs.folder])
+    assert r"  {}[\"a\"] &".replace(r"\"", '"') in to_latex(lay_out(frame, "matcher", None, "bbox/nAP"))
+    (part,) = summarise([runs.folder], Wanted(cols="matcher", compare='["a"],["a", "b"]')).parts
+    assert [(d.first, d.second) for d in part.differences] == [('["a"]', '["a", "b"]')]
 
 
 def test_published_figures_stand_in_columns_of_their_own(runs, tmp_path):
@@ -243,6 +266,7 @@ def test_the_command_writes_a_row_a_run_and_says_where(runs, capsys):
         (["FOLDER", "metric=bbox/nap"], "Did you mean 'bbox/nAP'"),
         (["FOLDER", "cols=matcher", "compare=prototype,other"], "no run has matcher=other"),
         (["FOLDER/none"], "no such folder"),
+        (["FOLDER", "out=FOLDER/sweep.json"], "cannot write"),
     ],
 )
 def test_a_mistake_is_one_line(runs, capsys, arguments, message):

@@ -12,6 +12,7 @@ from collections.abc import Iterator
 from dataclasses import replace
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -28,7 +29,7 @@ from refexp.outcome import Outcome
 from refexp.progress import _told, track, watched
 from refexp.tracking import CsvLogger, NoLogger, told
 from refexp.types import Detections, MemoryBank
-from refexp.wandb_logger import WandbLogger
+from refexp.wandb_logger import WandbLogger, options
 from refexp.wandb_pictures import Canvas, Thing, _ids
 
 NOTE = "RANDOM WEIGHTS (encoder): the results of this run mean nothing."
@@ -302,6 +303,17 @@ def test_the_network_dies_and_the_experiment_does_not(server, command, folder, t
     row = dict(zip(table["columns"], table["data"][0], strict=True))
     assert (row["matcher"], row["proposer"], row["shots"]) == ("prototype", "oracle", 1)
     assert (row["segm/nAP"], "proposer=oracle" in row["variant"]) == (metrics["segm/nAP"], True)
+
+
+def test_a_variant_is_all_that_tells_methods_apart(monkeypatch):
+    from hydra.core.hydra_config import HydraConfig
+
+    given = ["shots='5'", "shots.n=5", "seed=1", "vis.limit=0", "hydra/launcher=slurm", "logger=wandb", "store.dir=x"]
+    given += ["evaluation.diagnostics=true", "shots.valid=any", "matcher=prototype", "storeroom=1"]
+    running = SimpleNamespace(runtime=SimpleNamespace(choices={}), overrides=SimpleNamespace(task=given))
+    monkeypatch.setattr(HydraConfig, "initialized", lambda: True)
+    monkeypatch.setattr(HydraConfig, "get", lambda: running)
+    assert options()["variant"] == "shots.valid=any matcher=prototype storeroom=1"
 
 
 def test_a_network_that_was_never_there(outcome, monkeypatch, caplog, tmp_path):

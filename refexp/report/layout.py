@@ -163,28 +163,29 @@ def latest(runs: pd.DataFrame) -> pd.DataFrame:
 
 
 def mark_best(cells: list[list[Cell]], frame: pd.DataFrame, rows: str, cols: str | None) -> list[list[Cell]]:
-    """Cells with the best of each row marked, or of each column; never among cells of different data."""
+    """Cells with the best of each row marked, or of each column; never among cells of different data or seeds."""
     if not cells:
         return cells
-    if len(cells[0]) > 1 and _same_data(frame, rows):
+    if len(cells[0]) > 1 and same_data(frame, rows):
         return [_marked(row) for row in cells]
-    if _same_data(frame, cols):
+    if same_data(frame, cols):
         down = [_marked([row[i] for row in cells]) for i in range(len(cells[0]))]
         return [list(row) for row in zip(*down, strict=True)]
     return cells
 
 
-def _same_data(frame: pd.DataFrame, key: str | None) -> bool:
-    """Whether all runs of one value of this key (None: all runs) are on the same data."""
+def same_data(frame: pd.DataFrame, key: str | None) -> bool:
+    """Whether all runs of one value of this key (None: all runs) are on the same data, and the same classes."""
     done = completed(frame)
-    data = labels(done, ["dataset", "targets"])
+    data = labels(done, ["dataset", "targets", "class_names"])
     groups = [data] if key is None else [part for _, part in data.groupby(done[column(done, key)].map(label))]
     return all(part.nunique() <= 1 for part in groups)
 
 
 def _marked(line: Sequence[Cell]) -> list[Cell]:
     means = [cell.mean for cell in line if cell.mean is not None]
-    return [replace(cell, best=len(means) > 1 and cell.mean == max(means)) for cell in line]
+    fair = len({frozenset(map(label, cell.seeds)) for cell in line if cell.mean is not None}) == 1
+    return [replace(cell, best=fair and len(means) > 1 and cell.mean == max(means)) for cell in line]
 
 
 def title_of(frame: pd.DataFrame, table: Table) -> str:
@@ -214,7 +215,7 @@ def notes_of(frame: pd.DataFrame, keys: Sequence[str]) -> Iterator[str]:
             have, others = done[done["note"] == note], done[done["note"] != note]
             yield f"{_whose(have, others, keys)}{note}"
     counts = in_order(done["class_names"].dropna().map(lambda names: names.count("; ") + 1))
-    if done["class_names"].nunique() > 1 and _same_data(frame, None):
+    if done["class_names"].nunique() > 1 and labels(done, ["dataset", "targets"]).nunique() == 1:
         yield f"Not all runs have the same classes ({label(counts[0])} to {label(counts[-1])} of them)."
     for key in filter(matters, typed(done)):
         related = any(key == other or f"{key}.".startswith(f"{other}.") for other in keys)

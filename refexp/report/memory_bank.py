@@ -144,7 +144,11 @@ def _explanation(classes: Sequence[str], views: Sequence[Sequence[ReferenceView]
     lines = [
         "Left of each pair the reference and its mask, right its patch features: the first three principal components",
         "of the patches under all masks drawn, as red, green, blue."
-        + (" Below it, its similarity to the mean of the others of its class." if shots > 1 else ""),
+        + (
+            " Below it, its similarity to the mean of the others of its class, red: to another class."
+            if shots > 1
+            else ""
+        ),
     ]
     return lines + ([f"Drawn are {' and '.join(parts)}."] if parts else [])
 

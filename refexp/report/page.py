@@ -20,14 +20,15 @@ from refexp.report.page_errors import (
     NAMES,
     confident_alarms,
     judge_all,
+    judged_by,
     worst_misses,
 )
 from refexp.report.page_gallery import css, write_images, write_part, write_references
 from refexp.report.table import NUMBERS, SEMANTIC, counted, percent
 
 NAME = "report.html"
-MISSES = "The largest instances that nothing of their class hits, at any score: IoU .5 makes a hit."
-ALARMS = "The detections of highest score that hit nothing, and what they are instead."
+MISSES = "The largest instances that nothing of their class hits, at any score: IoU .5 of the {} makes a hit."
+ALARMS = "The detections of highest score that hit nothing, and what they are instead, by {}."
 CROPS = 18
 """Misses, and false positives, that are cut out."""
 KINDS = {"segm": ("mask", "masks"), "bbox": ("box", "boxes"), "semantic": ("", "semantic")}
@@ -44,12 +45,13 @@ def write_report(outcome: Outcome) -> Path:
     vis = outcome.config["vis"]
     limit = len(outcome.detections) if vis["limit"] is None else vis["limit"]
     chosen = Gallery(outcome.output, data, limit, vis["score_threshold"], outcome.note).chosen
-    errors = judge_all(data, outcome.detections) if chosen and data.targets.annotations else {}
+    kind = judged_by(data, outcome.curves)
+    errors = judge_all(data, outcome.detections, kind) if chosen and data.targets.annotations else {}
     misses, alarms = worst_misses(errors, data, CROPS), confident_alarms(errors, data, CROPS)
     ids = list(dict.fromkeys([*chosen, *(shown.image_id for shown in (*misses, *alarms))]))
     images, crops = write_images(outcome, folder, ids, errors, (misses, alarms))
-    for kind, precision in outcome.curves.items():
-        write_part(folder, f"curves-{kind}", [curves(precision[:, :, [label]]) for label in range(len(data.classes))])
+    for name, precision in outcome.curves.items():
+        write_part(folder, f"curves-{name}", [curves(precision[:, :, [label]]) for label in range(len(data.classes))])
     diagnosed = view(outcome.diagnostics) if outcome.diagnostics else {}
     page = {
         **describe(outcome),
@@ -60,8 +62,8 @@ def write_report(outcome: Outcome) -> Path:
         "diagnostics": diagnosed,
         "misses": crops[0],
         "alarms": crops[1],
-        "misses_text": MISSES,
-        "alarms_text": ALARMS,
+        "misses_text": MISSES.format(KINDS[kind][1]),
+        "alarms_text": ALARMS.format(KINDS[kind][1]),
         "references": write_references(outcome, folder / "references") if chosen else [],
         "references_text": references_text(outcome),
         "memory_bank": vis.get("memory_bank", False),

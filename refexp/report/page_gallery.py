@@ -46,7 +46,7 @@ def write_images(
     shown: Sequence[Sequence[Shown]],
 ) -> tuple[list[dict[str, Any]], list[list[dict[str, Any]]]]:
     """The pictures, their layers and the crops, each image being read once; the template's records of both."""
-    targets, threshold = outcome.data.targets, outcome.config["vis"]["score_threshold"]
+    targets = outcome.data.targets
     found = {detections.image_id: detections for detections in outcome.detections}
     truth = annotations_by_image(outcome.data)
     images: list[dict[str, Any]] = []
@@ -57,9 +57,11 @@ def write_images(
         picture = save(page_picture(rgb), folder / "images" / f"{number}.jpg")
         layers = layers_of(outcome, found[image_id], truth[image_id], errors.get(image_id))
         write_part(folder, f"layers/{number}", layers)
-        sure = [layer for layer in layers["found"] if layer["s"] >= threshold]
-        classes = sorted({layer["c"] for layer in (*layers["truth"], *sure)})
-        images.append({**picture, "name": record["file_name"], "classes": classes, "found": len(found[image_id])})
+        best: dict[int, float] = {}
+        for layer in layers["found"]:
+            best[layer["c"]] = max(layer["s"], best.get(layer["c"], 0.0))
+        shows = {"truth": sorted({layer["c"] for layer in layers["truth"]}), "best": best}
+        images.append({**picture, **shows, "name": record["file_name"], "found": len(found[image_id])})
         for row, items in enumerate(shown):
             for position, item in enumerate(items):
                 if item.image_id == image_id:

@@ -81,7 +81,8 @@ def to_latex(table: Table) -> str:
         return " ".join(text.split()).translate(LATEX)
 
     first, *lines = [[escape(h) for h in headings(table)], *body(table, escape, lambda text: f"\\textbf{{{text}}}")]
-    rows = "".join(f"  {' & '.join(line)} \\\\\n" for line in lines)
+    # A bracket after the end of a row would be taken for its length.
+    rows = "".join(f"  {'{}' * line[0].startswith(('[', '*'))}{' & '.join(line)} \\\\\n" for line in lines)
     caption = " ".join(f"{escape(part).rstrip('.')}." for part in [table.title, *table.notes])
     return (
         f"\\begin{{table}}\n\\centering\n\\caption{{{caption}}}\n"

@@ -177,6 +177,14 @@ const watcher = new IntersectionObserver((entries) => {
 }, { rootMargin: "400px" });
 cards.forEach((card) => watcher.observe(card));
 
+/** Masks come when their picture is near; paper has them all, so they are fetched when there is time. */
+const idle = window.requestIdleCallback ?? ((then) => setTimeout(then, 100));
+function fetchAhead(image) {
+  if (image < cards.length) part(`layers/${image}`, () => idle(() => fetchAhead(image + 1)));
+}
+window.addEventListener("load", () => idle(() => fetchAhead(0)));
+window.addEventListener("beforeprint", () => cards.forEach(paintCard));
+
 function key() {
   const place = $("#key");
   if (byError()) {
@@ -187,12 +195,17 @@ function key() {
   const few = data.classes.length <= 24 ? data.classes : [];
   place.replaceChildren(...few.map((name, i) => make("li", {}, make("i", { class: "swatch", style: `background:${data.colours[i]}` }), name)));
 }
+/** Whether anything of a class is drawn on a card. */
+function shows({ dataset }, label) {
+  if (controls.truth?.checked && dataset.truth.split(" ").includes(label)) return true;
+  const best = dataset.found.split(" ").find((entry) => entry.startsWith(`${label}:`));
+  return controls.found.checked && best !== undefined && +best.split(":")[1] >= +controls.score.value;
+}
 let due = 0;
 function update() {
   $("output[for=score]").textContent = (+controls.score.value).toFixed(2);
-  for (const card of cards) {
-    card.hidden = controls.class.value !== "" && !card.dataset.classes.split(" ").includes(controls.class.value);
-  }
+  for (const card of cards) card.hidden = controls.class.value !== "" && !shows(card, controls.class.value);
+  $("#none").hidden = cards.some((card) => !card.hidden);
   cancelAnimationFrame(due);
   due = requestAnimationFrame(() => {
     near.forEach(paintCard);
@@ -235,8 +248,9 @@ function list(layers) {
   $(`button[data-key="${focused}"]`, place)?.focus();
 }
 function step(by) {
-  const shown = cards.filter((card) => !card.hidden), at = shown.indexOf(cards[open]);
-  show(+shown[(at + by + shown.length) % shown.length].dataset.image);
+  const after = cards.map((_, i) => cards[(open + by * (i + 1) + cards.length * cards.length) % cards.length]);
+  const next = after.find((card) => !card.hidden);
+  if (next) show(+next.dataset.image);
 }
 $(".gallery").addEventListener("click", (event) => {
   const card = event.target.closest(".card");
