@@ -18,7 +18,7 @@ from PIL import Image, ImageOps
 
 from refexp.boxes import boxes_by_image, check_box, complete_boxes
 from refexp.build import build, build_all, conf_folder
-from refexp.cli import explain, quote_numbered_option
+from refexp.cli import explain, quoted
 from refexp.compose import Runtime, resolve
 from refexp.data.coco import Data, Record, Split, make_split
 from refexp.data.folder import open_upright, read_given, to_content, to_mask
@@ -134,8 +134,13 @@ def given_in_memory(references: Mapping[str, Sequence[tuple[Picture, Any]]]) -> 
     pictures: dict[str, np.ndarray] = {}
     found = []
     for name, pairs in references.items():
-        for position, (image, mask) in enumerate(pairs):
+        if not len(pairs):
+            log.warning("no references of %s, which is left out", name)
+        for position, pair in enumerate(pairs):
             where = f"{name}[{position}]"
+            if not isinstance(pair, (tuple, list)) or len(pair) != 2:
+                raise RefexpError(f"reference {where} must be a pair (image, mask), not {type(pair).__name__}.")
+            image, mask = pair
             pictures[where], array = to_rgb(image), as_mask(mask)
             if array.shape != pictures[where].shape[:2] or not array.any():
                 raise RefexpError(
@@ -143,8 +148,8 @@ def given_in_memory(references: Mapping[str, Sequence[tuple[Picture, Any]]]) -> 
                     f"it must be as large as the image, {list(pictures[where].shape[:2])}, and not empty."
                 )
             found.append((name, where, array))
-    classes = tuple(references)
     content = to_content(found)
+    classes = tuple(category["name"] for category in content["categories"])
     split = make_split(
         content, "references", classes, lambda record: pictures[record["id"]], lambda record: record["id"]
     )
@@ -154,13 +159,16 @@ def given_in_memory(references: Mapping[str, Sequence[tuple[Picture, Any]]]) -> 
 def to_rgb(image: Picture) -> np.ndarray:
     """A picture as u8 [H, W, 3], upright. Raises RefexpError for a file that is no image and for other arrays."""
     if isinstance(image, np.ndarray):
-        if image.dtype != np.uint8 or image.ndim not in (2, 3) or (image.ndim == 3 and image.shape[2] != 3):
+        if image.dtype != np.uint8 or not image.size or image.ndim not in (2, 3) or image.shape[2:] not in ((), (3,)):
             raise RefexpError(
                 f"an image array must be u8 [H, W, 3] in RGB order, not {image.dtype} {list(image.shape)}."
             )
         return image if image.ndim == 3 else np.repeat(image[..., None], 3, axis=2)
     if isinstance(image, Image.Image):
-        return as_rgb(ImageOps.exif_transpose(image), Path("this image"))
+        try:
+            return as_rgb(ImageOps.exif_transpose(image), Path("this image"))
+        except (OSError, SyntaxError, ValueError) as error:
+            raise RefexpError(f"cannot read this image: {error}") from None
     return as_rgb(open_upright(Path(image)), Path(image))
 
 
@@ -178,7 +186,7 @@ def configuration(*overrides: str) -> dict[str, Any]:
     GlobalHydra.instance().clear()
     try:
         with initialize_config_dir(str(conf_folder()), version_base="1.3"):
-            config = compose("config", [quote_numbered_option(override) for override in overrides])
+            config = compose("config", [quoted(override) for override in overrides])
     except (HydraException, OmegaConfBaseException, ValueError) as error:
         raise RefexpError(explain(error)) from None
     finally:

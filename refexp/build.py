@@ -52,8 +52,11 @@ def check(value: Any, hint: Any, key: str) -> Any:
     try:
         return TypeAdapter(hint).validate_python(value)
     except ValidationError as error:
-        message = error.errors()[0]["msg"]
-        raise RefexpError(f"{key}={value!r}: {message[0].lower()}{message[1:]}.") from None
+        first = error.errors()[0]
+        message = f"{first['msg'][0].lower()}{first['msg'][1:]}"
+        number = first["type"] == "string_type" and isinstance(first["input"], (int, float))
+        hint = f" For a text that looks like a number: \"'{first['input']}'\", quotes and all." if number else ""
+        raise RefexpError(f"{key}={value!r}: {message}.{hint}") from None
 
 
 def _import(path: Any, key: str) -> type:

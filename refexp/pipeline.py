@@ -53,4 +53,4 @@ def detect(
     for step in steps:
         candidates = step(candidates, proposals)
     masks = [proposals.masks[i] for i in candidates.index.tolist()]
-    return Detections(image_id, candidates.labels, candidates.scores, masks)
+    return Detections(image_id, candidates.labels, candidates.scores, masks, size=proposals.size)

@@ -126,7 +126,7 @@ class Detections:
     """The answer for one image, best first.
 
     labels: i64 [N]; scores: f32 [N]; masks: N RLEs. The boxes are the masks' tight boxes.
-    classes: the K class names, where they are known; `classes[label]` is what was found.
+    classes: the K class names, where they are known; `classes[label]` is what was found. size: (H, W) of the image.
     """
 
     image_id: ImageId
@@ -134,14 +134,21 @@ class Detections:
     scores: torch.Tensor
     masks: list[Rle]
     classes: tuple[str, ...] = ()
+    size: tuple[int, int] = (0, 0)
 
     def __len__(self) -> int:
         return len(self.masks)
 
+    def decode(self) -> np.ndarray:
+        """The masks as pictures, bool [N, H, W]."""
+        from refexp.masks import decode  # which imports this module
+
+        return decode(self.masks) if len(self) else np.zeros((0, *self.size), dtype=bool)
+
     @property
     def boxes_xyxy(self) -> np.ndarray:
         """Tight boxes `x1 y1 x2 y2` in pixels, f64 [N, 4]; x2 and y2 lie behind the last pixel."""
-        from refexp.masks import boxes_xywh  # which imports this module
+        from refexp.masks import boxes_xywh
 
         boxes = boxes_xywh(self.masks)
         return np.concatenate([boxes[:, :2], boxes[:, :2] + boxes[:, 2:]], axis=1)
@@ -177,7 +184,6 @@ class Detections:
         Raises RefexpError with the pip command if the package is missing.
         """
         from refexp.errors import RefexpError
-        from refexp.masks import decode
 
         try:
             supervision = importlib.import_module("supervision")
@@ -188,7 +194,7 @@ class Detections:
         labels = self.labels.numpy()
         return supervision.Detections(
             xyxy=self.boxes_xyxy.astype(np.float32),
-            mask=decode(self.masks),
+            mask=self.decode(),
             confidence=self.scores.numpy(),
             class_id=labels,
             data={"class_name": np.array([self.classes[i] for i in labels])} if self.classes else {},

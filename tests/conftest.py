@@ -14,7 +14,7 @@ import pytest
 from hydra import compose, initialize_config_dir
 from PIL import Image
 
-from refexp.cli import quote_numbered_option
+from refexp.cli import quoted
 from refexp.data.rendering import render_split
 
 ROOT = Path(__file__).parent.parent
@@ -93,7 +93,7 @@ def configure(tmp_path):
     def run(*overrides: str):
         with initialize_config_dir(str(ROOT / "conf"), version_base="1.3"):
             store = f"store.dir={tmp_path / 'store'}"
-            return compose("config", [store, *(quote_numbered_option(o) for o in overrides)])
+            return compose("config", [store, *(quoted(o) for o in overrides)])
 
     return run
 

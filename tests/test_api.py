@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 import subprocess
 import sys
@@ -152,6 +153,15 @@ def test_mistaken_overrides(overrides_, message, tmp_path, monkeypatch):
     assert message in str(error.value) and "\n" not in str(error.value)
 
 
+def test_a_class_without_references_is_left_out(model, drawn_folder, caplog):  # noqa: F811
+    leaf = drawn_folder / "refs/leaf"
+    model.remember({"cat": [], "leaf": [(leaf / "1.png", leaf / "1_mask.png")]})
+    assert model.classes == ("leaf",) and "no references of cat" in caplog.text
+    found = model.predict(drawn_folder / "photos/scene_01.jpg")
+    assert found.decode().shape == (len(found), *found.size) and len(found)
+    assert found.above(1).decode().shape == (0, *found.size)
+
+
 def test_mistaken_references_and_images(model, tmp_path):
     fresh = Model(model.encoder, model.proposer, model.matcher, model.steps, model.device)
     grey = np.zeros((40, 50), dtype=np.uint8)
@@ -166,12 +176,19 @@ def test_mistaken_references_and_images(model, tmp_path):
         model.remember({"cat": [(grey, grey)]})
     with pytest.raises(RefexpError, match="so no references"):
         model.remember({})
-    for wrong in (np.zeros((4, 5, 4), dtype=np.uint8), np.zeros((4, 5, 3))):
+    for pairs in (["photo.jpg"], [(grey, mask, mask)]):
+        with pytest.raises(RefexpError, match=r"reference cat\[0\] must be a pair"):
+            model.remember({"cat": pairs})
+    for wrong in (np.zeros((4, 5, 4), dtype=np.uint8), np.zeros((4, 5, 3)), np.zeros((0, 5, 3), dtype=np.uint8)):
         with pytest.raises(RefexpError, match=r"must be u8 \[H, W, 3\]"):
             to_rgb(wrong)
     (tmp_path / "photo.jpg").write_text("no image")
     with pytest.raises(RefexpError, match=r"cannot read image .*photo\.jpg"):
         to_rgb(tmp_path / "photo.jpg")
+    whole = io.BytesIO()
+    Image.fromarray(np.random.default_rng(0).integers(0, 255, (90, 90, 3), dtype=np.uint8)).save(whole, "PNG")
+    with pytest.raises(RefexpError, match="cannot read this image"):
+        to_rgb(Image.open(io.BytesIO(whole.getvalue()[:2000])))
 
 
 # --- Detections

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from pycocotools import mask as coco_mask
 
-from refexp.data.coco import annotation_rle
+from refexp.data.coco import annotation_rle, check_coco, has_mask
 from refexp.errors import RefexpError
 from refexp.experiment import run
 from refexp.masks import decode
@@ -240,7 +240,40 @@ def test_the_three_forms_of_a_mask_agree():
         np.testing.assert_array_equal(decode([annotation_rle({"segmentation": form}, 10, 12)])[0], mask)
 
 
-@pytest.mark.parametrize("segmentation", [None, [], [[]], [[1, 1, 5, 5]], {}, {"size": [10, 12], "counts": ""}])
+@pytest.mark.parametrize(
+    "form", [[2, 2, 8, 2, 8, 6, 2, 6], [[2, 2], [8, 2], [8, 6], [2, 6]], [[[2, 2], [8, 2], [8, 6], [2, 6]]]]
+)
+def test_a_polygon_alone_and_corners_as_pairs(form):
+    expected = annotation_rle({"segmentation": [[2, 2, 8, 2, 8, 6, 2, 6]]}, 10, 12)
+    assert annotation_rle({"segmentation": form}, 10, 12) == expected
+
+
+@pytest.mark.parametrize("form", [[[2, 2, 8, 2, 8, None]], [[2, 2, 8, 2, 8, 6, 2]], [[2, 2, 8, 2, 8, "x"]], [[[]]]])
+def test_polygons_that_would_end_the_process(form):
+    assert has_mask({"segmentation": form})
+    with pytest.raises(ValueError, match="has a polygon that is not"):
+        annotation_rle({"segmentation": form}, 10, 12)
+
+
+def test_files_as_tools_write_them():
+    """A category for the set as a whole, paths of Windows, and numbers as texts."""
+    image = {"id": 1, "file_name": "images\\a.jpg", "width": 12, "height": 10}
+    annotations = [
+        {"id": i, "image_id": 1, "category_id": 1, "bbox": [2, 2, 6, 4], "iscrowd": crowd}
+        for i, crowd in enumerate(("0", "1", 0, 1, None, True))
+    ]
+    content = {"images": [image], "annotations": annotations}
+    content["categories"] = [{"id": 0, "name": "cat"}, {"id": 1, "name": "cat"}, {"id": 2, "name": "dog"}]
+    check_coco(content, "tool.json")
+    assert [category["id"] for category in content["categories"]] == [1, 2]
+    assert content["images"][0]["file_name"] == "images/a.jpg"
+    assert [a["iscrowd"] for a in content["annotations"]] == [0, 1, 0, 1, 0, 1]
+
+
+@pytest.mark.parametrize(
+    "segmentation",
+    [None, [], [[]], [[1, 1, 5, 5]], [1, 1, 5, 5], [[1, 1], [5, 5]], {}, {"size": [10, 12], "counts": ""}],
+)
 def test_no_usable_mask(segmentation):
     with pytest.raises(ValueError, match="has no mask"):
         annotation_rle({"segmentation": segmentation}, 10, 12)

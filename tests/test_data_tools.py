@@ -574,6 +574,23 @@ def test_an_option_of_ones_own(tmp_path, capsys):
         check.options(conf)
 
 
+# --- synthetic, and where results go
+
+
+@pytest.mark.parametrize("wrong", [("--seed", -1), ("--references", 0), ("--photos", -3)])
+def test_numbers_that_draw_nothing(wrong, tmp_path, capsys):
+    with pytest.raises(SystemExit, match="2"):
+        run("synthetic", tmp_path / "out", *wrong)
+    assert f"argument {wrong[0]}: must be" in capsys.readouterr().err and not (tmp_path / "out").exists()
+
+
+def test_out_is_looked_at_before_the_work(tmp_path, capsys):
+    (tmp_path / "file").write_text("")
+    for out, says in ((tmp_path, "is a folder"), (tmp_path / "file/x.json", "is no folder that one may write to")):
+        assert run("subset", tmp_path / "none.json", "--images", 1, "--out", out) == 1
+        assert says in capsys.readouterr().err
+
+
 # --- subset
 
 

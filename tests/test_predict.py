@@ -207,6 +207,11 @@ def test_references_with_an_alpha_channel_or_a_mask(scenes, tmp_path):
         assert picture.mode == mode
         picture.save(tmp_path / "photo_mask.png")
         np.testing.assert_array_equal(read_reference_mask(tmp_path / "photo.jpg"), mask)
+    for first in (0, 1):  # of a palette the number of a colour says nothing: black may come first or last
+        picture = Image.fromarray((mask ^ bool(first)).astype(np.uint8), mode="P")
+        picture.putpalette([0, 0, 0, 250, 250, 250] if not first else [250, 250, 250, 0, 0, 0])
+        picture.save(tmp_path / "photo_mask.png")
+        np.testing.assert_array_equal(read_reference_mask(tmp_path / "photo.jpg"), mask)
     # A mask file goes before the alpha channel.
     Image.fromarray(np.ones((40, 60), dtype=np.uint8)).save(tmp_path / "alpha_mask.png")
     assert read_reference_mask(tmp_path / "alpha.png").all()
@@ -252,6 +257,33 @@ def test_what_lies_among_the_photographs(scenes, caplog):
     assert "files of other kinds passed over: 1 .heic" in caplog.text
     one = FolderDataset(str(scenes / "photos/scene_02.jpg"), str(scenes / "photos/refs")).load()
     assert list(one.targets.images) == ["scene_02.jpg"]
+
+
+def test_linked_folders_are_looked_through_once(scenes):
+    (scenes / "linked").mkdir()
+    (scenes / "linked/day 1").symlink_to(scenes / "photos")
+    (scenes / "linked/circle").symlink_to(scenes / "linked")
+    data = FolderDataset(str(scenes / "linked"), str(scenes / "refs")).load()
+    assert list(data.targets.images) == [f"day 1/{n}" for n in ("more/scene_03.jpg", "scene_01.jpg", "scene_02.jpg")]
+
+
+def test_photographs_that_cannot_be_searched(scenes):
+    for folder in ("refs", "refs/leaf"):
+        with pytest.raises(RefexpError, match=r"all images in .* are references"):
+            FolderDataset(str(scenes / folder), str(scenes / "refs")).load()
+    (scenes / "photos" / os.fsdecode(b"k\xfcche.jpg")).write_bytes(b"")
+    with pytest.raises(RefexpError, match=r"name is not UTF-8: k\\xfcche\.jpg"):
+        FolderDataset(str(scenes / "photos"), str(scenes / "refs")).load()
+
+
+def test_a_folder_of_any_name(finished, drawn_folder, command, tmp_path):
+    """Hydra would take the first for a number, and trip over the other."""
+    for name in ("2024", "it's (1) [x]"):
+        shutil.copytree(drawn_folder / "photos", tmp_path / name)
+        done = command("task=predict", f"references={drawn_folder / 'refs'}", f"images={name}", "runtime.threads=1",
+                       "vis.limit=0", f"hydra.run.dir={tmp_path / 'out'}")  # fmt: skip
+        assert done.returncode == 0, done.stderr
+        assert read_json(tmp_path / "out/detections.json") == read_json(finished[1] / "detections.json")
 
 
 def test_a_coco_file_of_boxes_with_different_numbers(configure, scenes, tmp_path, caplog):

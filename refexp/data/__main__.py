@@ -13,8 +13,10 @@ from __future__ import annotations
 
 import argparse
 import logging
+import os
 import sys
 from collections import Counter
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -35,6 +37,7 @@ def main(arguments: list[str] | None = None) -> int:
     options = parser.parse_args(arguments)
     logging.basicConfig(level=logging.INFO, format="%(message)s")  # progress, where there is no terminal for a bar
     try:
+        _check_out(getattr(options, "out", None))
         return options.run(options)
     except RefexpError as error:
         print(f"error: {error}", file=sys.stderr)
@@ -140,7 +143,7 @@ def _boxes2masks(options: argparse.Namespace) -> int:
     from refexp.data.tools.boxes2masks import boxes2masks
 
     settings = api.configuration(
-        f"proposer={options.proposer}", f"weights={options.weights}", f"checkpoints.dir='{options.checkpoints}'"
+        f"proposer={options.proposer}", f"weights={options.weights}", f"checkpoints.dir={options.checkpoints}"
     )
     proposer, device = build(settings["proposer"], "--proposer"), Runtime().prepare()
     if options.weights == "random":
@@ -152,18 +155,41 @@ def _add_synthetic(commands: Any) -> None:
     command = commands.add_parser("synthetic", help="drawn references and photographs, to try things on")
     command.add_argument("folder", type=Path, help="the folder to write")
     command.add_argument("--classes", nargs="+", default=["ladybird", "leaf", "starfish"], metavar="NAME")
-    command.add_argument("--references", type=int, default=5, help="images of each class; default: 5")
-    command.add_argument("--photos", type=int, default=8, help="images to search; default: 8")
-    command.add_argument("--seed", type=int, default=0)
+    command.add_argument("--references", type=_from(1), default=5, help="images of each class; default: 5")
+    command.add_argument("--photos", type=_from(1), default=8, help="images to search; default: 8")
+    command.add_argument("--seed", type=_from(0), default=0)
     command.set_defaults(run=_synthetic)
 
 
 def _synthetic(options: argparse.Namespace) -> int:
     from refexp.data.tools import synthetic
 
-    content = synthetic.write_folder(options.folder, options.classes, options.references, options.photos, options.seed)
-    print(f"SYNTHETIC: {len(content['images'])} photos of {', '.join(options.classes)} in {options.folder}")
+    classes = list(dict.fromkeys(options.classes))
+    content = synthetic.write_folder(options.folder, classes, options.references, options.photos, options.seed)
+    print(f"SYNTHETIC: {len(content['images'])} photos of {', '.join(classes)} in {options.folder}")
     return 0
+
+
+def _from(lowest: int) -> Callable[[str], int]:
+    """A type of arguments: a whole number that is at least this."""
+
+    def number(text: str) -> int:
+        if int(text) < lowest:
+            raise argparse.ArgumentTypeError(f"must be {lowest} or more, not {text}")
+        return int(text)
+
+    return number
+
+
+def _check_out(path: Path | None) -> None:
+    """Raise RefexpError if nothing can be written there, before the work is done."""
+    if path is None:
+        return
+    if path.is_dir():
+        raise RefexpError(f"--out: {path} is a folder; name a file in it.")
+    above = next(folder for folder in path.absolute().parents if folder.exists())
+    if not above.is_dir() or not os.access(above, os.W_OK):
+        raise RefexpError(f"--out: cannot write {path}: {above} is no folder that one may write to.")
 
 
 def _write(path: Path, content: dict[str, Any]) -> int:

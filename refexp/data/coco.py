@@ -114,10 +114,16 @@ def check_coco(content: Any, source: str) -> None:
             fail(f"id {repeated[0]!r} stands more than once in '{part}'.")
     if not content["images"]:
         fail("holds no images.")
+    used = {annotation["category_id"] for annotation in content["annotations"]}
+    names = [name for name, count in Counter(c["name"] for c in content["categories"]).items() if count > 1]
+    # Some tools list a category for the whole set, without annotations, and it may have the name of a class.
+    content["categories"] = [c for c in content["categories"] if c["name"] not in names or c["id"] in used]
     names = [name for name, count in Counter(c["name"] for c in content["categories"]).items() if count > 1]
     if names:
         fail(f"two categories are called '{names[0]}'.")
 
+    for record in content["images"]:
+        record["file_name"] = record["file_name"].replace("\\", "/")  # as tools on Windows write it
     images = {record["id"]: record for record in content["images"]}
     categories = {record["id"] for record in content["categories"]}
     for annotation in content["annotations"]:
@@ -125,7 +131,7 @@ def check_coco(content: Any, source: str) -> None:
             fail(f"annotation {annotation['id']} names image {annotation['image_id']!r}, which is not in 'images'.")
         if annotation["category_id"] not in categories:
             fail(f"annotation {annotation['id']} names category {annotation['category_id']!r}, not in 'categories'.")
-        annotation["iscrowd"] = int(bool(annotation.get("iscrowd")))
+        annotation["iscrowd"] = int(annotation.get("iscrowd") not in (None, 0, "", "0"))
         box = annotation.get("bbox")
         if box is None:
             annotation["bbox"] = _box_from_mask(annotation, images[annotation["image_id"]], source)
@@ -160,9 +166,25 @@ def has_mask(annotation: Record) -> bool:
     return isinstance(segmentation, dict) and bool(segmentation.get("counts"))
 
 
-def _polygons(segmentation: list[Any]) -> list[list[float]]:
+def _polygons(segmentation: list[Any]) -> list[list[Any]]:
+    """The polygons that enclose something, as they are written; one may stand alone, and its corners as pairs."""
+    several = all(isinstance(part, list) for part in segmentation)
+    if several and len(segmentation) > 2 and all(len(part) == 2 for part in segmentation):
+        several = False
     # Fewer than three corners enclose nothing, and four numbers would be taken for a box.
-    return [p for p in segmentation if isinstance(p, list) and len(p) >= 6 and len(p) % 2 == 0]
+    polygons = segmentation if several else [segmentation]
+    return [polygon for polygon in polygons if len(polygon) > 4 or isinstance((polygon or [0])[0], list)]
+
+
+def _coordinates(polygon: list[Any]) -> list[float]:
+    """x1, y1, x2, y2, ... of a polygon. Raises ValueError where it is none: pycocotools would take it, and crash."""
+    try:
+        numbers = np.asarray(polygon, dtype=np.float64).ravel()
+    except (TypeError, ValueError):
+        numbers = np.array([np.nan])
+    if len(numbers) < 6 or len(numbers) % 2 or not np.isfinite(numbers).all():
+        raise ValueError("has a polygon that is not [x1, y1, x2, y2, x3, y3, ...].")
+    return numbers.tolist()
 
 
 def annotation_rle(annotation: Record, height: int, width: int) -> Rle:
@@ -171,7 +193,8 @@ def annotation_rle(annotation: Record, height: int, width: int) -> Rle:
         raise ValueError("has no mask ('segmentation' is missing or empty).")
     segmentation = annotation["segmentation"]
     if isinstance(segmentation, list):
-        return coco_mask.merge(coco_mask.frPyObjects(_polygons(segmentation), height, width))
+        polygons = [_coordinates(polygon) for polygon in _polygons(segmentation)]
+        return coco_mask.merge(coco_mask.frPyObjects(polygons, height, width))
     size, counts = segmentation.get("size"), segmentation["counts"]
     if size != [height, width]:
         raise ValueError(f"has an RLE mask of size {size}, its image is {[height, width]}.")

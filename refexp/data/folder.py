@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import logging
+import os
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -57,6 +58,8 @@ class FolderDataset:
             # References kept in a folder of the photographs are not looked through.
             root = self.images
             files = [f for f in image_files(root) if not f.resolve().is_relative_to(self.references.resolve())]
+            if not files:
+                raise RefexpError(f"images: all images in {root} are references; name a folder of photographs.")
         records: dict[ImageId, Record] = {}
         for path in files:
             name, (width, height) = path.relative_to(root).as_posix(), upright_size(path)
@@ -146,8 +149,10 @@ def read_reference_mask(path: Path) -> np.ndarray:
 
 
 def to_mask(image: Image.Image) -> np.ndarray:
-    """Where an image of any kind is not 0 (and, with an alpha channel, not transparent), bool [H, W]."""
+    """Where an image of any kind is not black (and, with an alpha channel, not transparent), bool [H, W]."""
     alpha = _alpha(image) > OPAQUE
+    if image.mode in ("P", "PA"):  # numbers of colours: black need not be the first
+        image = image.convert("RGB")
     if image.mode in ("LA", "RGBA"):
         image = image.convert(image.mode[:-1])
     values = np.asarray(image)
@@ -197,11 +202,13 @@ def _unreadable(path: Path, error: Exception) -> RefexpError:
 
 def image_files(folder: Path) -> list[Path]:
     """The images in a folder and the folders in it, by name; hidden files are not looked at. RefexpError if none."""
-    everything = [
-        path
-        for path in sorted(folder.rglob("*"))
-        if path.is_file() and not any(part.startswith(".") for part in path.relative_to(folder).parts)
-    ]
+    everything = sorted(_files_below(folder))
+    for path in everything:
+        try:
+            str(path).encode()
+        except UnicodeEncodeError:
+            name = os.fsencode(path.name).decode("utf-8", "backslashreplace")
+            raise RefexpError(f"{path.parent} holds a file whose name is not UTF-8: {name}; rename it.") from None
     found = [path for path in everything if path.suffix.lower() in SUFFIXES]
     others = Counter(path.suffix.lower() or path.name for path in everything if path.suffix.lower() not in SUFFIXES)
     if not found:
@@ -212,10 +219,23 @@ def image_files(folder: Path) -> list[Path]:
     return found
 
 
+def _files_below(folder: Path) -> Iterator[Path]:
+    """Files in a folder and the folders in it, linked ones too, each of these once."""
+    seen = set()
+    for path, folders, names in os.walk(folder, followlinks=True):
+        real = os.path.realpath(path)
+        folders[:] = [] if real in seen else sorted(name for name in folders if name[0] != ".")
+        if real not in seen:
+            yield from (Path(path) / name for name in names if name[0] != "." and (Path(path) / name).is_file())
+        seen.add(real)
+
+
 def _folder_of(content: Mapping[str, Any], path: Path, given: Path | None, nearby: Path | None) -> Path:
     """The folder that holds all annotated images of a COCO file."""
     annotated = {annotation["image_id"] for annotation in content["annotations"]}
     names = [image["file_name"] for image in content["images"] if image["id"] in annotated]
+    if given and not given.is_dir():
+        raise RefexpError(f"reference_images: no such folder: {given}")
     places = [given] if given else _usual_places(path) + ([nearby] if nearby else [])
     for folder in places:
         if all((folder / name).is_file() for name in names):
