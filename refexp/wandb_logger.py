@@ -14,6 +14,7 @@ import secrets
 import subprocess
 import sys
 import threading
+import time
 from pathlib import Path
 from queue import SimpleQueue
 from typing import Annotated, Any, Literal
@@ -31,6 +32,8 @@ from refexp.wandb_pictures import references, targets
 
 log = logging.getLogger(__name__)
 
+RETRY_SECONDS = 600.0
+"""How long after a failure the further runs of this process are kept offline without another try."""
 STOPPED_SECONDS = 10.0
 """How long the end of a run may wait that was told to stop, and will be killed before long."""
 GROUPS = ("dataset", "encoder", "proposer", "sampler", "matcher", "postprocess", "evaluation")
@@ -45,9 +48,10 @@ class WandbLogger:
     """One W&B run an experiment, started, fed and finished by a process of its own.
 
     mode: "auto" is online with a key, unless WANDB_MODE says otherwise. Where online is not possible the run is kept
-    offline, and one line says how to send it. group: "auto" is the sweep's folder in a multirun. images: how many
-    targets are sent. wait: seconds that the end of a run may take; what is not sent by then stays on disk.
-    dir: where W&B's own files go; None is the run's folder. Raises RefexpError if wandb is not installed.
+    offline, and one line says how to send it; the next jobs of a multirun do not try for ten minutes. group: "auto" is
+    the sweep's folder in a multirun. images: how many targets are sent. wait: seconds that the end of a run may take;
+    what is not sent by then stays on disk. dir: where W&B's own files go; None is the run's folder.
+    Raises RefexpError if wandb is not installed.
     """
 
     def __init__(
@@ -60,7 +64,7 @@ class WandbLogger:
         tags: list[str] | None = None,
         artifacts: list[Literal["detections", "references"]] | None = None,
         images: Annotated[int, Field(ge=0)] = 8,
-        wait: Annotated[float, Field(ge=3, allow_inf_nan=False)] = 90.0,
+        wait: Annotated[float, Field(ge=3, allow_inf_nan=False)] = 60.0,
         dir: str | None = None,
     ) -> None:
         try:
@@ -79,7 +83,9 @@ class WandbLogger:
             "silent": True, "console": "off", "disable_git": True, "program": "main.py", "x_stats_pid": os.getpid(),
             "init_timeout": self.wait / 3, "finish_timeout": self.wait / 3, "finish_timeout_raises": True,
         }  # fmt: skip
-        if self.mode != "auto":
+        if time.monotonic() < _offline_until:
+            settings["mode"] = "offline"
+        elif self.mode != "auto":
             settings["mode"] = self.mode
         run = {
             "dir": str(Path(self.dir).absolute() if self.dir else output), "id": run_id(output), "resume": "allow",
@@ -171,6 +177,7 @@ class Courier:
                 continue
             self.folder = answer["folder"]
             if answer["offline"]:
+                out_of_reach()
                 self._tell(f"offline, {answer['offline']}", "it")
             elif answer["kept"]:
                 log.info("W&B: kept offline; wandb sync %s sends it", self.folder)
@@ -185,6 +192,15 @@ class Courier:
         """One line, with what a person can do."""
         remedy = f"wandb sync {self.folder} sends {rest}" if self.folder else "nothing of this run will be there"
         log.warning("W&B: %s; %s", what.strip().rstrip("."), remedy)
+
+
+_offline_until = 0.0
+
+
+def out_of_reach() -> None:
+    """W&B could not be reached: of a multirun the next jobs need not wait for it, too."""
+    global _offline_until
+    _offline_until = time.monotonic() + RETRY_SECONDS
 
 
 def run_id(output: Path) -> str:

@@ -89,6 +89,7 @@ def isolate(patch: pytest.MonkeyPatch, folder: Path) -> None:
 @pytest.fixture(autouse=True)
 def isolated(monkeypatch, tmp_path) -> None:
     isolate(monkeypatch, tmp_path)
+    monkeypatch.setattr(wandb_logger, "_offline_until", 0.0)
 
 
 def records(folder: Path) -> list:
@@ -324,6 +325,12 @@ def test_a_network_that_was_never_there(outcome, monkeypatch, caplog, tmp_path):
     (line,) = [r.getMessage() for r in caplog.records if r.levelname == "WARNING"]
     assert line.startswith("W&B: offline, ")
     assert f"wandb sync {folder}" in line
+    caplog.clear()
+    caplog.set_level("INFO")
+    tell(WandbLogger(mode="online", wait=12, dir=str(tmp_path / "next")), outcome)  # which does not try
+    (folder,) = (tmp_path / "next/wandb").glob("offline-run-*")
+    assert f"W&B: kept offline; wandb sync {folder} sends it" in caplog.messages
+    assert not [r for r in caplog.records if r.levelname == "WARNING"]
 
 
 @pytest.mark.parametrize(
