@@ -38,7 +38,8 @@ STOPPED_SECONDS = 10.0
 """How long the end of a run may wait that was told to stop, and will be killed before long."""
 GROUPS = ("dataset", "encoder", "proposer", "sampler", "matcher", "postprocess", "evaluation")
 ASIDE = re.compile(
-    r"(shots|shots\.n|seed|stage|name|data_root|evaluation\.(diagnostics|confusion_threshold)|(logger|runtime|store|vis|hydra|sweep|checkpoints)([./]\w.*)?)="
+    r"(shots|shots\.n|seed|stage|name|data_root|evaluation\.(diagnostics|confusion_threshold)|"
+    r"(logger|runtime|store|vis|hydra|sweep|checkpoints)([./]\w.*)?)="
 )
 """Overrides that make no variant of a method."""
 COMMAND = (sys.executable, "-m", "refexp.wandb_process")
