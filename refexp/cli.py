@@ -34,7 +34,8 @@ def command_line(main: Callable[[], object]) -> int:
     """Run a Hydra application; the exit code is 0 only if everything went well."""
     # Hydra would shorten tracebacks and leave through sys.exit; errors are told apart here instead.
     os.environ["HYDRA_FULL_ERROR"] = "1"
-    sys.argv[1:] = [quoted(argument) for argument in sys.argv[1:]]
+    multirun = bool({"-m", "--multirun"} & set(sys.argv))
+    sys.argv[1:] = [quoted(argument, multirun) for argument in sys.argv[1:]]
     from hydra.errors import HydraException
     from omegaconf.errors import OmegaConfBaseException
 
@@ -68,19 +69,20 @@ PATH_KEYS = re.compile(
     r"(\+{0,2}(?:(?:dataset\.)?(?:images|references|reference_images|targets)|sampler\.path|data_root"
     r"|(?:checkpoints|store)\.dir|hydra\.(?:run|sweep)\.dir))=(.+)"
 )
-NOT_PLAIN = re.compile(r"""^['"]|[,$]|\\$|^null$|^\?\?\?$""")
-"""What is quoted already, several values, refers to another key, or is none."""
+NOT_PLAIN = re.compile(r"""^['"]|\$|\\$|^null$|^\?\?\?$""")
+"""What is quoted already, refers to another key, or is no path."""
 
 
-def quoted(argument: str) -> str:
+def quoted(argument: str, multirun: bool = False) -> str:
     """An argument as Hydra has to be given it, which takes a bare 1 for a number, and no bracket or ~ for a path.
 
-    `shots=1,10` -> `shots='1','10'`; `images=my photos (1)` -> `images='my photos (1)'`.
+    `shots=1,10` -> `shots='1','10'`; `images=my photos (1)` -> `images='my photos (1)'`. multirun: commas separate
+    values.
     """
     if shots := re.fullmatch(r"shots=(\d+(?:,\d+)*)", argument):
         return "shots=" + ",".join(f"'{number}'" for number in shots[1].split(","))
     path = PATH_KEYS.fullmatch(argument)
-    if path is None or NOT_PLAIN.search(path[2]):
+    if path is None or NOT_PLAIN.search(path[2]) or (multirun and "," in path[2]):
         return argument
     value = str(Path(path[2]).expanduser()) if path[2].startswith("~") else path[2]
     return "{}='{}'".format(path[1], value.replace("'", r"\'"))

@@ -9,6 +9,7 @@ import pytest
 from pydantic import Field
 
 from refexp.build import build
+from refexp.cli import quoted
 from refexp.errors import RefexpError
 from refexp.experiment import run
 
@@ -69,3 +70,21 @@ def test_a_component_from_outside_is_one_file_and_one_target(folder, configure, 
     assert metrics["segm/nAP50/ladybird"] > 0
     assert metrics["segm/nAP50/leaf"] == 0
     sys.modules.pop("outside_matcher")
+
+
+@pytest.mark.parametrize(
+    ("argument", "multirun", "expected"),
+    [
+        ("shots=1,10", True, "shots='1','10'"),
+        ("images=2024", False, "images='2024'"),
+        ("images=a, b", False, "images='a, b'"),
+        ("images=a,b", True, "images=a,b"),
+        ("images='a b'", False, "images='a b'"),
+        ("++dataset.images=it's [1]", True, r"++dataset.images='it\'s [1]'"),
+        ("references=null", False, "references=null"),
+        ("hydra.run.dir=out/${now:%Y}", False, "hydra.run.dir=out/${now:%Y}"),
+        ("store.references=all", False, "store.references=all"),
+    ],
+)
+def test_what_hydra_would_misread_is_quoted(argument, multirun, expected):
+    assert quoted(argument, multirun) == expected

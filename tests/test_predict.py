@@ -278,7 +278,7 @@ def test_photographs_that_cannot_be_searched(scenes):
 
 def test_a_folder_of_any_name(finished, drawn_folder, command, tmp_path):
     """Hydra would take the first for a number, and trip over the other."""
-    for name in ("2024", "it's (1) [x]"):
+    for name in ("2024", "it's (1), [x]"):
         shutil.copytree(drawn_folder / "photos", tmp_path / name)
         done = command("task=predict", f"references={drawn_folder / 'refs'}", f"images={name}", "runtime.threads=1",
                        "vis.limit=0", f"hydra.run.dir={tmp_path / 'out'}")  # fmt: skip
