@@ -2,19 +2,24 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Annotated, Any, Literal, cast
 
 import torch
+from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import InterpolationToMissingValueError, MissingMandatoryValue, OmegaConfBaseException
 from pydantic import Field
 
 from refexp.build import build, build_all, check
 from refexp.data.sampling import Sampler, Shots
+from refexp.data.tools.download import command
 from refexp.distributed import place
 from refexp.encoders.base import Encoder
-from refexp.errors import RefexpError
+from refexp.errors import MissingData, RefexpError
 from refexp.evaluation.coco import CocoEvaluation
 from refexp.pipeline import Matcher, Step
 from refexp.proposers.base import Proposer
@@ -99,6 +104,19 @@ def resolve(config: DictConfig) -> dict[str, Any]:
     except OmegaConfBaseException as error:
         raise RefexpError(f"{error.full_key}: {str(error.msg).splitlines()[0]}") from None
     return cast(dict[str, Any], plain)
+
+
+@contextmanager
+def told_how_to_get(config: DictConfig) -> Iterator[None]:
+    """Where a file of a published data set is missing, say which command tells what to do."""
+    try:
+        yield
+    except MissingData as error:
+        paths = cast(dict[str, Any], OmegaConf.to_container(config.dataset)).values()
+        if not HydraConfig.initialized() or not any("${data_root}" in str(path) for path in paths):
+            raise
+        check = command("check", HydraConfig.get().runtime.choices["dataset"], root=Path(config.data_root))
+        raise MissingData(f"{str(error).rstrip('.')}; `{check}` says what else is, and what to do.") from None
 
 
 def compose(config: DictConfig) -> Experiment:

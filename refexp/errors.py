@@ -10,6 +10,10 @@ class RefexpError(Exception):
     """What was wrong, where (config key or file), and what to do about it, in one line."""
 
 
+class MissingData(RefexpError):
+    """A file or folder of a data set is not there."""
+
+
 class RankFailed(RefexpError):
     """Another process of this run failed or died; the message holds its traceback."""
 

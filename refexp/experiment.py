@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from omegaconf import DictConfig, OmegaConf
 
-from refexp.compose import Experiment, Vis, compose
+from refexp.compose import Experiment, Vis, compose, told_how_to_get
 from refexp.data.coco import Data, Record, Split
 from refexp.data.sampling import Features, candidates, choose_references
 from refexp.distributed import Ranks, join
@@ -41,16 +41,17 @@ def run(config: DictConfig, output: Path) -> dict[str, float | None]:
 
     Of several ranks each takes its share of the targets, and rank 0 alone writes and returns metrics.
     """
-    experiment = compose(config)
-    device = experiment.runtime.prepare()
-    ranks_together = join(experiment.runtime.silence, gpu=device.type == "cuda")
-    with told(experiment.logger, experiment.config, output) as logger, ranks_together.run() as ranks:
-        outcome = run_ranks(experiment, output, device, ranks)
-        if outcome is None:
-            return {}
-        show(outcome, experiment.vis)
-        logger.results(outcome)
-        return outcome.metrics
+    with told_how_to_get(config):
+        experiment = compose(config)
+        device = experiment.runtime.prepare()
+        ranks_together = join(experiment.runtime.silence, gpu=device.type == "cuda")
+        with told(experiment.logger, experiment.config, output) as logger, ranks_together.run() as ranks:
+            outcome = run_ranks(experiment, output, device, ranks)
+            if outcome is None:
+                return {}
+            show(outcome, experiment.vis)
+            logger.results(outcome)
+            return outcome.metrics
 
 
 def run_ranks(experiment: Experiment, output: Path, device: torch.device, ranks: Ranks) -> Outcome | None:

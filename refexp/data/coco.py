@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 from pycocotools import mask as coco_mask
 
-from refexp.errors import RefexpError, did_you_mean
+from refexp.errors import MissingData, RefexpError, did_you_mean
 from refexp.types import ImageId, Rle
 
 Record = dict[str, Any]
@@ -82,7 +82,7 @@ def read_coco(path: Path) -> dict[str, Any]:
     try:
         content = json.loads(path.read_text(encoding="utf-8"), parse_constant=refuse)
     except (FileNotFoundError, IsADirectoryError):
-        raise RefexpError(f"annotation file not found: {path}") from None
+        raise MissingData(f"annotation file not found: {path}") from None
     except (json.JSONDecodeError, UnicodeDecodeError) as error:
         raise RefexpError(f"{path} is not valid JSON: {error}") from None
     check_coco(content, str(path))

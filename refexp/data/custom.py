@@ -10,7 +10,7 @@ import numpy as np
 
 from refexp.data.coco import Data, Record, choose_classes, make_split, read_coco
 from refexp.data.images import read_rgb
-from refexp.errors import RefexpError
+from refexp.errors import MissingData
 from refexp.files import sha256
 
 log = logging.getLogger(__name__)
@@ -51,7 +51,7 @@ class CustomDataset:
 def existing_folder(path: str, key: str) -> Path:
     """The folder, or a RefexpError that names the config key."""
     if not Path(path).is_dir():
-        raise RefexpError(f"{key}: no such folder: {path}")
+        raise MissingData(f"{key}: no such folder: {path}")
     return Path(path)
 
 
@@ -65,7 +65,7 @@ def access(folder: Path) -> tuple[Callable[[Record], np.ndarray], Callable[[Reco
         try:
             return sha256(folder / record["file_name"])
         except OSError as error:
-            raise RefexpError(f"image not found: {folder / record['file_name']} ({error.strerror})") from None
+            raise MissingData(f"image not found: {folder / record['file_name']} ({error.strerror})") from None
 
     return read, fingerprint
 
@@ -74,7 +74,7 @@ def check_files(records: Iterable[Record], folder: Path, source: str) -> None:
     """Raise RefexpError if any of these images is missing, and say how many are."""
     missing = [record["file_name"] for record in records if not (folder / record["file_name"]).is_file()]
     if missing:
-        raise RefexpError(
+        raise MissingData(
             f"{len(missing)} of the images in {source} are not in {folder}, first {missing[0]}; "
             "check dataset.images and the file names."
         )

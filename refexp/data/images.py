@@ -8,7 +8,7 @@ import numpy as np
 import torch
 from PIL import Image, ImageOps, UnidentifiedImageError
 
-from refexp.errors import RefexpError
+from refexp.errors import MissingData, RefexpError
 
 
 def read_rgb(path: Path, height: int, width: int) -> np.ndarray:
@@ -24,7 +24,7 @@ def read_rgb(path: Path, height: int, width: int) -> np.ndarray:
             image.load()
             upright = ImageOps.exif_transpose(image)
     except FileNotFoundError:
-        raise RefexpError(f"image not found: {path}") from None
+        raise MissingData(f"image not found: {path}") from None
     except (UnidentifiedImageError, Image.DecompressionBombError, OSError, SyntaxError, ValueError) as error:
         raise RefexpError(f"cannot read image {path}: {error}. The file is damaged or no image; replace it.") from None
     for view in (upright, image):
