@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import inspect
 import typing
 from collections.abc import Mapping
@@ -10,7 +11,7 @@ from typing import Any
 
 from pydantic import TypeAdapter, ValidationError
 
-from refexp.errors import RefexpError, did_you_mean
+from refexp.errors import RefexpError, did_you_mean, first_line
 
 
 def build(node: Any, key: str, target: type | None = None) -> Any:
@@ -60,12 +61,13 @@ def check(value: Any, hint: Any, key: str) -> Any:
 
 
 def _import(path: Any, key: str) -> type:
-    from hydra.utils import get_class
-
     try:
-        return get_class(path)
+        module, _, name = str(path).rpartition(".")
+        return getattr(importlib.import_module(module), name)
     except Exception as error:
-        raise RefexpError(f"{key}: cannot import {path!r}: {error}") from None
+        raise RefexpError(
+            f"{key}: cannot import {path!r}: {first_line(error)}. Code of your own: PYTHONPATH=DIR python ..."
+        ) from None
 
 
 def conf_folder() -> Path:

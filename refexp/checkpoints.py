@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import argparse
 import sys
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -63,11 +64,20 @@ def locate(name: str, folder: Path) -> Path:
     checkpoint = CHECKPOINTS[name]
     path = folder / checkpoint.file
     if not path.is_file():
-        raise RefexpError(
-            f"the weights of {name} are missing: put {checkpoint.url} at {path}, "
-            f"or run: python -m refexp.checkpoints {name} --dir {folder} (checkpoints.dir names another folder)"
-        )
+        raise MissingWeights([name], folder)
     return path
+
+
+class MissingWeights(RefexpError):
+    """Checkpoints are not there; the message names files, URLs and the command that fetches them."""
+
+    def __init__(self, names: Sequence[str], folder: Path) -> None:
+        self.names, self.folder = list(names), folder
+        puts = ", ".join(f"{CHECKPOINTS[name].url} at {folder / CHECKPOINTS[name].file}" for name in names)
+        super().__init__(
+            f"the weights of {' and '.join(names)} are missing: put {puts}, "
+            f"or run: python -m refexp.checkpoints {' '.join(names)} --dir {folder} (checkpoints.dir names another folder)"
+        )
 
 
 def describe(name: str, path: Path) -> Weights:

@@ -11,10 +11,11 @@ from typing import Annotated, Any, Literal, cast
 import torch
 from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig, OmegaConf
-from omegaconf.errors import InterpolationToMissingValueError, MissingMandatoryValue, OmegaConfBaseException
+from omegaconf.errors import OmegaConfBaseException
 from pydantic import Field
 
 from refexp.build import build, build_all, check
+from refexp.checkpoints import MissingWeights
 from refexp.data.sampling import Sampler, Shots
 from refexp.data.tools.download import command
 from refexp.distributed import place
@@ -92,15 +93,19 @@ class Experiment:
     masks: bool
 
 
+def missing_keys(node: Any, prefix: str = "") -> list[str]:
+    """The keys below a node that stand for something to be given (`???`)."""
+    if not isinstance(node, dict):
+        return [prefix] if node == "???" else []
+    return [key for name, value in node.items() for key in missing_keys(value, f"{prefix}.{name}" if prefix else name)]
+
+
 def resolve(config: DictConfig) -> dict[str, Any]:
     """The configuration as plain values. Raises RefexpError that names the config key at fault."""
+    if missing := missing_keys(OmegaConf.to_container(config)):
+        raise RefexpError(f"{', '.join(missing)} must be given: {' '.join(f'{key}=...' for key in missing)}")
     try:
         plain = OmegaConf.to_container(config, resolve=True, throw_on_missing=True)
-    except MissingMandatoryValue as error:
-        raise RefexpError(f"{error.full_key} must be given: {error.full_key}=...") from None
-    except InterpolationToMissingValueError as error:
-        missing = str(error.msg).splitlines()[0].rsplit(" ", 1)[-1]
-        raise RefexpError(f"{missing} must be given: {missing}=...") from None
     except OmegaConfBaseException as error:
         raise RefexpError(f"{error.full_key}: {str(error.msg).splitlines()[0]}") from None
     return cast(dict[str, Any], plain)
@@ -119,9 +124,23 @@ def told_how_to_get(config: DictConfig) -> Iterator[None]:
         raise MissingData(f"{str(error).rstrip('.')}; `{check}` says what else is, and what to do.") from None
 
 
+def build_networks(plain: dict[str, Any]) -> tuple[Proposer, Encoder]:
+    """Proposer and encoder. Raises MissingWeights for the weights of both at once."""
+    built, missing = [], []
+    for part in ("proposer", "encoder"):
+        try:
+            built.append(build(plain.get(part), part))
+        except MissingWeights as error:
+            missing.append(error)
+    if missing:
+        raise MissingWeights([name for error in missing for name in error.names], missing[0].folder)
+    return built[0], built[1]
+
+
 def compose(config: DictConfig) -> Experiment:
     """Build every component. Raises RefexpError that names the config key at fault."""
     plain = resolve(config)
+    proposer, encoder = build_networks(plain)
     return Experiment(
         config=plain,
         stage=check(plain["stage"], Literal["all", "extract", "ablate"], "stage"),
@@ -135,8 +154,8 @@ def compose(config: DictConfig) -> Experiment:
         logger=build(plain.get("logger"), "logger"),
         matcher=build(plain.get("matcher"), "matcher"),
         steps=build_all(plain.get("postprocess"), "postprocess"),
-        proposer=build(plain.get("proposer"), "proposer"),
-        encoder=build(plain.get("encoder"), "encoder"),
+        proposer=proposer,
+        encoder=encoder,
         dataset=build(plain.get("dataset"), "dataset"),
         # Keys of task=predict alone.
         summary=check(plain.get("summary"), SummaryFormat | None, "summary"),

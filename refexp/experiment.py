@@ -84,7 +84,7 @@ def run_ranks(experiment: Experiment, output: Path, device: torch.device, ranks:
     proposals = track(extractor.proposals(data.targets, mine), len(mine), "targets")
     if experiment.stage == "extract":
         images = ranks.gather(sum(1 for _ in proposals)) or ()
-        log.info("extracted: %d images and their references are in the store %s", sum(images), experiment.store.dir)
+        log.info("extracted: %d images and their references are in the store '%s'", sum(images), experiment.store.dir)
         return None
 
     diagnostics = diagnostics_of(experiment.evaluation, data.targets)
@@ -112,12 +112,13 @@ def run_ranks(experiment: Experiment, output: Path, device: torch.device, ranks:
         write_json(output / "diagnostics.json", {"note": note} | diagnosis, indent=1)
     summary = summarise(experiment, data, references, detections, extractor.weights)
     summary["classes_left_out"] = [name for name in offered.classes if name not in data.classes]
-    summary |= describe_run(device, clock, ranks.world_size)
-    write_json(output / "metrics.json", {"metrics": metrics} | summary, indent=2)
     if experiment.vis.memory_bank:
         extractor.load()
-        views = view_references(data, references, experiment.encoder, device)
-        draw_memory_bank(output / "memory_bank.png", data.classes, views, bank, note)
+        with clock.stage("memory bank", 0):
+            views = view_references(data, references, experiment.encoder, device)
+            draw_memory_bank(output / "memory_bank.png", data.classes, views, bank, note)
+    summary |= describe_run(device, clock, ranks.world_size)
+    write_json(output / "metrics.json", {"metrics": metrics} | summary, indent=2)
     return Outcome(
         output=output, config=experiment.config, data=data, references=references, bank=bank, detections=detections,
         metrics=metrics, summary=summary, curves=experiment.evaluation.curves, diagnostics=diagnosis, note=note,

@@ -175,9 +175,11 @@ class Extractor:
         for record in records:
             entry = self.store.load(key(record))
             if entry is None:
-                what = f"image {record['file_name']}" if "file_name" in record else f"reference {record['id']}"
+                image = "file_name" in record
+                what = f"image {record['file_name']}" if image else f"reference {record['id']}"
+                more = "" if image else " store.references=all (those of every seed and number of shots)"
                 raise RefexpError(
-                    f"stage=ablate: {what} is not in the store {self.store.dir}; run stage=extract first."
+                    f"stage=ablate: {what} is not in the store '{self.store.dir}'; run stage=extract{more} first."
                 )
             yield record, entry
 

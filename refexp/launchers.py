@@ -158,7 +158,8 @@ class Pack:
             config = self.hydra_context.config_loader.load_sweep_config(self.config, [*job.overrides, *self.extra])
             with open_dict(config):
                 config.hydra.job.id = config.hydra.job.num = job.number
-                config.hydra.sweep.subdir = subdir
+                # Not resolved anew: it may name the dataset, which may be what the jobs differ in.
+                config.hydra.sweep.dir, config.hydra.sweep.subdir = str(root), subdir
             run_job(
                 hydra_context=self.hydra_context, task_function=self.task_function, config=config,
                 job_dir_key="hydra.sweep.dir", job_subdir_key="hydra.sweep.subdir",

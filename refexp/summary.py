@@ -153,7 +153,7 @@ def write_runs(frame: pd.DataFrame, out: Path) -> list[Path]:
     try:
         import pyarrow  # noqa: F401
     except ImportError:
-        log.info("no runs.parquet: it needs pyarrow (pip install pyarrow)")
+        log.debug("no runs.parquet: it needs pyarrow (pip install pyarrow)")
         return [out / "runs.csv"]
     mixed = {name: rows[name] for name in rows if rows[name].dtype == object}  # Parquet's columns have one type each
     with atomic_path(out / "runs.parquet") as temporary:

@@ -143,7 +143,7 @@ def test_random_weights_are_said(caplog):
         (["postprocess.nms.iou_threshold=2"], "postprocess.nms.iou_threshold=2"),
         (["proposer=oracle"], "OracleProposer gives back annotations"),
         (["encoder=dinov2_vitl14"], "dinov2_vitl14_pretrain.pth"),
-        (["dataset=custom"], "dataset.images must be given"),
+        (["dataset=custom"], "dataset.images, dataset.references, dataset.targets must be given"),
     ],
 )
 def test_mistaken_overrides(overrides_, message, tmp_path, monkeypatch):

@@ -82,6 +82,17 @@ def test_a_failed_job_hides_no_other_and_can_be_run_again(sweep, tmp_path, monke
     assert "completed" in capfd.readouterr().out
 
 
+@pytest.mark.parametrize("launcher", ["serial", "local_jobs"])
+def test_all_jobs_stay_together_whatever_they_differ_in(launcher, folder, tmp_path):
+    """The sweep's folder is called after the data set and the name, which may be what the jobs differ in."""
+    given = [o for o in command(folder, tmp_path, "name=a,b", f"hydra/launcher={launcher}") if "sweep.dir" not in o]
+    done = subprocess.run(given, **where(tmp_path), timeout=300)
+    assert done.returncode == 0, done.stdout + done.stderr
+    (out,) = (path.parent for path in (tmp_path / "outputs").rglob("sweep.json"))
+    assert states(out) == ["completed", "completed"] and (out / "1/metrics.json").exists()
+    assert {path.parent for path in (tmp_path / "outputs").rglob("metrics.json")} == {out / "0", out / "1"}
+
+
 def test_a_killed_driver_is_seen_and_taken_up_again(folder, tmp_path, monkeypatch):
     flag, out = tmp_path / "waiting", tmp_path / "sweep"
     waits = ("matcher._target_=faults.Faulty", "+matcher.fault=wait", f"+matcher.flag={flag}")

@@ -197,6 +197,8 @@ def upright_size(path: Path) -> tuple[int, int]:
 
 
 def _unreadable(path: Path, error: Exception) -> RefexpError:
+    if isinstance(error, FileNotFoundError):
+        return RefexpError(f"image not found: {path}")
     return RefexpError(f"cannot read image {path}: {error}. The file is damaged or no image; replace or remove it.")
 
 

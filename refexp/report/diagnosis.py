@@ -9,12 +9,13 @@ from rich.console import Console
 from rich.table import Table
 
 from refexp.evaluation.verdict import NOUNS
+from refexp.report.page_errors import NAMES
 from refexp.report.table import percent
 
 ROWS = {
-    "class": "with the right classes",
-    "mask": "with exact masks",
-    "matching": "best proposals, perfectly matched",
+    "class": "every detection named rightly",
+    "mask": "every detection outlined exactly",
+    "matching": "the best proposals, perfectly matched and merged",
 }
 
 
@@ -35,7 +36,7 @@ def print_diagnosis(diagnostics: Mapping[str, Any], console: Console | None = No
         for column in ("error", "count", "nAP50 without"):
             errors.add_column(column, justify="left" if column == "error" else "right")
         for name, cost in of["errors"]["dAP50"].items():
-            errors.add_row(name, str(of["errors"]["count"][name]), "-" if cost is None else f"+{100 * cost:.1f}")
+            errors.add_row(NAMES[name], str(of["errors"]["count"][name]), "-" if cost is None else f"+{100 * cost:.1f}")
         console.print(bounds)
         console.print(errors)
         console.print(of["verdict"]["text"])

@@ -36,7 +36,7 @@ COLOURS = {
 VERDICTS = tuple(COLOURS)
 NAMES = {
     HIT: "hit", CLASS: "wrong class", LOCALISATION: "badly outlined", BOTH: "wrong class, badly outlined",
-    DUPLICATE: "found twice", BACKGROUND: "nothing there", MISSED: "missed", IGNORED: "does not count",
+    DUPLICATE: "found twice", BACKGROUND: "overlaps nothing", MISSED: "missed", IGNORED: "does not count",
 }  # fmt: skip
 """The same in plain words."""
 
@@ -143,7 +143,7 @@ def _of_miss(image: ImageErrors, row: int, data: Data) -> str:
         return "nothing like it found"
     best = max(about, key=lambda n: judged.scores[n])
     if verdict == CLASS:
-        return f"taken for {data.classes[judged.labels[best]]}, {judged.scores[best]:.2f}"
+        return f"taken for {data.classes[judged.labels[best]]}, score {judged.scores[best]:.2f}"
     return f"badly outlined, IoU {image.ious[best, row]:.2f}"
 
 
