@@ -99,7 +99,7 @@ def lay_out_all(frame: pd.DataFrame, wanted: Wanted, figures: Sequence[Published
     """A table for each metric and each set of runs that may be averaged over seeds."""
     rows, cols = choose_keys(frame, wanted)
     measured = overall_metrics(frame)
-    metrics = wanted.metric.split(",") if wanted.metric else [m for m in HEADLINES if m in measured] or measured[:1]
+    metrics = wanted.metric.split(",") if wanted.metric else shown_metrics(frame, figures)
     pair = pair_of(frame, cols, wanted.compare)
     parts = []
     for name, runs in split(frame, rows, cols):
@@ -113,6 +113,13 @@ def lay_out_all(frame: pd.DataFrame, wanted: Wanted, figures: Sequence[Published
             found = compare(runs, rows, cols, *pair, metric) if cols and pair and fair else []
             parts.append(Part(name, table, found, runs))
     return parts
+
+
+def shown_metrics(frame: pd.DataFrame, figures: Sequence[Published]) -> list[str]:
+    """The headlines that were measured, and what has a published figure for these data sets."""
+    measured, data = overall_metrics(frame), set(frame.get(CONFIG + "dataset", ()))
+    published = [figure.metric for figure in figures if figure.dataset in data]
+    return [m for m in dict.fromkeys([*HEADLINES, *published]) if m in measured] or measured[:1]
 
 
 def choose_keys(frame: pd.DataFrame, wanted: Wanted) -> tuple[str, str | None]:

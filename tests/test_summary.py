@@ -218,6 +218,14 @@ def test_published_figures_stand_in_columns_of_their_own(runs, tmp_path):
         read_figures(tmp_path / "wrong.csv")
 
 
+def test_what_is_published_for_a_data_set_is_shown(runs):
+    path = runs.add(0.4, shots=1, dataset="voc_split1") / "metrics.json"
+    path.write_text(path.read_text().replace('"bbox/nAP/cat"', '"bbox/nAP50": 0.7, "bbox/nAP/cat"'))
+    parts = summarise([runs.folder], Wanted()).parts
+    assert [part.table.metric for part in parts] == ["bbox/nAP", "bbox/nAP50"]
+    assert [len(part.table.published) > 0 for part in parts] == [False, True]
+
+
 def test_two_variants_are_paired_by_seed(runs):
     for seed, (one, other) in enumerate([(0.1, 0.3), (0.5, 0.6), (0.9, 0.9)]):
         runs.add(one, matcher="a", seed=seed)
