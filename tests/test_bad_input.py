@@ -265,6 +265,11 @@ def test_files_as_tools_write_them():
     content = {"images": [image], "annotations": annotations}
     content["categories"] = [{"id": 0, "name": "cat"}, {"id": 1, "name": "cat"}, {"id": 2, "name": "dog"}]
     check_coco(content, "tool.json")
+    for unused in (5, 6):  # of these neither is known for the right one
+        content["categories"].append({"id": unused, "name": "bird"})
+    with pytest.raises(RefexpError, match="two categories are called 'bird'"):
+        check_coco(content, "tool.json")
+    content["categories"] = content["categories"][:2]
     assert [category["id"] for category in content["categories"]] == [1, 2]
     assert content["images"][0]["file_name"] == "images/a.jpg"
     assert [a["iscrowd"] for a in content["annotations"]] == [0, 1, 0, 1, 0, 1]

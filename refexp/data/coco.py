@@ -109,17 +109,15 @@ def check_coco(content: Any, source: str) -> None:
             fail(f"has no list '{part}'; a COCO file with images, annotations and categories is needed.")
         for position, record in enumerate(content[part]):
             _check_record(record, fields, f"{source}: {part}[{position}]")
-        repeated = [id_ for id_, count in Counter(record["id"] for record in content[part]).items() if count > 1]
-        if repeated:
-            fail(f"id {repeated[0]!r} stands more than once in '{part}'.")
+        if ids := _repeated(content[part], "id"):
+            fail(f"id {ids[0]!r} stands more than once in '{part}'.")
     if not content["images"]:
         fail("holds no images.")
     used = {annotation["category_id"] for annotation in content["annotations"]}
-    names = [name for name, count in Counter(c["name"] for c in content["categories"]).items() if count > 1]
+    taken = {category["name"] for category in content["categories"] if category["id"] in used}
     # Some tools list a category for the whole set, without annotations, and it may have the name of a class.
-    content["categories"] = [c for c in content["categories"] if c["name"] not in names or c["id"] in used]
-    names = [name for name, count in Counter(c["name"] for c in content["categories"]).items() if count > 1]
-    if names:
+    content["categories"] = [c for c in content["categories"] if c["id"] in used or c["name"] not in taken]
+    if names := _repeated(content["categories"], "name"):
         fail(f"two categories are called '{names[0]}'.")
 
     for record in content["images"]:
@@ -137,6 +135,10 @@ def check_coco(content: Any, source: str) -> None:
             annotation["bbox"] = _box_from_mask(annotation, images[annotation["image_id"]], source)
         elif not isinstance(box, list) or len(box) != 4 or not all(isinstance(side, (int, float)) for side in box):
             fail(f"annotation {annotation['id']}: bbox must be [x, y, width, height], not {box!r}.")
+
+
+def _repeated(records: Sequence[Record], field: str) -> list[Any]:
+    return [value for value, count in Counter(record[field] for record in records).items() if count > 1]
 
 
 def _check_record(record: Any, fields: dict[str, tuple[type, ...]], where: str) -> None:

@@ -13,7 +13,7 @@ import numpy as np
 from PIL import Image, ImageOps
 
 from refexp.data.coco import Data, Record, Split, choose_classes, make_split, read_coco
-from refexp.data.custom import access
+from refexp.data.custom import access, existing_folder
 from refexp.errors import RefexpError
 from refexp.masks import areas, boxes_xywh, encode
 from refexp.types import ImageId
@@ -236,9 +236,11 @@ def _folder_of(content: Mapping[str, Any], path: Path, given: Path | None, nearb
     """The folder that holds all annotated images of a COCO file."""
     annotated = {annotation["image_id"] for annotation in content["annotations"]}
     names = [image["file_name"] for image in content["images"] if image["id"] in annotated]
-    if given and not given.is_dir():
-        raise RefexpError(f"reference_images: no such folder: {given}")
-    places = [given] if given else _usual_places(path) + ([nearby] if nearby else [])
+    places = (
+        [existing_folder(str(given), "reference_images")]
+        if given
+        else _usual_places(path) + ([nearby] if nearby else [])
+    )
     for folder in places:
         if all((folder / name).is_file() for name in names):
             return folder

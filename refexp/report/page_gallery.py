@@ -58,8 +58,8 @@ def write_images(
         layers = layers_of(outcome, found[image_id], truth[image_id], errors.get(image_id))
         write_part(folder, f"layers/{number}", layers)
         best: dict[int, float] = {}
-        for layer in layers["found"]:
-            best[layer["c"]] = max(layer["s"], best.get(layer["c"], 0.0))
+        for layer in layers["found"]:  # the best first
+            best.setdefault(layer["c"], layer["s"])
         shows = {"truth": sorted({layer["c"] for layer in layers["truth"]}), "best": best}
         images.append({**picture, **shows, "name": record["file_name"], "found": len(found[image_id])})
         for row, items in enumerate(shown):
