@@ -9,6 +9,7 @@ others: a failure, a killed rank or a lost node then ends every rank within a mi
 
 from __future__ import annotations
 
+import atexit
 import os
 import signal
 import socket
@@ -144,7 +145,10 @@ class Ranks:
         self.store = dist.PrefixStore("refexp", store)
         if SIGNAL is not None:
             signal.signal(SIGNAL, self._interrupted)
-        threading.Thread(target=self._watch, name="ranks", daemon=True).start()
+        self.leaving = threading.Event()
+        self.watcher = threading.Thread(target=self._watch, name="ranks", daemon=True)
+        self.watcher.start()
+        atexit.register(self._stop_watching)
 
     def _key(self, what: str, rank: int | None = None) -> str:
         return f"{what}/{self.job}/{self.rank if rank is None else rank}"
@@ -172,7 +176,7 @@ class Ranks:
         """Give a sign of life and look for the others', as long as the process lives."""
         heard = {rank: ("", time.monotonic()) for rank in range(self.world_size)}
         beats, told = 0, 0
-        while True:
+        while not self.leaving.is_set():
             beats += 1
             try:
                 self.store.set(f"beat/{self.rank}", str(beats))
@@ -183,7 +187,12 @@ class Ranks:
                 told, self.problem = self.job, problem
                 signal.pthread_kill(threading.main_thread().ident or 0, SIGNAL or 0)
                 threading.Thread(target=self._leave, args=(self.job,), daemon=True).start()
-            time.sleep(BEAT_SECONDS)
+            self.leaving.wait(BEAT_SECONDS)
+
+    def _stop_watching(self) -> None:
+        """Let no thread be inside the store when the interpreter ends: coming back, it would abort the process."""
+        self.leaving.set()
+        self.watcher.join(HEARD_SECONDS)
 
     def _failure(self) -> str | None:
         for rank in range(self.world_size):

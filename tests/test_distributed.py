@@ -15,13 +15,15 @@ from conftest import ROOT, Folder
 
 from refexp.distributed import Place, place
 
+MAIN = ROOT / "main.py"
+
 
 @pytest.fixture
 def few(tmp_path, drawn) -> Folder:
     return Folder(tmp_path / "data", drawn)
 
 
-def ranks(count: int, arguments: list[str], tmp_path: Path, seconds: float = 240) -> list[subprocess.Popen[str]]:
+def ranks(count: int, arguments: list[str], tmp_path: Path, script: Path = MAIN) -> list[subprocess.Popen[str]]:
     """`count` processes as srun or torchrun would start them, but with nobody who watches over them."""
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
@@ -32,7 +34,7 @@ def ranks(count: int, arguments: list[str], tmp_path: Path, seconds: float = 240
     }  # fmt: skip
     return [
         subprocess.Popen(
-            [sys.executable, str(ROOT / "main.py"), *arguments],
+            [sys.executable, str(script), *arguments],
             cwd=tmp_path,
             env=shared | {"RANK": str(rank), "LOCAL_RANK": str(rank)},
             text=True,
@@ -76,9 +78,23 @@ def test_any_number_of_ranks_gives_the_same_bytes(count, few, alone, tmp_path):
     assert not list(tmp_path.glob("outputs*"))
 
 
+def test_no_rank_aborts_at_its_end(tmp_path):
+    """A sign of life under way while the interpreter ends once ended one rank in some hundreds with SIGABRT."""
+    script = tmp_path / "restless.py"
+    script.write_text(
+        "from refexp import distributed\n"
+        "distributed.BEAT_SECONDS = 0.0\n"
+        "with distributed.join(silence=60, gpu=False).run() as ranks:\n"
+        "    ranks.gather(ranks.rank)\n"
+    )
+    processes = ranks(4, [], tmp_path, script)
+    said = outputs(processes)
+    assert [process.returncode for process in processes] == [0] * 4, said
+
+
 def test_torchrun(few, alone, tmp_path):
     done = subprocess.run(
-        [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2", str(ROOT / "main.py"),
+        [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2", str(MAIN),
          *arguments(few, tmp_path / "out", "runtime.threads=1")],
         cwd=tmp_path, env=os.environ | {"PYTHONPATH": str(ROOT)}, capture_output=True, text=True, timeout=240,
         check=False,
