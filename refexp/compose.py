@@ -21,7 +21,7 @@ from refexp.data.tools.download import command
 from refexp.distributed import place
 from refexp.encoders.base import Encoder
 from refexp.errors import MissingData, RefexpError
-from refexp.evaluation.coco import CocoEvaluation
+from refexp.evaluation.base import Evaluation
 from refexp.pipeline import Matcher, Step
 from refexp.proposers.base import Proposer
 from refexp.provenance import available_cores
@@ -84,7 +84,7 @@ class Experiment:
     proposer: Proposer
     matcher: Matcher
     steps: dict[str, Step]
-    evaluation: CocoEvaluation
+    evaluation: Evaluation
     logger: Logger
     vis: Vis
     store: Store

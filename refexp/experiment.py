@@ -15,6 +15,7 @@ from refexp.data.coco import Data, Record, Split
 from refexp.data.sampling import Features, candidates, choose_references
 from refexp.distributed import Ranks, join
 from refexp.errors import RefexpError
+from refexp.evaluation.base import Evaluation
 from refexp.evaluation.coco import CocoEvaluation
 from refexp.evaluation.diagnostics import Diagnostics, ImageDiagnosis
 from refexp.extraction import Extractor
@@ -108,7 +109,8 @@ def run_ranks(experiment: Experiment, output: Path, device: torch.device, ranks:
     diagnosis = None
     if diagnostics:
         with clock.stage("diagnose", 0):
-            diagnosis = diagnostics.conclude([one for _, share in gathered for one in share], detections, data.classes)
+            records = [one for _, share in gathered for one in share]
+            diagnosis = diagnostics.conclude(records, detections, data.classes, metrics)
         write_json(output / "diagnostics.json", {"note": note} | diagnosis, indent=1)
     summary = summarise(experiment, data, references, detections, extractor.weights)
     summary["classes_left_out"] = [name for name in offered.classes if name not in data.classes]
@@ -128,9 +130,8 @@ def run_ranks(experiment: Experiment, output: Path, device: torch.device, ranks:
 def show(outcome: Outcome, vis: Vis) -> None:
     """The pictures, the page and the tables of a finished run."""
     data = outcome.data
-    limit = len(outcome.detections) if vis.limit is None else vis.limit
     kind = Gallery if data.targets.annotations else PredictionGallery
-    gallery = kind(outcome.output / "overlays", data, limit, vis.score_threshold, outcome.note)
+    gallery = kind(outcome.output / "overlays", data, vis.limit, vis.score_threshold, outcome.note)
     gallery.draw_references(outcome.references)
     gallery.draw_targets({detections.image_id: detections for detections in outcome.detections})
     page = write_report(outcome) if vis.report else None
@@ -158,9 +159,9 @@ def check_targets(experiment: Experiment, targets: Split) -> None:
         raise RefexpError("this proposer gives back the targets' annotations, and there are none; choose another.")
 
 
-def diagnostics_of(evaluation: CocoEvaluation, targets: Split) -> Diagnostics | None:
+def diagnostics_of(evaluation: Evaluation, targets: Split) -> Diagnostics | None:
     """Who examines each image on the way, if `evaluation.diagnostics` asks for it."""
-    if not evaluation.diagnostics:
+    if not isinstance(evaluation, CocoEvaluation) or not evaluation.diagnostics:
         return None
     return Diagnostics(targets, evaluation.kinds, evaluation.engine, evaluation.confusion_threshold)
 

@@ -18,13 +18,13 @@ from refexp.data.images import to_square
 from refexp.encoders.base import Encoder
 from refexp.errors import RefexpError
 from refexp.files import sha256
-from refexp.masks import decode
+from refexp.masks import Rle, decode
 from refexp.memory import remember_one
 from refexp.pipeline import extract
 from refexp.proposers.base import Proposer
 from refexp.provenance import Clock
 from refexp.store import FORMAT, Entry, Store, digest
-from refexp.types import ImageId, Proposals, Rle, Target, Weights
+from refexp.types import ImageId, Proposals, Target, Weights
 
 log = logging.getLogger(__name__)
 
@@ -55,10 +55,12 @@ class Extractor:
 
     def proposals(self, split: Split, records: Sequence[Record]) -> Iterator[tuple[ImageId, Proposals]]:
         """Each of these images of the targets with its proposals, in an order that other jobs' work may change."""
-        annotations = instances(split) if self.proposer.sees_truth else {}
 
         def truth(record: Record) -> tuple[Rle, ...]:
-            return tuple(split.mask(annotation) for annotation in annotations.get(record["id"], ()))
+            if not self.proposer.sees_truth:
+                return ()
+            seen = split.by_image[record["id"]]
+            return tuple(split.mask(a) for a in seen if has_mask(a) and not a.get("iscrowd", 0))
 
         def key(record: Record) -> str:
             return self.target_key(split, record, truth(record))
@@ -203,15 +205,6 @@ def identity(component: Encoder | Proposer, settings: Mapping[str, Any]) -> dict
     matters = {name: value for name, value in {**defaults, **settings}.items() if name not in component.inert}
     source = None if kind.__module__.startswith("refexp.") else inspect.getsourcefile(kind)
     return matters | ({"code": sha256(Path(source))} if source else {})
-
-
-def instances(split: Split) -> dict[ImageId, list[Record]]:
-    """Annotations with a mask that are no crowd, by image."""
-    found: dict[ImageId, list[Record]] = {}
-    for annotation in split.annotations:
-        if has_mask(annotation) and not annotation.get("iscrowd", 0):
-            found.setdefault(annotation["image_id"], []).append(annotation)
-    return found
 
 
 def name_of(settings: Mapping[str, Any]) -> str:

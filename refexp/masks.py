@@ -3,13 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 import torch
 import torch.nn.functional as F
 from pycocotools import mask as coco_mask
 
-from refexp.types import LOW_RES, Rle
+LOW_RES = 256
+"""Side of the low-resolution masks (SAM2's decoder output)."""
+
+Rle = dict[str, Any]
+"""Compressed COCO run-length encoding: `{"size": [H, W], "counts": bytes}`."""
 
 CHUNK = 32
 """Masks upscaled at a time: bounds memory to CHUNK x H x W floats."""

@@ -7,7 +7,7 @@ from functools import lru_cache
 import torch
 import torch.nn.functional as F
 
-from refexp.types import LOW_RES
+from refexp.masks import LOW_RES
 
 CHUNK = 64
 """Masks pooled at a time: bounds memory to CHUNK x 256 x 256 floats."""

@@ -15,8 +15,8 @@ from PIL import Image
 
 from refexp.data.coco import Data, Record
 from refexp.files import as_path, atomic_path, write_text
-from refexp.masks import areas, boxes_xywh, decode
-from refexp.types import Detections, ImageId, Rle
+from refexp.masks import Rle, areas, boxes_xywh, decode
+from refexp.types import Detections, ImageId
 
 SummaryFormat = Literal["csv", "json"]
 

@@ -22,11 +22,8 @@ from typing import Any
 import numpy as np
 import torch
 
-LOW_RES = 256
-"""Side of the low-resolution masks (SAM2's decoder output)."""
-
-Rle = dict[str, Any]
-"""Compressed COCO run-length encoding: `{"size": [H, W], "counts": bytes}`."""
+from refexp.errors import RefexpError
+from refexp.masks import Rle, boxes_xywh, decode
 
 ImageId = int | str
 
@@ -141,31 +138,29 @@ class Detections:
 
     def decode(self) -> np.ndarray:
         """The masks as pictures, bool [N, H, W]."""
-        from refexp.masks import decode  # which imports this module
-
         return decode(self.masks) if len(self) else np.zeros((0, *self.size), dtype=bool)
 
     @property
     def boxes_xyxy(self) -> np.ndarray:
         """Tight boxes `x1 y1 x2 y2` in pixels, f64 [N, 4]; x2 and y2 lie behind the last pixel."""
-        from refexp.masks import boxes_xywh
-
         boxes = boxes_xywh(self.masks)
         return np.concatenate([boxes[:, :2], boxes[:, :2] + boxes[:, 2:]], axis=1)
 
+    def pick(self, rows: Sequence[int]) -> Detections:
+        """The detections at `rows`, in that order."""
+        index = torch.as_tensor(rows, dtype=torch.int64)
+        masks = [self.masks[row] for row in rows]
+        return replace(self, labels=self.labels[index], scores=self.scores[index], masks=masks)
+
     def above(self, score: float) -> Detections:
         """Those of at least this score."""
-        rows = torch.nonzero(self.scores >= score)[:, 0]
-        masks = [self.masks[i] for i in rows.tolist()]
-        return replace(self, labels=self.labels[rows], scores=self.scores[rows], masks=masks)
+        return self.pick(torch.nonzero(self.scores >= score)[:, 0].tolist())
 
     def to_coco(self, categories: Mapping[int, int | str] | None = None) -> list[dict[str, Any]]:
         """COCO results: image id, category id, box `x y w h`, score, compressed RLE.
 
         categories: category id by label; None counts from 1 in the order of the classes.
         """
-        from refexp.masks import boxes_xywh
-
         found = zip(self.labels.tolist(), self.scores.tolist(), boxes_xywh(self.masks), self.masks, strict=True)
         return [
             {
@@ -183,8 +178,6 @@ class Detections:
 
         Raises RefexpError with the pip command if the package is missing.
         """
-        from refexp.errors import RefexpError
-
         try:
             supervision = importlib.import_module("supervision")
         except ImportError:

@@ -12,11 +12,10 @@ import numpy as np
 from PIL import Image
 
 from refexp.data.coco import Record, Split, has_mask
-from refexp.masks import boxes_xywh, decode
+from refexp.masks import Rle, boxes_xywh, decode
 from refexp.outcome import Outcome
-from refexp.report.gallery import MAX_CLASSES, MAX_SHOTS, Gallery
-from refexp.report.overlays import reference_sheet
-from refexp.types import Detections, ImageId, Rle
+from refexp.report.gallery import draw_references, spread
+from refexp.types import Detections, ImageId
 
 SIDE = 1024
 """Longer side of a picture that is sent."""
@@ -79,17 +78,12 @@ def targets(outcome: Outcome, limit: int) -> list[dict[str, Any]]:
     Detections below vis.score_threshold are left out, as in the overlays.
     """
     split, threshold = outcome.data.targets, outcome.config["vis"]["score_threshold"]
-    chosen = Gallery(outcome.output, outcome.data, limit, threshold, outcome.note).chosen
-    layers: dict[ImageId, dict[str, list[Thing]]] = {image_id: {"prediction": []} for image_id in chosen}
-    for detections in outcome.detections:
-        if detections.image_id in layers:
-            layers[detections.image_id]["prediction"] = _detected(detections.above(threshold))
+    chosen = spread(split.images, limit)
+    found = {detections.image_id: detections for detections in outcome.detections}
+    layers = {image_id: {"prediction": _detected(found[image_id].above(threshold))} for image_id in chosen}
     if split.annotations:
         for image_id in chosen:
-            layers[image_id]["ground truth"] = []
-    for annotation in split.annotations:
-        if annotation["image_id"] in layers:
-            layers[annotation["image_id"]]["ground truth"].append(_annotated(annotation, split))
+            layers[image_id]["ground truth"] = [_annotated(a, split) for a in split.by_image[image_id]]
     present = {thing.label for of_image in layers.values() for things in of_image.values() for thing in things}
     ids = _ids(present, len(outcome.data.classes))
     return [_target(outcome, image_id, of_image, ids) for image_id, of_image in layers.items()]
@@ -128,11 +122,7 @@ def _ids(present: set[int], classes: int) -> dict[int, int]:
 
 def references(outcome: Outcome) -> str:
     """The references on one sheet, a row a class."""
-    split, rows = outcome.data.references, []
-    for label, of_class in enumerate(outcome.references[:MAX_CLASSES]):
-        shown = [(split.read(split.images[r["image_id"]]), split.mask(r), label) for r in of_class[:MAX_SHOTS]]
-        rows.append((outcome.data.classes[label], shown))
-    return encode(reference_sheet(rows, outcome.note or "References"), "JPEG")
+    return encode(draw_references(outcome.data, outcome.references, outcome.note), "JPEG")
 
 
 def encode(picture: Image.Image, kind: Literal["JPEG", "PNG"]) -> str:

@@ -60,12 +60,18 @@ def found_in(image_id, rows):
     return Detections(image_id, labels, scores, [r[2] for r in rows])
 
 
+def concluded(diagnostics, records, found):
+    """diagnostics.json's content, with the evaluation that goes before it."""
+    metrics = CocoEvaluation(diagnostics.kinds).evaluate(diagnostics.targets, found, CLASSES)
+    return diagnostics.conclude(records, found, CLASSES, metrics)
+
+
 def diagnose(images, offered, rows, kinds=("segm",), **settings):
     """One list of proposals' masks and of detections an image -> diagnostics.json's content by kind."""
     diagnostics = Diagnostics(split_of(images), list(kinds), **settings)
     found = [found_in(number, of_image) for number, of_image in enumerate(rows, start=1)]
     records = [diagnostics.examine(proposals_of(m), f) for m, f in zip(offered, found, strict=True)]
-    content = diagnostics.conclude(records, found, CLASSES)
+    content = concluded(diagnostics, records, found)
     assert json.loads(json.dumps(content, allow_nan=False)) == content
     return content["kinds"]
 
@@ -130,7 +136,7 @@ def test_boxes_without_masks_have_bounds_too():
     for annotation in split.annotations:
         del annotation["segmentation"]
     diagnostics, found = Diagnostics(split, ["bbox"]), found_in(1, [(0, 0.9, HALF_CAT)])
-    content = diagnostics.conclude([diagnostics.examine(proposals_of([HALF_CAT]), found)], [found], CLASSES)
+    content = concluded(diagnostics, [diagnostics.examine(proposals_of([HALF_CAT]), found)], [found])
     assert content["kinds"]["bbox"]["bounds"]["mask"]["nAP"] == pytest.approx(1)
 
 
@@ -175,15 +181,15 @@ def several():
 def test_neither_order_nor_ranks_matter(several):
     diagnostics, records, found = several
     gathered = pickle.loads(pickle.dumps(records[::2])) + pickle.loads(pickle.dumps(records[1::2]))
-    assert diagnostics.conclude(gathered, found[::-1], CLASSES) == diagnostics.conclude(records, found, CLASSES)
+    assert concluded(diagnostics, gathered, found[::-1]) == concluded(diagnostics, records, found)
     with pytest.raises(ValueError, match="1 images were not examined"):
-        diagnostics.conclude(records[1:], found, CLASSES)
+        concluded(diagnostics, records[1:], found)
 
 
 def test_the_numbers_agree_with_each_other(several):
     diagnostics, records, found = several
     metrics = CocoEvaluation().evaluate(diagnostics.targets, found, CLASSES)
-    for kind, of in diagnostics.conclude(records, found, CLASSES)["kinds"].items():
+    for kind, of in concluded(diagnostics, records, found)["kinds"].items():
         assert of["nAP"] == metrics[f"{kind}/nAP"] and of["errors"]["nAP50"] == pytest.approx(of["nAP50"], abs=1e-9)
         assert 0.05 < of["nAP"] < min(bound["nAP"] for bound in of["bounds"].values())
         assert sum(of["instances"].values()) == len(diagnostics.targets.annotations)
@@ -219,7 +225,7 @@ def test_a_bound_below_the_run_loses_nothing_to_matching():
 
 def test_it_is_printed(several):
     diagnostics, records, found = several
-    content, written = diagnostics.conclude(records, found, CLASSES), io.StringIO()
+    content, written = concluded(diagnostics, records, found), io.StringIO()
     print_diagnosis(content, Console(file=written, width=120, soft_wrap=True))
     for of in content["kinds"].values():
         assert of["verdict"]["text"] in written.getvalue() and f"{100 * of['nAP']:.1f}" in written.getvalue()

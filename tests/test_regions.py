@@ -10,8 +10,9 @@ from PIL import Image
 from refexp import masks
 from refexp.build import build
 from refexp.errors import RefexpError
+from refexp.masks import LOW_RES
 from refexp.proposers.regions import RegionProposer, _best_first, _rle, _upscaled_rles
-from refexp.types import LOW_RES, MaskProposals, Target
+from refexp.types import MaskProposals, Target
 
 HEIGHT, WIDTH = 300, 500
 

@@ -14,7 +14,8 @@ import numpy as np
 from pycocotools import mask as coco_mask
 
 from refexp.errors import MissingData, RefexpError, did_you_mean
-from refexp.types import ImageId, Rle
+from refexp.masks import Rle
+from refexp.types import ImageId
 
 Record = dict[str, Any]
 
@@ -39,6 +40,14 @@ class Split:
     def boxes_only(self) -> bool:
         """Whether no annotation comes with a mask: references' masks are then made of their boxes."""
         return not any(has_mask(annotation) for annotation in self.annotations)
+
+    @cached_property
+    def by_image(self) -> dict[ImageId, list[Record]]:
+        """Every image's annotations in file order; an empty list where there are none."""
+        grouped: dict[ImageId, list[Record]] = {image_id: [] for image_id in self.images}
+        for annotation in self.annotations:
+            grouped[annotation["image_id"]].append(annotation)
+        return grouped
 
     def restrict(self, classes: Sequence[int]) -> Split:
         """Only the classes with these indices, renumbered in the given order; all images stay."""

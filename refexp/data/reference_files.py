@@ -204,9 +204,6 @@ class Lookup:
     def __init__(self, split: Split) -> None:
         self.split = split
         self.by_id = {annotation["id"]: annotation for annotation in split.annotations}
-        self.by_image: dict[ImageId, list[Record]] = {}
-        for annotation in split.annotations:
-            self.by_image.setdefault(annotation["image_id"], []).append(annotation)
         self.by_stem: dict[str, list[tuple[Sequence[str], ImageId]]] = {}
         for image_id, record in split.images.items():
             parts = _parts(record["file_name"])
@@ -222,7 +219,7 @@ class Lookup:
             same = found is not None and found["image_id"] == listed.image and self._label(found) == label
             return [found] if found is not None and same and _distance(found, listed.box) <= TOLERANCE else []
         images = self._images(listed.image)
-        instances = [a for image in images for a in self.by_image.get(image, ()) if self._label(a) == label]
+        instances = [a for image in images for a in self.split.by_image.get(image, ()) if self._label(a) == label]
         if listed.box is None:
             return instances
         instances.sort(key=lambda annotation: _distance(annotation, listed.box))

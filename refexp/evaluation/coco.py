@@ -10,8 +10,9 @@ from typing import Annotated, Any, Literal
 import numpy as np
 from pydantic import Field
 
-from refexp.data.coco import Split, has_mask
+from refexp.data.coco import Split
 from refexp.errors import RefexpError
+from refexp.evaluation.base import Evaluation, need_instances, need_masks
 from refexp.masks import areas, boxes_xywh
 from refexp.types import Detections, ImageId
 
@@ -24,14 +25,13 @@ SUMMARY = (
 """Names of COCOeval's twelve summary numbers, in its order."""
 
 
-class CocoEvaluation:
+class CocoEvaluation(Evaluation):
     """nAP (IoU .50:.95), nAP50, nAP75, per size, AR, per class; pycocotools is the reference.
 
     kinds: what is compared: boxes, masks or both. Targets without masks can be evaluated by boxes alone.
     engine: "pycocotools", the reference, or "faster", faster-coco-eval, with the same numbers to 1e-9.
     diagnostics: also say what holds the experiment back, in diagnostics.json; detections of a score below
     confusion_threshold are no part of its confusion matrix (None: as many as there are instances, the best, are).
-    curves: of the last evaluation, by kind, precision f64 [10 IoUs, 101 recalls, K]; -1 where no instance counts.
     """
 
     def __init__(
@@ -41,21 +41,17 @@ class CocoEvaluation:
         diagnostics: bool = False,
         confusion_threshold: Annotated[float, Field(ge=0, le=1)] | None = None,
     ) -> None:
+        super().__init__()
         self.kinds: list[Kind] = list(kinds or ("bbox", "segm"))
         self.engine: Engine = engine
         self.diagnostics, self.confusion_threshold = diagnostics, confusion_threshold
-        self.curves: dict[str, np.ndarray] = {}
 
     def check(self, targets: Split) -> None:
         """Raise RefexpError if these targets cannot be evaluated, before anything costly is done."""
         engine_classes(self.engine)
-        if not any(not a.get("iscrowd", 0) for a in targets.annotations):
-            raise RefexpError(f"{targets.source}: no annotation of the chosen classes, so nothing to evaluate.")
+        need_instances(targets)
         if "segm" in self.kinds:
-            if not any(has_mask(a) for a in targets.annotations):
-                raise RefexpError(f"{targets.source}: its annotations have no masks, only boxes; evaluation=boxes.")
-            for annotation in targets.annotations:
-                targets.mask(annotation)
+            need_masks(targets)
 
     def evaluate(
         self, targets: Split, detections: Sequence[Detections], classes: Sequence[str]
@@ -111,10 +107,17 @@ def evaluate_kind(
     metrics = {f"{kind}/{name}": _fraction(value) for name, value in zip(SUMMARY, evaluation.stats, strict=True)}
     # precision: [IoU thresholds, recall thresholds, classes, areas, max detections]; all areas, 100 detections.
     precision = evaluation.eval["precision"][:, :, :, 0, -1]
-    for label, name in enumerate(classes):
-        metrics[f"{kind}/nAP/{name}"] = mean_precision(precision[:, :, label])
-        metrics[f"{kind}/nAP50/{name}"] = mean_precision(precision[0, :, label])
-    return metrics, precision
+    return metrics | {f"{kind}/{name}": value for name, value in per_class(precision, classes).items()}, precision
+
+
+def per_class(precision: np.ndarray, classes: Sequence[str]) -> dict[str, float | None]:
+    """`nAP/<class>`, `nAP50/<class>` and `nAP75/<class>` from precision f64 [10 IoUs, 101 recalls, K]."""
+    of_ious = {"nAP": slice(None), "nAP50": slice(0, 1), "nAP75": slice(5, 6)}
+    return {
+        f"{metric}/{name}": mean_precision(precision[ious, :, label])
+        for label, name in enumerate(classes)
+        for metric, ious in of_ious.items()
+    }
 
 
 def truth_row(

@@ -7,20 +7,20 @@ concludes. The order of the records does not matter.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import torch
 
-from refexp.data.coco import Record, Split, has_mask
+from refexp.data.coco import Split, has_mask
 from refexp.evaluation.coco import CocoEvaluation, Engine, Kind
-from refexp.evaluation.errors import KINDS, MATCH, MISSED, Judgement, cost_of_errors, iou, judge, overlaps
+from refexp.evaluation.errors import KINDS, MATCH, MISSED, Judgement, Truth, cost_of_errors, iou, judge_image
 from refexp.evaluation.oracles import closest, oracle_class, oracle_mask, oracle_matching
 from refexp.evaluation.verdict import reach_verdict
-from refexp.masks import box_mask, boxes_xywh
-from refexp.types import Detections, ImageId, Proposals, Rle
+from refexp.masks import Rle, box_mask, boxes_xywh
+from refexp.types import Detections, ImageId, Proposals
 
 COUNTS = (1, 2, 5, 10, 20, 50, 100, 200, 500, 1000, 2000)
 """Numbers of proposals, an image's best by the proposer's own quality, at which recall is measured; then all."""
@@ -61,7 +61,7 @@ class Diagnostics:
     are no part of the confusion matrix; None takes as many detections as there are instances, those of highest score.
 
     An image costs (M + N) x T overlaps of run-length codes where boxes meet (5 ms for 160 proposals and 3 instances,
-    30 to 160 ms for 400 and 20) and 10 to 100 KB in the gathered records; the conclusion four evaluations of a kind.
+    30 to 160 ms for 400 and 20) and 10 to 100 KB in the gathered records; the conclusion three evaluations of a kind.
     """
 
     def __init__(
@@ -73,9 +73,6 @@ class Diagnostics:
     ) -> None:
         self.targets, self.kinds, self.engine = targets, kinds, engine
         self.confusion_threshold = confusion_threshold
-        self.annotations: dict[ImageId, list[Record]] = {image_id: [] for image_id in targets.images}
-        for annotation in targets.annotations:
-            self.annotations[annotation["image_id"]].append(annotation)
 
     def examine(self, proposals: Proposals, detections: Detections) -> ImageDiagnosis:
         """One image; `detections` is what matching and postprocessing made of `proposals`."""
@@ -85,18 +82,10 @@ class Diagnostics:
         return ImageDiagnosis(detections.image_id, len(proposals), by_kind)
 
     def _examine(self, kind: Kind, ranked: list[Rle], detections: Detections) -> Examined:
-        annotations = self.annotations[detections.image_id]
-        labels = np.array([self.targets.labels[a["category_id"]] for a in annotations], dtype=np.int64)
-        crowd = np.array([bool(a.get("iscrowd", 0)) for a in annotations], dtype=bool)
-        offered: Any
-        truth: Any
-        if kind == "segm":
-            offered, truth = ranked, [self.targets.mask(a) for a in annotations]
-        else:
-            offered, truth = boxes_xywh(ranked), np.array([a["bbox"] for a in annotations]).reshape(-1, 4)
-        near = overlaps(kind, detections, truth, crowd.tolist())
-        judgement = judge(detections.labels.numpy(), detections.scores.numpy(), near, labels, crowd)
-        reach = iou(offered, truth, crowd.tolist())[:, ~crowd]
+        truth = Truth.of(self.targets, detections.image_id, kind)
+        judgement, near = judge_image(kind, detections, truth)
+        offered = ranked if kind == "segm" else boxes_xywh(ranked)
+        reach = iou(offered, truth.shapes, truth.crowd.tolist())[:, ~truth.crowd]
         best = best_of_first(reach)
         rows = reach.argmax(axis=0) if len(ranked) else np.zeros(len(best), dtype=np.int64)
         return Examined(
@@ -108,11 +97,15 @@ class Diagnostics:
         )
 
     def conclude(
-        self, images: Sequence[ImageDiagnosis], detections: Sequence[Detections], classes: Sequence[str]
+        self,
+        images: Sequence[ImageDiagnosis],
+        detections: Sequence[Detections],
+        classes: Sequence[str],
+        metrics: Mapping[str, float | None],
     ) -> dict[str, Any]:
         """The content of diagnostics.json: fractions and counts, by kind; None where no instance counts.
 
-        images: a record for each target, in any order. Raises ValueError if one is missing.
+        images: a record for each target, in any order; metrics: of the evaluation. Raises ValueError if one is missing.
         """
         by_image = {image.image_id: image for image in images}
         missing = [image_id for image_id in self.targets.images if image_id not in by_image]
@@ -134,6 +127,7 @@ class Diagnostics:
                     max(counts),
                     classes,
                     threshold,
+                    {name: metrics[f"{kind}/{name}"] for name in ("nAP", "nAP50")},
                 )
                 for kind in self.kinds
             },
@@ -146,11 +140,11 @@ class Diagnostics:
         most: int,
         classes: Sequence[str],
         threshold: float,
+        as_it_is: dict[str, float | None],
     ) -> dict[str, Any]:
         judgements = [one.judgement for one, _ in pairs]
         best = np.concatenate([one.best for one, _ in pairs])
         nap50, costs = cost_of_errors(judgements, len(classes))
-        as_it_is = self._score(kind, [found for _, found in pairs], classes)
         oracles = {
             "class": [oracle_class(found, one.judgement, one.closest, one.overlap) for one, found in pairs],
             "mask": [oracle_mask(found, one.judgement, self._masks(found.image_id)) for one, found in pairs],
@@ -179,7 +173,7 @@ class Diagnostics:
         """The annotations' masks; of those with a box only the box, to whole pixels."""
         image = self.targets.images[image_id]
         size = image["height"], image["width"]
-        annotations = self.annotations[image_id]
+        annotations = self.targets.by_image[image_id]
         return [self.targets.mask(a) if has_mask(a) else box_mask(a["bbox"], size) for a in annotations]
 
 

@@ -15,9 +15,10 @@ from dataclasses import dataclass
 import numpy as np
 from pycocotools import mask as coco_mask
 
+from refexp.data.coco import Split
 from refexp.evaluation.coco import Kind
-from refexp.masks import boxes_xywh
-from refexp.types import Detections, Rle
+from refexp.masks import Rle, boxes_xywh
+from refexp.types import Detections, ImageId
 
 HIT = "hit"
 CLASS = "class"
@@ -62,6 +63,34 @@ class Judgement:
         hit = np.zeros(len(self.truth), dtype=bool)
         hit[self.nearest[[kind == HIT for kind in self.kinds]]] = True
         return hit
+
+
+@dataclass(frozen=True)
+class Truth:
+    """One image's T annotations, in file order.
+
+    labels: i64 [T]; crowd: bool [T]; shapes: T RLEs for "segm", boxes `x y w h` f64 [T, 4] for "bbox".
+    """
+
+    labels: np.ndarray
+    crowd: np.ndarray
+    shapes: Sequence[Rle] | np.ndarray
+
+    @classmethod
+    def of(cls, targets: Split, image_id: ImageId, kind: Kind) -> Truth:
+        """What is to be found in a target. Raises RefexpError if a mask is asked for and missing."""
+        annotations = targets.by_image[image_id]
+        labels = np.array([targets.labels[a["category_id"]] for a in annotations], dtype=np.int64)
+        crowd = np.array([bool(a.get("iscrowd", 0)) for a in annotations], dtype=bool)
+        if kind == "segm":
+            return cls(labels, crowd, [targets.mask(a) for a in annotations])
+        return cls(labels, crowd, np.array([a["bbox"] for a in annotations], dtype=np.float64).reshape(-1, 4))
+
+
+def judge_image(kind: Kind, found: Detections, truth: Truth) -> tuple[Judgement, np.ndarray]:
+    """One image's detections beside its annotations: `judge` of them, and their overlaps f64 [N, T]."""
+    ious = overlaps(kind, found, truth.shapes, truth.crowd.tolist())
+    return judge(found.labels.numpy(), found.scores.numpy(), ious, truth.labels, truth.crowd), ious
 
 
 def overlaps(kind: Kind, found: Detections, truth: Sequence[Rle] | np.ndarray, crowd: Sequence[bool]) -> np.ndarray:

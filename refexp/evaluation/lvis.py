@@ -14,7 +14,7 @@ from pydantic import Field
 from refexp.data.coco import Record, Split
 from refexp.data.lvis import FREQUENCIES, LvisSplit
 from refexp.errors import RefexpError
-from refexp.evaluation.coco import CocoEvaluation, Kind, mean_precision, result_rows, truth_row
+from refexp.evaluation.coco import CocoEvaluation, Kind, mean_precision, per_class, result_rows, truth_row
 from refexp.types import Detections, ImageId
 
 CLASSES_AT_ONCE = 64
@@ -55,10 +55,8 @@ class LvisEvaluation(CocoEvaluation):
             self.curves[kind] = precision[:, :, :, 0, -1]
             for group in FREQUENCIES:
                 labels = [label for label, frequency in targets.frequencies().items() if frequency == group]
-                named[f"nAP_{group}"] = mean_precision(precision[:, :, labels, 0, -1])
-            for label, name in enumerate(classes):
-                named[f"nAP/{name}"] = mean_precision(precision[:, :, label, 0, -1])
-                named[f"nAP50/{name}"] = mean_precision(precision[0, :, label, 0, -1])
+                named[f"nAP_{group}"] = mean_precision(self.curves[kind][:, :, labels])
+            named |= per_class(self.curves[kind], classes)
             metrics |= {f"{kind}/{name}": value for name, value in named.items()}
         return metrics
 
@@ -111,16 +109,12 @@ def federated_images(targets: LvisSplit) -> dict[ImageId, Record]:
 
 def best(found: Detections, count: int) -> Detections:
     """The `count` detections of highest score."""
-    return _pick(found, torch.argsort(found.scores, descending=True, stable=True)[:count].tolist())
+    return found.pick(torch.argsort(found.scores, descending=True, stable=True)[:count].tolist())
 
 
 def known(found: Detections, image: Record) -> Detections:
     """The detections that can be evaluated; the engine would drop the others too, but of all LVIS they are millions."""
-    return _pick(found, [row for row, label in enumerate(found.labels.tolist()) if label + 1 in image["known"]])
-
-
-def _pick(found: Detections, rows: list[int]) -> Detections:
-    return Detections(found.image_id, found.labels[rows], found.scores[rows], [found.masks[row] for row in rows])
+    return found.pick([row for row, label in enumerate(found.labels.tolist()) if label + 1 in image["known"]])
 
 
 def run_engine(

@@ -9,7 +9,8 @@ import numpy as np
 import torch
 
 from refexp.evaluation.errors import DUPLICATE, HIT, LOCALISATION, NEAR, Judgement
-from refexp.types import Detections, ImageId, Rle
+from refexp.masks import Rle
+from refexp.types import Detections, ImageId
 
 
 def closest(judgement: Judgement, ious: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -63,7 +64,7 @@ def oracle_mask(found: Detections, judgement: Judgement, truth: Sequence[Rle]) -
             given.add(one)
             masks[row] = truth[one]
         kept.append(row)
-    return replace(found, labels=found.labels[kept], scores=found.scores[kept], masks=[masks[row] for row in kept])
+    return replace(found, masks=masks).pick(kept)
 
 
 def oracle_matching(image_id: ImageId, labels: np.ndarray, best: np.ndarray, masks: Sequence[Rle | None]) -> Detections:

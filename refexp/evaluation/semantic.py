@@ -10,14 +10,14 @@ import torch
 from pydantic import Field
 
 from refexp.data.coco import Record, Split
-from refexp.evaluation.coco import CocoEvaluation
-from refexp.masks import areas, decode
-from refexp.types import Detections, Rle
+from refexp.evaluation.base import Evaluation, need_instances, need_masks
+from refexp.masks import Rle, areas, decode
+from refexp.types import Detections
 
 BACKGROUND, VOID = 0, -1
 
 
-class SemanticEvaluation(CocoEvaluation):
+class SemanticEvaluation(Evaluation):
     """IoU of painted pictures, from pixels counted over the whole split.
 
     threshold: detections of at least this score are painted over each other, the best on top.
@@ -35,9 +35,14 @@ class SemanticEvaluation(CocoEvaluation):
         threshold: Annotated[float, Field(ge=0, le=1)] = 0.5,
         protocol: Literal["classes", "foreground"] = "classes",
     ) -> None:
-        super().__init__(["segm"])
+        super().__init__()
         self.threshold = threshold
         self.protocol = protocol
+
+    def check(self, targets: Split) -> None:
+        """Raise RefexpError if these targets cannot be evaluated, before anything costly is done."""
+        need_instances(targets)
+        need_masks(targets)
 
     def evaluate(
         self, targets: Split, detections: Sequence[Detections], classes: Sequence[str]
@@ -57,14 +62,11 @@ class SemanticEvaluation(CocoEvaluation):
 
         Holds one picture at a time: two i32 [H, W].
         """
-        annotations: dict[int | str, list[Record]] = {image_id: [] for image_id in targets.images}
-        for annotation in targets.annotations:
-            annotations[annotation["image_id"]].append(annotation)
         layers = {found.image_id: found_layers(found, self.threshold) for found in detections}
         pixels = np.zeros((1 + classes) ** 2, dtype=np.int64)
         for image_id, record in targets.images.items():
             size = record["height"], record["width"]
-            truth = paint(size, true_layers(annotations[image_id], targets))
+            truth = paint(size, true_layers(targets.by_image[image_id], targets))
             guess = paint(size, layers.get(image_id, ()))
             seen = truth != VOID
             pixels += np.bincount(truth[seen] * (1 + classes) + guess[seen], minlength=len(pixels))

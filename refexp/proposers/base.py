@@ -8,7 +8,8 @@ from typing import ClassVar
 import torch
 
 from refexp.errors import RefexpError
-from refexp.types import MaskProposals, Rle, Target, Weights
+from refexp.masks import Rle
+from refexp.types import MaskProposals, Target, Weights
 
 
 class Proposer(ABC):

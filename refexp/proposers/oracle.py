@@ -7,9 +7,9 @@ from typing import Annotated
 import torch
 from pydantic import Field
 
-from refexp.masks import areas, decode, to_low_res
+from refexp.masks import LOW_RES, areas, decode, to_low_res
 from refexp.proposers.base import Proposer
-from refexp.types import LOW_RES, MaskProposals, Target
+from refexp.types import MaskProposals, Target
 
 
 class OracleProposer(Proposer):

@@ -25,9 +25,9 @@ from scipy import ndimage, sparse
 from skimage.color import rgb2hsv, rgb2lab
 from skimage.segmentation import felzenszwalb
 
-from refexp.masks import box_mask, boxes_xywh
+from refexp.masks import LOW_RES, Rle, box_mask, boxes_xywh
 from refexp.proposers.base import Proposer
-from refexp.types import LOW_RES, MaskProposals, Rle, Target
+from refexp.types import MaskProposals, Target
 
 ColorSpace = Literal["rgb", "lab", "hsv"]
 

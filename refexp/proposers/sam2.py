@@ -13,11 +13,11 @@ from pydantic import Field
 from refexp import checkpoints
 from refexp.encoders.base import IMAGENET_MEAN, IMAGENET_STD
 from refexp.errors import RefexpError, first_line
-from refexp.masks import areas, upscale_to_rle
+from refexp.masks import LOW_RES, Rle, areas, upscale_to_rle
 from refexp.precision import Precision, autocast
 from refexp.proposers.base import Proposer
 from refexp.proposers.sam2_decoder import Image, SharedDecoder
-from refexp.types import LOW_RES, MaskProposals, Rle, Target, Weights
+from refexp.types import MaskProposals, Target, Weights
 
 Model = Literal[
     "sam2_hiera_t", "sam2_hiera_s", "sam2_hiera_b+", "sam2_hiera_l",

@@ -10,8 +10,7 @@ import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 from scipy.ndimage import binary_erosion
 
-from refexp.masks import decode
-from refexp.types import Rle
+from refexp.masks import Rle, decode
 
 SIDE = 720
 """Longer side of a drawn image: small ones are enlarged, so that captions stay small on them."""

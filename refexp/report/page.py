@@ -13,7 +13,7 @@ from omegaconf import OmegaConf
 from refexp import __version__
 from refexp.files import write_text
 from refexp.outcome import Outcome
-from refexp.report.gallery import MAX_CLASSES, MAX_SHOTS, Gallery
+from refexp.report.gallery import MAX_CLASSES, MAX_SHOTS, spread
 from refexp.report.page_diagnostics import view
 from refexp.report.page_errors import (
     COLOURS,
@@ -43,8 +43,7 @@ def write_report(outcome: Outcome) -> Path:
     """
     data, folder = outcome.data, outcome.output / "report"
     vis = outcome.config["vis"]
-    limit = len(outcome.detections) if vis["limit"] is None else vis["limit"]
-    chosen = Gallery(outcome.output, data, limit, vis["score_threshold"], outcome.note).chosen
+    chosen = spread(data.targets.images, vis["limit"])
     kind = judged_by(data, outcome.curves)
     errors = judge_all(data, outcome.detections, kind) if chosen and data.targets.annotations else {}
     misses, alarms = worst_misses(errors, data, CROPS), confident_alarms(errors, data, CROPS)

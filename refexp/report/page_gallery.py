@@ -17,7 +17,7 @@ from refexp.outcome import Outcome
 from refexp.progress import track
 from refexp.report.gallery import MAX_CLASSES, MAX_SHOTS
 from refexp.report.overlays import colour
-from refexp.report.page_errors import VERDICTS, ImageErrors, Shown, annotations_by_image
+from refexp.report.page_errors import VERDICTS, ImageErrors, Shown
 from refexp.report.page_images import box_path, crop, mask_path, page_picture, page_size
 from refexp.types import Detections, ImageId
 
@@ -48,14 +48,13 @@ def write_images(
     """The pictures, their layers and the crops, each image being read once; the template's records of both."""
     targets = outcome.data.targets
     found = {detections.image_id: detections for detections in outcome.detections}
-    truth = annotations_by_image(outcome.data)
     images: list[dict[str, Any]] = []
     crops: list[list[dict[str, Any]]] = [[{}] * len(row) for row in shown]
     for number, image_id in enumerate(track(ids, len(ids), "report")):
         record = targets.images[image_id]
         rgb = targets.read(record)
         picture = save(page_picture(rgb), folder / "images" / f"{number}.jpg")
-        layers = layers_of(outcome, found[image_id], truth[image_id], errors.get(image_id))
+        layers = layers_of(outcome, found[image_id], targets.by_image[image_id], errors.get(image_id))
         write_part(folder, f"layers/{number}", layers)
         best: dict[int, float] = {}
         for layer in layers["found"]:  # the best first
@@ -66,7 +65,7 @@ def write_images(
             for position, item in enumerate(items):
                 if item.image_id == image_id:
                     path = folder / "crops" / f"{row}-{position}.jpg"
-                    cut = cut_out(outcome, rgb, item, found[image_id], truth[image_id], path)
+                    cut = cut_out(outcome, rgb, item, found[image_id], targets.by_image[image_id], path)
                     crops[row][position] = {**cut, "image": number}
     return images, crops
 

@@ -8,9 +8,8 @@ import numpy as np
 from PIL import Image
 from skimage.measure import find_contours
 
-from refexp.masks import decode
+from refexp.masks import Rle, decode
 from refexp.report.overlays import outline
-from refexp.types import Rle
 
 SIDE = 800
 """Longer side of a picture on the page; smaller ones are not enlarged."""
