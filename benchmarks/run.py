@@ -82,7 +82,7 @@ def networks(sam2: str, arch: str, precision: str, threshold: float) -> tuple[SA
 def threshold_for(proposer: SAM2Proposer, target: Target, keep: int) -> float:
     """The predicted IoU that `keep` of the grid's points exceed (random weights know no good one)."""
     proposer.iou_threshold = 0.0
-    image = proposer.embed(target.square)
+    image = proposer.embed(target.square, proposer.no_mem_embed)
     with torch.inference_mode():
         ious = torch.cat([proposer.decoder.best(proposer.decoder.attend(proposer_prompts(proposer, p), image)[0])[0]
                           for p in proposer.points.split(4)])  # fmt: skip
@@ -195,9 +195,9 @@ def half_agreement(proposer: SAM2Proposer, half: SAM2Proposer, target: Target) -
     with torch.inference_mode():
         points = proposer.points[::16]
         proposer_threshold, proposer.iou_threshold, half.iou_threshold = proposer.iou_threshold, 0.0, 0.0
-        exact_iou, exact = proposer.decode(points, proposer.embed(target.square))
+        exact_iou, exact = proposer.decode(points, proposer.embed(target.square, proposer.no_mem_embed))
         with torch.autocast("cpu", torch.bfloat16):
-            rough_iou, rough = half.decode(points, half.embed(target.square))
+            rough_iou, rough = half.decode(points, half.embed(target.square, half.no_mem_embed))
         proposer.iou_threshold = proposer_threshold
     both = ((exact > 0) & (rough > 0)).flatten(1).sum(1) / ((exact > 0) | (rough > 0)).flatten(1).sum(1).clamp(min=1)
     off = float((exact_iou - rough_iou).abs().max())

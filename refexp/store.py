@@ -36,7 +36,7 @@ from refexp.files import atomic_path
 
 log = logging.getLogger(__name__)
 
-FORMAT = 1
+FORMAT = 2
 """Raised when the code's results or an entry's layout change: older entries are then no longer found."""
 
 MADE_BY = "made_by"

@@ -92,7 +92,7 @@ def protocol(option: str) -> tuple[type, list[str]]:
         return CocoEvaluation, ["bbox"]
     if option.startswith("lvis"):
         return LvisEvaluation, ["bbox", "segm"]
-    return (SemanticEvaluation, ["segm"]) if "20i" in option else (CocoEvaluation, ["bbox", "segm"])
+    return (SemanticEvaluation, None) if "20i" in option else (CocoEvaluation, ["bbox", "segm"])
 
 
 def test_every_option_is_tested():
@@ -104,7 +104,7 @@ def test_every_option_is_tested():
 @pytest.mark.parametrize("option", EXPECTED)
 def test_every_option_loads_from_its_published_layout(option, on):
     data, evaluation = load(on(f"dataset={option}", "shots=5"))
-    assert (type(evaluation), evaluation.kinds) == protocol(option)
+    assert (type(evaluation), getattr(evaluation, "kinds", None)) == protocol(option)
     assert sorted(data.classes) == sorted(EXPECTED[option])
     if option == "coco":
         assert list(data.classes) == EXPECTED[option]
@@ -139,11 +139,11 @@ def test_all_references_of_a_published_list_serve(option, shots, on, root):
     data, references = choose_references(offered, experiment.sampler, experiment.shots, seed=0)
     listed = read(root / f"cdfsod/{CDFSOD[option]}/annotations/{shots}_shot.json")["annotations"]
     assert list(data.classes) == EXPECTED[option]
-    assert {a["id"] for per_class in references for a in per_class} == {a["id"] for a in listed}
-    assert {len(per_class) for per_class in references} == {shots}
+    assert sorted(a["id"] for per_class in references for a in per_class) == sorted(a["id"] for a in listed)
+    assert max(len(per_class) for per_class in references) == shots
     if shots == 10:
         assert len({a["image_id"] for a in references[0]}) < 10, "several references from one image"
-        assert len({a["id"] for a in references[-1]}) == 3, "a list with too few"
+        assert len(references[-1]) == 3, "a list with too few"
 
 
 def test_lvis_images_come_from_both_parts_of_coco(on):
@@ -198,6 +198,13 @@ def test_a_recipe_is_the_papers(recipe, on):
     assert (config.name, experiment.shots.n, experiment.seed) == (recipe, 5, 7)
     assert (config.encoder.arch, config.proposer.model) == ("vitl14", "sam2_hiera_l")
     assert list(experiment.steps) == ["nms", "merge", "topk"]
+    assert experiment.steps["nms"].iou_threshold == 0.5
+    assert experiment.steps["nms"].keep == 8 * experiment.steps["topk"].k == (2400 if recipe == "lvis" else 800)
+    assert (experiment.encoder.input_size, experiment.encoder.reference_context) == (518, 0.2)
+    assert (experiment.proposer.iou_threshold, experiment.proposer.no_mem_embed) == (0.4, False)
+    assert len(experiment.proposer.points) == 32 * 32
+    assert (config.shots.min_side, config.shots.border) == (32, 10)
+    assert (config.precision, experiment.encoder.batch) == ("float32", 1)
     experiment.evaluation.check(experiment.dataset.load().targets)
     assert on(f"experiment={recipe}").seed == (0 if recipe == "cdfsod" else 33)
 

@@ -52,7 +52,7 @@ def noisy(targets, seed=0) -> list[Detections]:
 
 def test_perfect_detections_score_one(targets):
     metrics = CocoEvaluation().evaluate(targets, perfect(targets), CLASSES)
-    for name in ("nAP", "nAP50", "nAP75", "AR100", "nAP/leaf", "nAP50/ladybird"):
+    for name in ("nAP", "nAP50", "nAP75", "AR100", "nAP/leaf", "nAP50/ladybird", "nAP75/leaf"):
         assert metrics[f"segm/{name}"] == pytest.approx(1)
         assert metrics[f"bbox/{name}"] == pytest.approx(1)
 

@@ -172,7 +172,7 @@ MISTAKES = {
     "unknown option": (["proposer=sam3"], "sam2_hiera_l"),
     "no such shots": (["shots=7"], "shots=custom shots.n=7"),
     "impossible number": (["postprocess.nms.iou_threshold=2"], "postprocess.nms.iou_threshold=2"),
-    "impossible choice": (["shots.missing=maybe"], "'error', 'drop' or 'repeat'"),
+    "impossible choice": (["shots.missing=maybe"], "'error', 'drop', 'repeat' or 'keep'"),
     "word for a number": (["seed=abc"], "seed='abc'"),
     "not given": (["dataset=custom"], "dataset.images"),
     "a part removed": (["~matcher"], "matcher=None: a group of settings is needed"),

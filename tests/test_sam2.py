@@ -9,6 +9,7 @@ from weights import save_sam2
 
 from refexp.errors import RefexpError
 from refexp.masks import areas, decode
+from refexp.proposers import sam2
 from refexp.proposers.sam2 import SAM2Proposer, build_sam2, point_grid
 from refexp.types import Target
 
@@ -65,24 +66,24 @@ def test_threshold_and_batches(proposer):
     proposer.iou_threshold, proposer.batch = 0.0, 4
 
 
-def test_decoder_agrees_with_the_image_predictor_of_sam2(proposer):
-    """With `no_mem_embed` the same logits and IoUs as SAM2's own image predictor, for single points."""
+@pytest.mark.parametrize("no_mem_embed", [True, False])
+def test_decoder_agrees_with_the_image_predictor_of_sam2(proposer, no_mem_embed):
+    """The same logits and IoUs as SAM2's own image predictor, for single points; it always has `no_mem_embed`."""
     from sam2.sam2_image_predictor import SAM2ImagePredictor
 
     # The predictor needs a whole network; the proposer has dropped the half for video.
     network = build_sam2("sam2_hiera_t")
     network.load_state_dict(torch.load(proposer.file, weights_only=True)["model"])
+    network.directly_add_no_mem_embed = no_mem_embed
     predictor = SAM2ImagePredictor(network.eval())
     target = make_target()
     pixels = (target.square.permute(1, 2, 0).numpy() * 255).round().astype(np.uint8)
     predictor.set_image(pixels)
     points = proposer.points[[2, 9]]
 
-    proposer.no_mem_embed = True
     with torch.inference_mode():
         square = torch.from_numpy(pixels).permute(2, 0, 1).float() / 255
-        quality, logits = proposer.decode(points, proposer.embed(square))
-    proposer.no_mem_embed = False
+        quality, logits = proposer.decode(points, proposer.embed(square, no_mem_embed))
     for row, point in enumerate(points):
         _, ious, low_res = predictor.predict(point[None].numpy(), np.ones(1), multimask_output=True, return_logits=True)
         best = int(ious.argmax())
@@ -90,11 +91,15 @@ def test_decoder_agrees_with_the_image_predictor_of_sam2(proposer):
         np.testing.assert_allclose(logits[row].clamp(-32, 32), low_res[best], atol=1e-3)
 
 
-def test_masks_of_boxes_agree_with_the_image_predictor_of_sam2(proposer):
+@pytest.mark.parametrize("stability", [0.98, 0.5])  # of these random weights' masks none is stable, or some are
+def test_masks_of_boxes_agree_with_the_image_predictor_of_sam2(proposer, stability, monkeypatch):
     from sam2.sam2_image_predictor import SAM2ImagePredictor
 
     network = build_sam2("sam2_hiera_t")
     network.load_state_dict(torch.load(proposer.file, weights_only=True)["model"])
+    network.sam_mask_decoder.dynamic_multimask_via_stability = True  # as `sam2.build_sam.build_sam2` builds it
+    network.sam_mask_decoder.dynamic_multimask_stability_thresh = stability
+    monkeypatch.setattr(sam2, "STABILITY", stability)
     predictor = SAM2ImagePredictor(network.eval())
     target = make_target()
     pixels = (target.square.permute(1, 2, 0).numpy() * 255).round().astype(np.uint8)
@@ -103,9 +108,7 @@ def test_masks_of_boxes_agree_with_the_image_predictor_of_sam2(proposer):
     target = Target(1, np.zeros((512, 2048, 3), dtype=np.uint8), square)
     boxes = torch.tensor([[10.0, 20, 900, 400], [0, 0, 2048, 512], [1200, 100, 1300, 180]])
 
-    proposer.no_mem_embed = True
     found = proposer.masks_in_boxes(target, boxes)
-    proposer.no_mem_embed = False
     scaled = boxes.numpy() * np.array([0.5, 2, 0.5, 2])
     logits = np.concatenate([predictor.predict(box=b, multimask_output=False, return_logits=True)[2] for b in scaled])
     full = torch.nn.functional.interpolate(torch.from_numpy(logits)[None], size=(512, 2048), mode="bilinear")[0] > 0

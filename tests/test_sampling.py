@@ -17,7 +17,6 @@ from refexp.data.sampling import (
     Shots,
     choose_references,
     farthest,
-    is_valid,
 )
 from refexp.errors import RefexpError
 from refexp.results import references_to_coco
@@ -33,11 +32,7 @@ def make_data(content=GOLD["coco"], names=NAMES) -> Data:
 
 def test_valid_annotations_are_the_published_ones():
     images = {i["id"]: i for i in GOLD["coco"]["images"]}
-    valid = [
-        a["id"]
-        for a in GOLD["coco"]["annotations"]
-        if is_valid(a, images[a["image_id"]]["width"], images[a["image_id"]]["height"]) and not a["iscrowd"]
-    ]
+    valid = [a["id"] for a in GOLD["coco"]["annotations"] if Shots(1).may_serve(a, images[a["image_id"]])]
     assert valid == GOLD["valid_ann_ids"]
 
 
@@ -84,6 +79,21 @@ def test_repeat_repeats_in_order():
     _, references = choose_references(few(), PaperSampler(), Shots(3, missing="repeat"), seed=0)
     bicycle = references[3]
     assert [a["id"] for a in bicycle] == [bicycle[0]["id"]] * 3
+
+
+def test_keep_makes_do_with_fewer():
+    data, references = choose_references(few(), PaperSampler(), Shots(2, missing="keep"), seed=0)
+    assert [len(per_class) for per_class in references] == [2, 2, 2, 1]
+    assert data.classes == make_data().classes
+
+
+def test_the_filter_can_be_set():
+    big = Shots(1, min_side=100)
+    kept = [a for a in make_data().references.annotations if big.may_serve(a, {"width": 10**6, "height": 10**6})]
+    assert kept and all(min(a["bbox"][2:]) >= 100 for a in kept)
+    annotation = {"bbox": [5, 20, 50, 50]}
+    assert Shots(1, border=5).may_serve(annotation, {"width": 60, "height": 80})
+    assert not Shots(1, border=6).may_serve(annotation, {"width": 60, "height": 80})
 
 
 def test_any_instance_but_a_crowd_may_serve():

@@ -19,9 +19,6 @@ from refexp.errors import RefexpError
 
 log = logging.getLogger(__name__)
 
-MIN_SIDE = 32
-BORDER = 10
-
 Features = Callable[[Sequence[Record]], torch.Tensor]
 """n references -> their instance prototypes f32 [n, C] (METHOD 1.5, one reference each), in the same order."""
 
@@ -31,37 +28,40 @@ class Shots:
     """How many references a class gets, and which instances may serve.
 
     missing: what happens to a class with fewer than `n` valid references: "error" refuses it by name, "drop" leaves
-    the class out of references and evaluation, "repeat" repeats the valid ones in order (the paper's way on LVIS).
+    the class out of references and evaluation, "repeat" repeats the valid ones in order (the paper's way on LVIS),
+    "keep" makes do with them. A class without any is left out in all cases but "error".
     valid: "paper" (METHOD 0's filter) or "any" (every instance that is no crowd).
+    min_side, border: of that filter, the box's shorter side and its distance from the image's border in pixels.
     """
 
     n: Annotated[int, Field(ge=1)]
-    missing: Literal["error", "drop", "repeat"] = "error"
+    missing: Literal["error", "drop", "repeat", "keep"] = "error"
     valid: Literal["paper", "any"] = "paper"
+    min_side: Annotated[float, Field(ge=0)] = 32
+    border: Annotated[float, Field(ge=0)] = 10
 
-
-def is_valid(annotation: Record, width: int, height: int) -> bool:
-    """The paper's filter: box at least 32 px both ways and 10 px away from the image border, not `isimpossible`."""
-    x, y, w, h = annotation["bbox"]
-    return (
-        annotation.get("isimpossible", 0) != 1
-        and min(w, h) >= MIN_SIDE
-        and min(x, y) >= BORDER
-        and x + w <= width - BORDER
-        and y + h <= height - BORDER
-    )
+    def may_serve(self, annotation: Record, image: Record) -> bool:
+        """Whether an instance may be a reference: no crowd, and past the filter that `valid` names."""
+        if annotation.get("iscrowd", 0):
+            return False
+        x, y, w, h = annotation["bbox"]
+        return self.valid == "any" or (
+            annotation.get("isimpossible", 0) != 1
+            and min(w, h) >= self.min_side
+            and min(x, y) >= self.border
+            and x + w <= image["width"] - self.border
+            and y + h <= image["height"] - self.border
+        )
 
 
 def candidates(split: Split, shots: Shots) -> list[Record]:
     """Every instance that some seed could choose, in file order."""
-    return [a for a in split.annotations if may_serve(a, split, shots) and (split.boxes_only or has_mask(a))]
-
-
-def may_serve(annotation: Record, split: Split, shots: Shots) -> bool:
-    """Whether an instance may be a reference: no crowd, and past the filter that `shots.valid` names."""
-    image = split.images[annotation["image_id"]]
-    valid = shots.valid == "any" or is_valid(annotation, image["width"], image["height"])
-    return valid and not annotation.get("iscrowd", 0)
+    return [
+        annotation
+        for annotation in split.annotations
+        if shots.may_serve(annotation, split.images[annotation["image_id"]])
+        and (split.boxes_only or has_mask(annotation))
+    ]
 
 
 class Sampler(ABC):
@@ -99,7 +99,9 @@ class PaperSampler(Sampler):
             rng.shuffle(pool)
             used_images = set()
             for annotation in pool:
-                if annotation["image_id"] in used_images or not may_serve(annotation, split, shots):
+                if annotation["image_id"] in used_images or not shots.may_serve(
+                    annotation, split.images[annotation["image_id"]]
+                ):
                     continue
                 if not split.boxes_only and not has_mask(annotation):
                     without_mask += 1
@@ -257,7 +259,7 @@ def choose_references(
 
 
 def settle(chosen: dict[int, list[Record]], data: Data, shots: Shots) -> dict[int, list[Record]]:
-    """Exactly `shots.n` references for each class index, or none, as `shots.missing` says."""
+    """`shots.n` references for each class index, fewer or none, as `shots.missing` says."""
     counts = {name: len(chosen[label]) for label, name in enumerate(data.classes)}
     short = {name: count for name, count in counts.items() if count < shots.n}
     if short and shots.missing == "error":
@@ -265,8 +267,11 @@ def settle(chosen: dict[int, list[Record]], data: Data, shots: Shots) -> dict[in
         more = f" and {len(short) - 10} more" if len(short) > 10 else ""
         raise RefexpError(
             f"{data.references.source}: too few valid references for {shots.n} shots: {shown}{more}. "
-            "Use fewer shots, shots.missing=drop or repeat, shots.valid=any, or name the classes in dataset.classes."
+            "Use fewer shots, shots.missing=drop, repeat or keep, shots.valid=any, or name the classes in "
+            "dataset.classes."
         )
+    if shots.missing == "keep":
+        return chosen
     if shots.missing == "repeat":
         return {label: _repeat(references, shots.n) for label, references in chosen.items()}
     return {label: references if len(references) == shots.n else [] for label, references in chosen.items()}

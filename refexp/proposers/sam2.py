@@ -24,6 +24,12 @@ Model = Literal[
     "sam2.1_hiera_t", "sam2.1_hiera_s", "sam2.1_hiera_b+", "sam2.1_hiera_l",
 ]  # fmt: skip
 
+STABILITY, STABILITY_MARGIN = 0.98, 0.05
+"""A single mask is unstable if less than this share of it stays when its logits are lowered by twice the margin.
+
+These are the values with which SAM2 builds its image predictor.
+"""
+
 
 def point_grid(image_size: int, points_per_side: int) -> torch.Tensor:
     """f32 [n * n, 2] as (x, y) in pixels: `linspace(0, size - 1, n) + 0.5` in both axes, x varying slowest."""
@@ -36,7 +42,8 @@ class SAM2Proposer(Proposer):
 
     points_per_batch: points decoded together; None takes 4 on a CPU, where larger batches outgrow the caches, and 64 on
         a GPU. It bounds memory and does not change results.
-    no_mem_embed: add SAM2's "no memory" embedding, as its own image predictor does; off in the paper.
+    no_mem_embed: add SAM2's "no memory" embedding for the grid's points, as its own image predictor does; off in the
+        paper.
     precision: "bfloat16" is faster and moves predicted IoUs by some 1e-3. compile: torch.compile the image encoder.
     weights: "official" reads the published file in `checkpoints_dir`; "random" is seeded, for tests and benchmarks.
     Raises RefexpError for a missing checkpoint, before anything is built.
@@ -93,7 +100,7 @@ class SAM2Proposer(Proposer):
     @torch.inference_mode()
     def propose(self, target: Target) -> MaskProposals:
         with autocast(self.device, self.precision):
-            image = self.embed(target.square)
+            image = self.embed(target.square, self.no_mem_embed)
         quality, masks_lr, masks = [], [], []
         for points in self.points.split(self.batch):
             with autocast(self.device, self.precision):
@@ -106,27 +113,22 @@ class SAM2Proposer(Proposer):
 
     @torch.inference_mode()
     def masks_in_boxes(self, target: Target, boxes: torch.Tensor) -> list[Rle]:
-        """One mask a box, as SAM2's image predictor decodes them: the corners as two prompts, a single mask."""
+        """One mask a box, as SAM2's own image predictor makes it: a box is its two corners as prompts."""
         height, width = target.size
         corners = boxes.reshape(-1, 2, 2) * torch.tensor([self.image_size / width, self.image_size / height])
         with autocast(self.device, self.precision):
-            image = self.embed(target.square)
+            image = self.embed(target.square, no_mem_embed=True)
             masks: list[Rle] = []
             for some in corners.split(self.batch):
-                labels = torch.tensor([[2, 3]], dtype=torch.int32).expand(len(some), 2)
-                prompt = (some.to(self.device), labels.to(self.device))
-                sparse, _ = self.model.sam_prompt_encoder(points=prompt, boxes=None, masks=None)
-                tokens, keys = self.decoder.attend(sparse, image)
-                logits = self.decoder.upscale(keys, self.decoder.single(tokens), image)
-                masks += upscale_to_rle(logits, target.size)
+                masks += upscale_to_rle(self.decode_boxes(some, image), target.size)
         return masks
 
-    def embed(self, square: torch.Tensor) -> Image:
+    def embed(self, square: torch.Tensor, no_mem_embed: bool) -> Image:
         """f32 [3, 1024, 1024] in [0, 1] -> what all prompts on this image share."""
         mean, std = (square.new_tensor(v)[:, None, None] for v in (IMAGENET_MEAN, IMAGENET_STD))
         backbone = self.model.forward_image(((square - mean) / std)[None].to(self.device))
         _, features, _, sizes = self.model._prepare_backbone_features(backbone)
-        if self.no_mem_embed:
+        if no_mem_embed:
             features[-1] = features[-1] + self.model.no_mem_embed
         *finer, embedding = (f.permute(1, 2, 0).reshape(1, -1, *size) for f, size in zip(features, sizes, strict=True))
         prompts = self.model.sam_prompt_encoder
@@ -147,6 +149,20 @@ class SAM2Proposer(Proposer):
             for rows in passed.split(max(1, self.batch // 2))
         ]
         return iou[passed], torch.cat(logits) if logits else iou.new_zeros(0, LOW_RES, LOW_RES)
+
+    def decode_boxes(self, corners: torch.Tensor, image: Image) -> torch.Tensor:
+        """Corners f32 [B, 2, 2] -> logits f32 [B, 256, 256]: the single mask, or if unstable the best of the three."""
+        labels = torch.tensor([[2, 3]], dtype=torch.int32, device=self.device).expand(len(corners), 2)
+        prompt = (corners.to(self.device), labels)
+        sparse, _ = self.model.sam_prompt_encoder(points=prompt, boxes=None, masks=None)
+        tokens, keys = self.decoder.attend(sparse, image)
+        logits = self.decoder.upscale(keys, self.decoder.single(tokens), image).float()
+        inner, outer = ((logits > margin).sum(dim=(1, 2)) for margin in (STABILITY_MARGIN, -STABILITY_MARGIN))
+        shaky = torch.nonzero(inner < STABILITY * outer)[:, 0]
+        if len(shaky):
+            _, hyper = self.decoder.best(tokens[shaky])
+            logits[shaky] = self.decoder.upscale(keys[shaky], hyper, image).float()
+        return logits
 
 
 def build_sam2(name: str) -> Any:

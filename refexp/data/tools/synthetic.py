@@ -11,7 +11,7 @@ from PIL import Image
 
 from refexp.data.folder import MASK
 from refexp.data.rendering import CLASSES, render_split
-from refexp.data.sampling import is_valid
+from refexp.data.sampling import Shots
 from refexp.errors import RefexpError, did_you_mean
 from refexp.files import atomic_path, write_json, write_text
 from refexp.masks import decode
@@ -46,11 +46,11 @@ def write_folder(folder: Path, classes: Sequence[str], references: int, photos: 
 
 def _references(content: dict[str, Any], category: int) -> list[dict[str, Any]]:
     """Instances of a class away from the border, one an image, the largest first, as a person would choose them."""
-    images = {image["id"]: image for image in content["images"]}
+    images, shots = {image["id"]: image for image in content["images"]}, Shots(1)
     found: dict[int, dict[str, Any]] = {}
     for annotation in content["annotations"]:
         image = images[annotation["image_id"]]
-        if annotation["category_id"] == category and is_valid(annotation, image["width"], image["height"]):
+        if annotation["category_id"] == category and shots.may_serve(annotation, image):
             found.setdefault(image["id"], annotation)
     return sorted(found.values(), key=lambda annotation: -annotation["area"])
 
