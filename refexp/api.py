@@ -19,15 +19,14 @@ from PIL import Image, ImageOps
 from refexp.boxes import boxes_by_image, check_box, complete_boxes
 from refexp.build import build, build_all, conf_folder
 from refexp.cli import explain, quoted
-from refexp.compose import Runtime, resolve
+from refexp.compose import Runtime, build_networks, resolve
 from refexp.data.coco import Data, Record, Split, make_split
 from refexp.data.folder import open_upright, read_given, to_content, to_mask
 from refexp.data.images import as_rgb, to_square
 from refexp.data.sampling import AllSampler, Shots, choose_references
 from refexp.encoders.base import Encoder
 from refexp.errors import RefexpError
-from refexp.masks import decode
-from refexp.memory import build_bank, remember_one
+from refexp.memory import build_bank, view_reference
 from refexp.pipeline import Matcher, Step, detect, extract
 from refexp.proposers.base import Proposer
 from refexp.provenance import weights_note
@@ -47,9 +46,10 @@ def load(*overrides: str) -> Model:
     """
     settings = configuration(*overrides)
     device = build(settings.get("runtime"), "runtime", Runtime).prepare()
+    proposer, encoder = build_networks(settings)
     model = Model(
-        encoder=build(settings.get("encoder"), "encoder"),
-        proposer=build(settings.get("proposer"), "proposer"),
+        encoder=encoder,
+        proposer=proposer,
         matcher=build(settings.get("matcher"), "matcher"),
         steps=build_all(settings.get("postprocess"), "postprocess"),
         device=device,
@@ -92,10 +92,12 @@ class Model:
             for reference in boxes:
                 check_box(reference, data.references)
             masked |= {r["id"]: r for r in complete_boxes(data.references, image_id, boxes, self.proposer)}
-        self.bank = build_bank(
-            torch.stack([self._prototype(data.references, masked.get(r["id"], r)) for r in of_class])
-            for of_class in per_class
-        )
+
+        def prototype(reference: Record) -> torch.Tensor:
+            complete = masked.get(reference["id"], reference)
+            return view_reference(data.references, complete, self.encoder, self.device).prototype
+
+        self.bank = build_bank(torch.stack([prototype(reference) for reference in of_class]) for of_class in per_class)
         self.classes = data.classes
         return self
 
@@ -120,13 +122,6 @@ class Model:
                 raise RefexpError(f"references: no such file or folder: {path}")
             classes, split = read_given(path, folder)
         return Data(classes, split, split)
-
-    def _prototype(self, split: Split, reference: Record) -> torch.Tensor:
-        rgb, mask = split.read(split.images[reference["image_id"]]), decode([split.mask(reference)])[0]
-        try:
-            return remember_one(rgb, mask, reference["bbox"], self.encoder, self.device)
-        except ValueError as error:
-            raise RefexpError(f"{split.source}: reference {reference['id']} {error}") from None
 
 
 def given_in_memory(references: Mapping[str, Sequence[tuple[Picture, Any]]]) -> tuple[tuple[str, ...], Split]:

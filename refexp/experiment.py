@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +12,7 @@ from omegaconf import DictConfig, OmegaConf
 
 from refexp.compose import Experiment, Vis, compose, told_how_to_get
 from refexp.data.coco import Data, Record, Split
-from refexp.data.sampling import Features, candidates, choose_references
+from refexp.data.sampling import Features, Shots, candidates, choose_references
 from refexp.distributed import Ranks, join
 from refexp.errors import RefexpError
 from refexp.evaluation.base import Evaluation
@@ -20,19 +20,19 @@ from refexp.evaluation.coco import CocoEvaluation
 from refexp.evaluation.diagnostics import Diagnostics, ImageDiagnosis
 from refexp.extraction import Extractor
 from refexp.files import write_json, write_text
-from refexp.memory import build_bank
+from refexp.memory import build_bank, view_reference
 from refexp.outcome import Outcome
 from refexp.pipeline import detect
 from refexp.progress import track
 from refexp.provenance import Clock, describe_run, weights_note
 from refexp.report.diagnosis import print_diagnosis
 from refexp.report.gallery import Gallery, PredictionGallery
-from refexp.report.memory_bank import draw_memory_bank, view_references
+from refexp.report.memory_bank import draw_memory_bank, shown
 from refexp.report.page import write_report
 from refexp.report.table import print_findings, print_metrics, print_places
 from refexp.results import detections_to_coco, findings, references_to_coco, remove_results, write_masks, write_summary
 from refexp.tracking import told
-from refexp.types import Detections, MemoryBank, Weights
+from refexp.types import Detections, ImageId, MemoryBank, Proposals, Weights
 
 log = logging.getLogger(__name__)
 
@@ -76,10 +76,7 @@ def run_ranks(experiment: Experiment, output: Path, device: torch.device, ranks:
         write_beginning(output, experiment.config, references_to_coco(references, data), note)
 
     if experiment.store.references == "all":
-        # Of all classes on offer: other numbers of shots may keep one that this run leaves out.
-        (everything,) = extractor.with_masks(offered.references, [candidates(offered.references, experiment.shots)])
-        for _ in track(extractor.prototypes(offered.references, everything), len(everything), "all references"):
-            pass
+        store_candidates(offered.references, experiment.shots, extractor)
     bank = remember(references, data.references, extractor)
     mine = ranks.share(list(data.targets.images.values()))
     proposals = track(extractor.proposals(data.targets, mine), len(mine), "targets")
@@ -89,15 +86,7 @@ def run_ranks(experiment: Experiment, output: Path, device: torch.device, ranks:
         return None
 
     diagnostics = diagnostics_of(experiment.evaluation, data.targets)
-    found: list[Detections] = []
-    examined: list[ImageDiagnosis] = []
-    for image_id, of_image in proposals:
-        with clock.stage("detect"):
-            found.append(detect(image_id, of_image, bank, experiment.matcher, experiment.steps.values()))
-        if diagnostics:
-            with clock.stage("diagnose"):
-                examined.append(diagnostics.examine(of_image, found[-1]))
-    gathered = ranks.gather((found, examined))
+    gathered = ranks.gather(search(proposals, bank, experiment, diagnostics, clock))
     if gathered is None:
         return None
     by_image = {detections.image_id: detections for share, _ in gathered for detections in share}
@@ -112,13 +101,11 @@ def run_ranks(experiment: Experiment, output: Path, device: torch.device, ranks:
             records = [one for _, share in gathered for one in share]
             diagnosis = diagnostics.conclude(records, detections, data.classes, metrics)
         write_json(output / "diagnostics.json", {"note": note} | diagnosis, indent=1)
-    summary = summarise(experiment, data, references, detections, extractor.weights)
-    summary["classes_left_out"] = [name for name in offered.classes if name not in data.classes]
     if experiment.vis.memory_bank:
-        extractor.load()
         with clock.stage("memory bank", 0):
-            views = view_references(data, references, experiment.encoder, device)
-            draw_memory_bank(output / "memory_bank.png", data.classes, views, bank, note)
+            picture_memory_bank(output / "memory_bank.png", data, references, bank, extractor, note)
+    left_out = [name for name in offered.classes if name not in data.classes]
+    summary = summarise(experiment, data, references, detections, extractor.weights) | {"classes_left_out": left_out}
     summary |= describe_run(device, clock, ranks.world_size)
     write_json(output / "metrics.json", {"metrics": metrics} | summary, indent=2)
     return Outcome(
@@ -192,6 +179,52 @@ def remember(references: Sequence[Sequence[Record]], split: Split, extractor: Ex
     unique = list({reference["id"]: reference for per_class in references for reference in per_class}.values())
     prototypes = dict(track(extractor.prototypes(split, unique), len(unique), "references"))
     return build_bank([torch.stack([prototypes[r["id"]] for r in per_class]) for per_class in references])
+
+
+def store_candidates(split: Split, shots: Shots, extractor: Extractor) -> None:
+    """Put every reference that some seed could choose into the store.
+
+    split: of all classes on offer, since other numbers of shots may keep one that this run leaves out.
+    """
+    (everything,) = extractor.with_masks(split, [candidates(split, shots)])
+    for _ in track(extractor.prototypes(split, everything), len(everything), "all references"):
+        pass
+
+
+def search(
+    proposals: Iterable[tuple[ImageId, Proposals]],
+    bank: MemoryBank,
+    experiment: Experiment,
+    diagnostics: Diagnostics | None,
+    clock: Clock,
+) -> tuple[list[Detections], list[ImageDiagnosis]]:
+    """What is found in this rank's targets, and what was learned of each on the way (METHOD 3, 4)."""
+    found: list[Detections] = []
+    examined: list[ImageDiagnosis] = []
+    for image_id, of_image in proposals:
+        with clock.stage("detect"):
+            found.append(detect(image_id, of_image, bank, experiment.matcher, experiment.steps.values()))
+        if diagnostics:
+            with clock.stage("diagnose"):
+                examined.append(diagnostics.examine(of_image, found[-1]))
+    return found, examined
+
+
+def picture_memory_bank(
+    path: Path,
+    data: Data,
+    references: Sequence[Sequence[Record]],
+    bank: MemoryBank,
+    extractor: Extractor,
+    note: str | None,
+) -> None:
+    """What the references taught, as a picture. Costs one forward pass a reference, 40 at most."""
+    extractor.load()
+    views = [
+        [view_reference(data.references, reference, extractor.encoder, extractor.device) for reference in per_class]
+        for per_class in shown(references)
+    ]
+    draw_memory_bank(path, data.classes, views, bank, note)
 
 
 def write_detections(output: Path, experiment: Experiment, detections: Sequence[Detections], data: Data) -> None:

@@ -18,8 +18,8 @@ from refexp.data.images import to_square
 from refexp.encoders.base import Encoder
 from refexp.errors import RefexpError
 from refexp.files import sha256
-from refexp.masks import Rle, decode
-from refexp.memory import remember_one
+from refexp.masks import Rle
+from refexp.memory import view_reference
 from refexp.pipeline import extract
 from refexp.proposers.base import Proposer
 from refexp.provenance import Clock
@@ -95,12 +95,7 @@ class Extractor:
             (reference,) = batch
             self.load()
             with self.clock.stage("remember"):
-                rgb = split.read(split.images[reference["image_id"]])
-                mask = decode([split.mask(reference)])[0]
-                try:
-                    prototype = remember_one(rgb, mask, reference["bbox"], self.encoder, self.device)
-                except ValueError as error:
-                    raise RefexpError(f"{split.source}: reference {reference['id']} {error}") from None
+                prototype = view_reference(split, reference, self.encoder, self.device).prototype
             return [{"prototype": prototype.numpy().astype(self.store.dtype)}]
 
         made_by = {"kind": "prototype", "encoder": name_of(self.settings["encoder"])}

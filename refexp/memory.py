@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from dataclasses import dataclass
 
 import numpy as np
 import torch
 import torch.nn.functional as F
 
+from refexp.data.coco import Record, Split
 from refexp.encoders.base import Encoder
+from refexp.errors import RefexpError
+from refexp.masks import decode
 from refexp.types import MemoryBank
 
 
@@ -24,7 +28,7 @@ def crop_window(box_xyxy: tuple[float, float, float, float], context: float, siz
     return max(0, int(cx - half)), max(0, int(cy - half)), min(width, int(cx + half)), min(height, int(cy + half))
 
 
-def reference_view(
+def crop_reference(
     rgb: np.ndarray, mask: np.ndarray, box_xywh: tuple[float, float, float, float], context: float | None
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """What the encoder is shown of a reference: image f32 [1, 3, h, w] in [0, 1] and mask f32 [1, 1, h, w].
@@ -58,17 +62,35 @@ def instance_prototype(tokens: torch.Tensor, weights: torch.Tensor) -> torch.Ten
     return (weights @ tokens) / weights.sum()
 
 
-def remember_one(
-    rgb: np.ndarray,
-    mask: np.ndarray,
-    box_xywh: tuple[float, float, float, float],
-    encoder: Encoder,
-    device: torch.device,
-) -> torch.Tensor:
-    """One reference -> its instance prototype f32 [C], on the CPU."""
-    image, view_mask = reference_view(rgb, mask, box_xywh, encoder.reference_context)
+@dataclass(frozen=True)
+class ReferenceView:
+    """One reference as the encoder saw it, on the CPU.
+
+    rgb: u8 [h, w, 3], the crop; mask: bool [h, w]; tokens: f32 [G * G, C]; weights: f32 [G * G], the mask on patches.
+    """
+
+    rgb: np.ndarray
+    mask: np.ndarray
+    tokens: torch.Tensor
+    weights: torch.Tensor
+
+    @property
+    def prototype(self) -> torch.Tensor:
+        """The instance prototype, f32 [C]."""
+        return instance_prototype(self.tokens, self.weights)
+
+
+def view_reference(split: Split, reference: Record, encoder: Encoder, device: torch.device) -> ReferenceView:
+    """Read, crop and encode one reference; the encoder must be loaded. Raises RefexpError that names the reference."""
+    rgb, mask = split.read(split.images[reference["image_id"]]), decode([split.mask(reference)])[0]
+    try:
+        image, inside = crop_reference(rgb, mask, reference["bbox"], encoder.reference_context)
+    except ValueError as error:
+        raise RefexpError(f"{split.source}: reference {reference['id']} {error}") from None
     tokens = encoder.encode(image.to(device))[0].float().cpu()
-    return instance_prototype(tokens, mask_weights(view_mask, encoder.input_size, encoder.grid))
+    crop = (image[0].permute(1, 2, 0) * 255).round().to(torch.uint8).numpy()
+    weights = mask_weights(inside, encoder.input_size, encoder.grid)
+    return ReferenceView(crop, inside[0, 0].bool().numpy(), tokens, weights)
 
 
 def build_bank(instances: Iterable[torch.Tensor]) -> MemoryBank:

@@ -14,7 +14,8 @@ from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
 
 from refexp.data.coco import Data, make_split
-from refexp.evaluation.coco import SUMMARY, CocoEvaluation
+from refexp.errors import RefexpError
+from refexp.evaluation.coco import SUMMARY, CocoEvaluation, result_rows
 from refexp.masks import decode, encode
 from refexp.results import detections_to_coco
 from refexp.types import Detections
@@ -55,6 +56,18 @@ def test_perfect_detections_score_one(targets):
     for name in ("nAP", "nAP50", "nAP75", "AR100", "nAP/leaf", "nAP50/ladybird", "nAP75/leaf"):
         assert metrics[f"segm/{name}"] == pytest.approx(1)
         assert metrics[f"bbox/{name}"] == pytest.approx(1)
+
+
+def test_a_box_may_end_on_its_last_pixel(targets):
+    """Then the same masks' boxes are one pixel smaller each way; masks are as they were."""
+    found, number = noisy(targets), {image_id: image_id for image_id in targets.images}
+    past, last = (CocoEvaluation(box_end=end).evaluate(targets, found, CLASSES) for end in ("past", "last"))
+    boxes = [[row["bbox"] for row in result_rows("bbox", found[0], number, end)] for end in ("past", "last")]
+    assert boxes[1] == [[x, y, w - 1, h - 1] for x, y, w, h in boxes[0]]
+    assert last["bbox/nAP"] != past["bbox/nAP"]
+    assert {k: v for k, v in last.items() if "segm" in k} == {k: v for k, v in past.items() if "segm" in k}
+    with pytest.raises(RefexpError, match="box_end=past"):
+        CocoEvaluation(box_end="last", diagnostics=True).check(targets)
 
 
 @pytest.mark.parametrize("kind", ["bbox", "segm"])

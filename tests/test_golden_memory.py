@@ -14,7 +14,7 @@ from refexp.data.coco import annotation_rle
 from refexp.data.images import to_square
 from refexp.encoders.base import Encoder
 from refexp.masks import decode
-from refexp.memory import crop_window, instance_prototype, mask_weights, reference_view
+from refexp.memory import crop_reference, crop_window, instance_prototype, mask_weights
 from refexp.types import Weights
 
 
@@ -57,7 +57,7 @@ def test_reference(gold, annotations, row):
     assert crop_window((x, y, x + w, y + h), 0.2, (427, 640)) == tuple(gold["crop_xyxy"][row])
 
     encoder = PatchMean()
-    image, mask = reference_view(gold["image"], decode([annotation_rle(annotations[row], 427, 640)])[0], box, 0.2)
+    image, mask = crop_reference(gold["image"], decode([annotation_rle(annotations[row], 427, 640)])[0], box, 0.2)
     inputs = encoder.prepare(image)
     np.testing.assert_allclose(inputs[0, :, ::14, ::14], gold["encoder_input_probe"][row], atol=1e-4)
 
@@ -71,7 +71,7 @@ def test_reference(gold, annotations, row):
 def test_soft_masks(gold, annotations):
     for row, expected in zip(gold["soft_mask_518_idx"], gold["soft_mask_518"], strict=True):
         box = tuple(gold["boxes_xywh"][row].tolist())
-        _, mask = reference_view(gold["image"], decode([annotation_rle(annotations[row], 427, 640)])[0], box, 0.2)
+        _, mask = crop_reference(gold["image"], decode([annotation_rle(annotations[row], 427, 640)])[0], box, 0.2)
         soft = F.interpolate(mask, size=(518, 518), mode="bilinear", align_corners=False)
         np.testing.assert_allclose(soft[0, 0], expected, atol=1e-5)
 

@@ -13,8 +13,8 @@ from PIL import Image
 from refexp.data.coco import Data, make_split
 from refexp.encoders.base import Encoder
 from refexp.masks import decode
-from refexp.memory import build_bank, remember_one
-from refexp.report.memory_bank import DPI, draw_memory_bank, named_by_the_others, view_references
+from refexp.memory import build_bank, view_reference
+from refexp.report.memory_bank import DPI, draw_memory_bank, named_by_the_others, shown
 from refexp.report.patch_colours import feature_colours, neighbourhood
 from refexp.types import Weights
 
@@ -38,6 +38,9 @@ def rgb_of(data, reference) -> np.ndarray:
     return data.references.read(data.references.images[reference["image_id"]])
 
 
+CPU = torch.device("cpu")
+
+
 def mask_of(data, reference) -> np.ndarray:
     return decode([data.references.mask(reference)])[0]
 
@@ -55,10 +58,7 @@ def taught(drawn):
         references = [per_class[:shots] for per_class in of_class] * copies
         data = Data(tuple(f"$x_{n}^$ {name} with a long name" for n in range(copies) for name in classes), split, split)
         encoder = Blocks()
-        prototypes = [
-            [remember_one(rgb_of(data, r), mask_of(data, r), r["bbox"], encoder, torch.device("cpu")) for r in row]
-            for row in references
-        ]
+        prototypes = [[view_reference(split, r, encoder, CPU).prototype for r in row] for row in references]
         return data, references, build_bank([torch.stack(row) for row in prototypes])
 
     return teach
@@ -66,7 +66,7 @@ def taught(drawn):
 
 def test_views_are_what_the_prototypes_are_made_of(taught):
     data, references, bank = taught(3)
-    views = view_references(data, references, Blocks(), torch.device("cpu"))
+    views = [[view_reference(data.references, r, Blocks(), CPU) for r in row] for row in shown(references)]
     for label, row in enumerate(views):
         for shot, view in enumerate(row):
             prototype = (view.weights @ view.tokens) / view.weights.sum()
@@ -116,7 +116,7 @@ def test_neighbourhood_stays_in_the_image():
 def test_the_picture(taught, tmp_path, shots, copies):
     """One reference of two classes, and more of both than are drawn; names with signs that mean something to TeX."""
     data, references, bank = taught(shots, copies)
-    views = view_references(data, references, Blocks(), torch.device("cpu"))
+    views = [[view_reference(data.references, r, Blocks(), CPU) for r in row] for row in shown(references)]
     assert len(views) == min(2 * copies, 8) and len(views[0]) == min(shots, 5)
     with warnings.catch_warnings():
         warnings.simplefilter("error")

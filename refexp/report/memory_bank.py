@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -11,11 +10,9 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 
-from refexp.data.coco import Data, Record
-from refexp.encoders.base import Encoder
+from refexp.data.coco import Record
 from refexp.files import atomic_path
-from refexp.masks import decode
-from refexp.memory import mask_weights, reference_view
+from refexp.memory import ReferenceView
 from refexp.report.overlays import colour
 from refexp.report.patch_colours import feature_colours, neighbourhood
 from refexp.types import MemoryBank
@@ -37,39 +34,9 @@ NAME, MARGIN, MATRIX, PANEL, HEADLINE = 1.25, 0.25, 3.65, (5.2, 5.0), 6.6
 INK, FAINT, ALARM = "#1f2933", "#7b8794", "#b42318"
 
 
-@dataclass(frozen=True)
-class ReferenceView:
-    """One reference as the encoder saw it.
-
-    rgb: u8 [h, w, 3], the crop; mask: bool [h, w]; tokens: f32 [G * G, C]; weights: f32 [G * G], the mask on patches.
-    """
-
-    rgb: np.ndarray
-    mask: np.ndarray
-    tokens: torch.Tensor
-    weights: torch.Tensor
-
-
-def view_references(
-    data: Data, references: Sequence[Sequence[Record]], encoder: Encoder, device: torch.device
-) -> list[list[ReferenceView]]:
-    """The first MAX_SHOTS references of the first MAX_CLASSES classes, encoded anew. The encoder must be loaded.
-
-    Costs one forward pass a reference, 40 at most.
-    """
-    split = data.references
-    views = []
-    for per_class in list(references)[:MAX_CLASSES]:
-        row = []
-        for reference in per_class[:MAX_SHOTS]:
-            rgb, mask = split.read(split.images[reference["image_id"]]), decode([split.mask(reference)])[0]
-            image, inside = reference_view(rgb, mask, reference["bbox"], encoder.reference_context)
-            tokens = encoder.encode(image.to(device))[0].float().cpu()
-            crop = (image[0].permute(1, 2, 0) * 255).round().to(torch.uint8).numpy()
-            weights = mask_weights(inside, encoder.input_size, encoder.grid)
-            row.append(ReferenceView(crop, inside[0, 0].bool().numpy(), tokens, weights))
-        views.append(row)
-    return views
+def shown(references: Sequence[Sequence[Record]]) -> list[Sequence[Record]]:
+    """The references in the picture: the first MAX_SHOTS of the first MAX_CLASSES classes."""
+    return [per_class[:MAX_SHOTS] for per_class in references[:MAX_CLASSES]]
 
 
 def draw_memory_bank(
@@ -77,7 +44,8 @@ def draw_memory_bank(
 ) -> None:
     """Write the picture, a PNG: references with their masks, patch features as colours, and matrices of similarity.
 
-    views: of `view_references`; classes, bank: all of the run, in the same order. note: stands on top, if given.
+    views: of the references that are `shown`; classes, bank: all of the run, in the same order. note: stands on top, if
+    given.
     """
     from matplotlib.figure import Figure  # takes half a second to import
 
