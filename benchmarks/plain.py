@@ -11,7 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor
 from torchvision.ops import nms
 
-from refexp.encoders.base import IMAGENET_MEAN, IMAGENET_STD
+from refexp.networks import IMAGENET_MEAN, IMAGENET_STD
 
 
 def propose(model, square: Tensor, points: Tensor, batch: int, threshold: float) -> tuple[Tensor, Tensor]:

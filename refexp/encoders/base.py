@@ -8,10 +8,8 @@ from typing import ClassVar
 import torch
 import torch.nn.functional as F
 
+from refexp.networks import normalise
 from refexp.types import Weights
-
-IMAGENET_MEAN = (0.485, 0.456, 0.406)
-IMAGENET_STD = (0.229, 0.224, 0.225)
 
 
 class Encoder(ABC):
@@ -48,8 +46,7 @@ class Encoder(ABC):
         """f32 [B, 3, h, w] in [0, 1] -> normalised network input (bicubic, not clamped; METHOD 1.2, 2.2)."""
         size = (self.input_size, self.input_size)
         resized = F.interpolate(images, size=size, mode="bicubic", align_corners=False, antialias=self.antialias)
-        mean, std = (resized.new_tensor(v)[:, None, None] for v in (IMAGENET_MEAN, IMAGENET_STD))
-        return (resized - mean) / std
+        return normalise(resized)
 
     def encode(self, images: torch.Tensor) -> torch.Tensor:
         """f32 [B, 3, h, w] in [0, 1] -> f32 [B, G * G, C]."""

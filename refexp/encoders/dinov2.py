@@ -11,7 +11,7 @@ from pydantic import Field
 from refexp import checkpoints
 from refexp.encoders.base import Encoder
 from refexp.errors import RefexpError, first_line
-from refexp.precision import Precision, autocast
+from refexp.networks import Precision, autocast
 from refexp.types import Weights
 
 Arch = Literal[

@@ -11,10 +11,9 @@ import torch
 from pydantic import Field
 
 from refexp import checkpoints
-from refexp.encoders.base import IMAGENET_MEAN, IMAGENET_STD
 from refexp.errors import RefexpError, first_line
 from refexp.masks import LOW_RES, Rle, areas, upscale_to_rle
-from refexp.precision import Precision, autocast
+from refexp.networks import Precision, autocast, normalise
 from refexp.proposers.base import Proposer
 from refexp.proposers.sam2_decoder import Image, SharedDecoder
 from refexp.types import MaskProposals, Target, Weights
@@ -125,8 +124,7 @@ class SAM2Proposer(Proposer):
 
     def embed(self, square: torch.Tensor, no_mem_embed: bool) -> Image:
         """f32 [3, 1024, 1024] in [0, 1] -> what all prompts on this image share."""
-        mean, std = (square.new_tensor(v)[:, None, None] for v in (IMAGENET_MEAN, IMAGENET_STD))
-        backbone = self.model.forward_image(((square - mean) / std)[None].to(self.device))
+        backbone = self.model.forward_image(normalise(square)[None].to(self.device))
         _, features, _, sizes = self.model._prepare_backbone_features(backbone)
         if no_mem_embed:
             features[-1] = features[-1] + self.model.no_mem_embed
