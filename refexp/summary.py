@@ -28,8 +28,8 @@ from typing import TYPE_CHECKING
 from refexp.errors import RefexpError, did_you_mean, first_line
 from refexp.files import atomic_path, write_text
 from refexp.report.compare import Difference, compare
-from refexp.report.keys import CONFIG, FIRST, column, in_order, is_number, label, overall_metrics, varying
-from refexp.report.layout import Table, failures, lay_out, same_data, split
+from refexp.report.keys import CONFIG, FIRST, column, in_order, label, make_axis, overall_metrics, varying
+from refexp.report.layout import Table, failures, lay_out, same_data, split, transposed
 from refexp.report.published import Published, read_figures, with_published
 from refexp.report.render import to_latex, to_markdown, to_rich
 from refexp.report.runs import find_runs
@@ -61,12 +61,12 @@ class Wanted:
 
 @dataclass(frozen=True)
 class Part:
-    """One table, the comparisons that go with it and the runs that it is made of."""
+    """One table, and the comparisons that go with it. plotted: the table as it is drawn, its rows along the axis."""
 
     name: str
     table: Table
+    plotted: Table
     differences: list[Difference]
-    frame: pd.DataFrame
 
 
 @dataclass(frozen=True)
@@ -91,7 +91,7 @@ def summarise(folders: Sequence[Path], wanted: Wanted) -> Summary:
     if parts:
         write_text(out / "table.md", markdown(summary))
         write_text(out / "table.tex", "\n".join(latex(part) for part in parts))
-        summary.files.extend([out / "table.md", out / "table.tex", *draw(parts, figures, out)])
+        summary.files.extend([out / "table.md", out / "table.tex", *draw(parts, out)])
     return summary
 
 
@@ -106,12 +106,14 @@ def lay_out_all(frame: pd.DataFrame, wanted: Wanted, figures: Sequence[Published
         for metric in metrics:
             if not (wanted.metric or runs[metric].notna().any()) and runs[measured].notna().any(axis=None):
                 continue  # these were evaluated, but not on this
-            table = with_published(lay_out(runs, rows, cols, metric), runs, figures)
+            table = lay_out(runs, rows, cols, metric)
             table = replace(table, title=f"{name}: {table.title}" if name else table.title)
+            turn = cols and make_axis(table.col_values) and not make_axis(table.row_values)
+            table, plotted = (with_published(t, runs, figures) for t in (table, transposed(table) if turn else table))
             # What is on different classes or images is compared only if somebody asks for it.
             fair = wanted.compare is not None or same_data(runs, rows)
             found = compare(runs, rows, cols, *pair, metric) if cols and pair and fair else []
-            parts.append(Part(name, table, found, runs))
+            parts.append(Part(name, table, plotted, found))
     return parts
 
 
@@ -205,7 +207,7 @@ def counts(frame: pd.DataFrame) -> str:
     )
 
 
-def draw(parts: Sequence[Part], figures: Sequence[Published], out: Path) -> list[Path]:
+def draw(parts: Sequence[Part], out: Path) -> list[Path]:
     """A plot of each table with more than one value, over the key that is numeric."""
     from refexp.report.plots import draw_metric, save_figure
 
@@ -214,19 +216,10 @@ def draw(parts: Sequence[Part], figures: Sequence[Published], out: Path) -> list
         table = part.table
         if sum(cell.n > 0 for row in table.cells for cell in row) < 2:
             continue
-        x, lines = table.rows, table.cols
-        if lines and not numeric(part.frame, x) and numeric(part.frame, lines):
-            x, lines = lines, x
         name = re.sub(r"[^\w.=-]+", "_", " ".join(filter(None, [table.metric, part.name])))
         name = name if len(name) < LONG else f"{name[: LONG - 5]}_{i}"
-        files += save_figure(draw_metric(part.frame, x, table.metric, lines, figures, part.name), out / name)
+        files += save_figure(draw_metric(part.plotted), out / name)
     return files
-
-
-def numeric(frame: pd.DataFrame, key: str) -> bool:
-    """Whether a key has several values and all are numbers."""
-    values = in_order(frame[column(frame, key)])
-    return len(values) > 1 and all(map(is_number, values))
 
 
 def show(summary: Summary) -> None:
@@ -261,8 +254,9 @@ def summarise_sweep(folder: Path) -> None:
     from refexp.report.sweep_page import write_sweep_report
 
     try:
-        show(summarise([folder], Wanted()))
-        print(f"report: {write_sweep_report(folder)}")
+        summary = summarise([folder], Wanted())
+        show(summary)
+        print(f"report: {write_sweep_report(folder, summary)}")
     except Exception as error:
         log.warning("no summary: %s. Again: python -m refexp.summary %s", first_line(error), folder)
         log.debug("", exc_info=True)

@@ -11,6 +11,7 @@ from test_page import EVIL, outcome_of, splits, sweep_of
 
 from refexp.report.page import write_report
 from refexp.report.sweep_page import write_sweep_report
+from refexp.summary import Wanted, summarise
 
 pytestmark = [
     pytest.mark.browser,
@@ -197,7 +198,8 @@ def test_without_annotations(browser, tmp_path):
 
 
 def test_page_of_a_sweep(browser, tmp_path):
-    page = browser.open(write_sweep_report(sweep_of(tmp_path)).as_uri(), width=360, height=740, dark=True)
+    summary = summarise([sweep_of(tmp_path)], Wanted(metric="segm/nAP,segm/nAP50"))
+    page = browser.open(write_sweep_report(tmp_path, summary).as_uri(), width=360, height=740, dark=True)
     shown = "document.querySelector('#numbers > [data-kind]:not([hidden])').dataset.kind"
     assert page.run(shown) == "segm/nAP"
     page.click("input[value='segm/nAP50']")

@@ -21,6 +21,7 @@ from refexp.outcome import Outcome
 from refexp.report.page import write_report
 from refexp.report.page_images import SIDE, crop, mask_path, page_size
 from refexp.report.sweep_page import write_sweep_report
+from refexp.summary import Wanted, summarise
 from refexp.types import Detections, MemoryBank
 
 EVIL = '</script><script>boom()</script><b title="it\'s">'
@@ -225,7 +226,8 @@ def sweep_of(folder: Path) -> Path:
 
 
 def test_page_of_a_sweep(tmp_path):
-    text = write_sweep_report(sweep_of(tmp_path)).read_text()
+    summary = summarise([sweep_of(tmp_path)], Wanted(metric="segm/nAP,segm/nAP50"))
+    text = write_sweep_report(tmp_path, summary).read_text()
     assert "25.0 ± 7.1" in text  # shots=1: 20 and 30
     assert "failed: no memory &lt;/script&gt;" in text
     assert "<script>boom" not in text

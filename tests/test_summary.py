@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -294,11 +295,41 @@ def test_nothing_a_summary_does_ends_a_sweep(runs, caplog, capsys):
     assert "no tables: none of these runs has metrics" in capsys.readouterr().out
 
 
+def test_terminal_file_and_page_have_the_same_tables(runs, capsys):
+    for i, (dataset, matcher) in enumerate([("bugs", "a"), ("bugs", "b"), ("fish", "a"), ("fish", "b")]):
+        path = runs.add(0.1 * i, dataset=dataset, matcher=matcher) / "metrics.json"
+        path.write_text(path.read_text().replace('"bbox/nAP/cat"', '"bbox/nAP50": 0.7, "bbox/nAP/cat"'))
+    summarise_sweep(runs.folder)
+    expected = [["matcher / dataset", "bugs", "fish"], ["a", "0.0", "20.0"], ["b", "10.0", "30.0"]]
+    lines = [line.strip("| ") for line in (runs.folder / "summary/table.md").read_text().splitlines() if "|" in line]
+    written = [line.replace("**", "").split(" | ") for line in lines]
+    (shown,) = re.findall("<table class=.wide.>.*?</table>", (runs.folder / "report.html").read_text(), re.DOTALL)
+    page = [re.findall("<t[hd][^>]*>(.*?)</t[hd]>", row) for row in re.findall("<tr>.*?</tr>", shown)]
+    said = [line.strip("┃│ ") for line in capsys.readouterr().out.splitlines() if line.startswith(("┃", "│"))]
+    terminal = [re.split(" *[┃│] *", line) for line in said]
+    assert page == terminal == written[:1] + written[2:] == expected
+
+
+def test_a_plot_has_numbers_along_its_axis_and_the_table_keeps_its_order(runs):
+    for i, shots in enumerate((1, 10)):
+        for matcher in ("a", "b"):
+            runs.add(0.1 + 0.2 * i, shots=shots, matcher=matcher, dataset="coco_fsod")
+    (part,) = summarise([runs.folder], Wanted(rows="matcher", cols="shots")).parts
+    assert (part.table.row_labels, part.table.col_labels) == (["a", "b"], ["1", "10"])
+    figure = draw_metric(part.plotted)
+    lines = {line.get_label(): list(line.get_ydata()) for line in figure.axes[0].lines}
+    assert lines["a"] == lines["b"] == pytest.approx([10, 30])
+    assert (figure.axes[0].get_xlabel(), figure.legends[0].get_title().get_text()) == ("shots", "matcher")
+    # The same for both columns, so one line; in the table it is a column for each number of shots.
+    assert "published, arXiv 2507.02798 (shots)" in part.plotted.published
+    assert "published, arXiv 2507.02798 (shots), shots=10" in part.table.published
+
+
 def test_a_plot_shows_what_the_table_says(runs):
     frame = grid(runs, {(1, "a"): [0.1, 0.3], (10, "a"): [0.6, 0.6], (1, "b"): [0.2]})
     frame["note"] = RANDOM
     figures = [Published("t", "synthetic", "10", "bbox/nAP", 0.7, 0.1, "arXiv 1")]
-    figure = draw_metric(frame, "shots", "bbox/nAP", "matcher", figures)
+    figure = draw_metric(with_published(lay_out(frame, "shots", "matcher", "bbox/nAP"), frame, figures))
     lines = {line.get_label(): line for line in figure.axes[0].lines}
     assert list(lines["a"].get_xdata()) == [1, 10] and list(lines["a"].get_ydata()) == pytest.approx([20, 60])
     assert list(lines["b"].get_xdata()) == [1]  # 10 shots of b are missing: no point, no zero
@@ -306,7 +337,7 @@ def test_a_plot_shows_what_the_table_says(runs):
     assert (band.y0, band.y1) == (pytest.approx(20 - 14.142, abs=1e-3), 60)
     assert [text.get_text() for text in figure.legends[0].get_texts()] == ["a", "b", "published, arXiv 1 (t)"]
     assert figure.get_suptitle() == RANDOM
-    bars = draw_metric(frame, "matcher", "bbox/nAP", "shots").axes[0]
+    bars = draw_metric(lay_out(frame, "matcher", "shots", "bbox/nAP")).axes[0]
     assert [bar.get_height() for bar in bars.patches] == pytest.approx([20, 20, 60, 0])
     assert [text.get_text() for text in bars.texts] == ["no run"]
 

@@ -107,3 +107,8 @@ def in_order(values: Iterable[object]) -> list[object]:
 def is_number(value: object) -> bool:
     """Whether a setting can stand on an axis."""
     return isinstance(value, int | float) and not isinstance(value, bool) and value == value
+
+
+def make_axis(values: Sequence[object]) -> bool:
+    """Whether these values of a key are several, and all numbers."""
+    return len(values) > 1 and all(map(is_number, values))

@@ -48,8 +48,9 @@ class Cell:
 
 @dataclass(frozen=True)
 class Table:
-    """rows, cols: the two keys (cols None: a single column). cells: by row, then column, in the order of the labels.
+    """rows, cols: the two keys (cols None: a single column). cells: by row, then column, in the order of the values.
 
+    row_values, col_values: of the two keys; the metric's name if cols is None.
     title: the metric and what all runs share. published: by heading, a figure for each row, of n 0.
     notes: what must be said of the numbers. troubles: runs that failed, died, never began or are not there.
     """
@@ -58,12 +59,20 @@ class Table:
     metric: str
     rows: str
     cols: str | None
-    row_labels: list[str]
-    col_labels: list[str]
+    row_values: list[object]
+    col_values: list[object]
     cells: list[list[Cell]]
     published: dict[str, list[Cell]] = field(default_factory=dict)
     notes: list[str] = field(default_factory=list)
     troubles: list[str] = field(default_factory=list)
+
+    @property
+    def row_labels(self) -> list[str]:
+        return [label(value) for value in self.row_values]
+
+    @property
+    def col_labels(self) -> list[str]:
+        return [label(value) for value in self.col_values]
 
     @property
     def n(self) -> int:
@@ -86,17 +95,26 @@ def lay_out(frame: pd.DataFrame, rows: str, cols: str | None, metric: str) -> Ta
     if more := [key for key in apart if key != "seed"]:
         raise RefexpError(f"runs differ in {', '.join(more)} too, which is no seed to average over: split them first.")
     row_names = in_order(frame[column(frame, rows)])
-    col_names = in_order(frame[column(frame, cols)]) if cols else [metric_name(metric)]
+    col_names: list[object] = in_order(frame[column(frame, cols)]) if cols else [metric_name(metric)]
     seeds = in_order(frame[column(frame, "seed")]) if "seed" in apart else []
     parts = {(r, c): part for r, c, part in places(frame, rows, cols, row_names, col_names)}
     cells = [[cell_of(parts[r, c], metric, seeds) for c in map(label, col_names)] for r in map(label, row_names)]
     table = Table(
         title="", metric=metric, rows=rows, cols=cols, cells=mark_best(cells, frame, rows, cols),
-        row_labels=[label(name) for name in row_names], col_labels=[label(name) for name in col_names],
+        row_values=row_names, col_values=col_names,
         notes=list(notes_of(frame, keys)),
         troubles=[*failures(frame, metric), *never_run(frame, parts, cells, cols is None)],
     )  # fmt: skip
     return replace(table, title=title_of(frame, table))
+
+
+def transposed(table: Table) -> Table:
+    """The same with rows and columns exchanged, without the published figures. It needs two keys."""
+    assert table.cols
+    return replace(
+        table, rows=table.cols, cols=table.rows, row_values=table.col_values, col_values=table.row_values,
+        cells=[list(column) for column in zip(*table.cells, strict=True)], published={},
+    )  # fmt: skip
 
 
 def split(frame: pd.DataFrame, rows: str, cols: str | None) -> list[tuple[str, pd.DataFrame]]:

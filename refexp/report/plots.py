@@ -7,12 +7,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from refexp.files import atomic_path
-from refexp.report.keys import column, in_order, is_number
-from refexp.report.layout import Cell, Table, lay_out, metric_name
-from refexp.report.published import Published, with_published
+from refexp.report.keys import make_axis
+from refexp.report.layout import Cell, Table, metric_name
 
 if TYPE_CHECKING:
-    import pandas as pd
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
@@ -26,34 +24,23 @@ WIDE = 3.0
 """Numbers whose largest is so many times the smallest stand on a logarithmic axis."""
 
 
-def draw_metric(
-    frame: pd.DataFrame,
-    x: str,
-    metric: str,
-    lines: str | None = None,
-    figures: Sequence[Published] = (),
-    name: str = "",
-) -> Figure:
-    """`metric` against the key `x`, mean and deviation over seeds, one line for each value of the key `lines`.
+def draw_metric(table: Table) -> Figure:
+    """A table's metric against the key of its rows, mean and deviation over seeds, one line for each column.
 
     Numbers give lines with a band, anything else (and a single number) bars. Published figures are drawn dashed.
-    frame: runs that differ in x, lines and seed alone; name: what sets them apart from others.
-    Raises RefexpError as `layout.lay_out` does.
     """
     from matplotlib.figure import Figure
 
-    table = with_published(lay_out(frame, x, lines, metric), frame, figures)
-    values = in_order(frame[column(frame, x)])
     figure = Figure(figsize=(7.2, 4.4), layout="constrained")
     axes = figure.add_subplot()
-    if len(values) > 1 and all(map(is_number, values)):
-        draw_lines(axes, table, [float(str(value)) for value in values])
+    if make_axis(table.row_values):
+        draw_lines(axes, table, [float(str(value)) for value in table.row_values])
     else:
         draw_bars(axes, table)
-    axes.set_xlabel(x)
-    axes.set_ylabel(f"{metric_name(metric)} [%]")
+    axes.set_xlabel(table.rows)
+    axes.set_ylabel(f"{metric_name(table.metric)} [%]")
     axes.set_ylim(bottom=0)
-    axes.set_title(f"{name}: {table.title}" if name else table.title, fontsize=9, wrap=True)
+    axes.set_title(table.title, fontsize=9, wrap=True)
     axes.spines[["top", "right"]].set_visible(False)
     axes.grid(axis="y", alpha=0.3)
     axes.set_axisbelow(True)
@@ -61,7 +48,7 @@ def draw_metric(
         keyed = dict(zip(*reversed(axes.get_legend_handles_labels()), strict=True))
         names = sorted(keyed, key=lambda name: name not in table.col_labels)  # measured first
         figure.legend(
-            [keyed[name] for name in names], names, title=lines, loc="outside lower center", fontsize=8,
+            [keyed[name] for name in names], names, title=table.cols, loc="outside lower center", fontsize=8,
             title_fontsize=8, ncols=2 if table.published else min(4, len(names)), frameon=False,
         )  # fmt: skip
     if table.notes:

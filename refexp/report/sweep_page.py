@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import io
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from urllib.parse import quote
@@ -13,37 +13,24 @@ from markupsafe import Markup
 
 from refexp import __version__
 from refexp.files import write_text
-from refexp.report.keys import column, completed, label, overall_metrics, varying
-from refexp.report.layout import Table, lay_out, metric_name, split
+from refexp.report.keys import column, completed, label, varying
+from refexp.report.layout import Table, metric_name
 from refexp.report.page import NAME, short, templates
 from refexp.report.plots import draw_metric
-from refexp.report.published import read_figures, with_published
 from refexp.report.render import cell_text, headings
-from refexp.report.runs import find_runs
 
 if TYPE_CHECKING:
     import pandas as pd
     from matplotlib.figure import Figure
 
-METRICS = ("segm/nAP", "segm/nAP50", "bbox/nAP", "bbox/nAP50", "semantic/mIoU", "semantic/FB-IoU")
-"""What has a table and a plot, where the runs were evaluated so."""
+    from refexp.summary import Part, Summary
 
 
-def write_sweep_report(folder: Path) -> Path:
-    """Write report.html into the folder of a sweep, or of any runs, and return its path.
-
-    The rows are `shots` if the runs differ in it, else the first setting they differ in; the columns the next one, and
-    all further ones a table each; seeds are averaged over. Raises RefexpError if there is no run below the folder.
-    """
-    frame = find_runs([folder])
-    apart = varying(frame)
-    settings = [key for key in apart if key != "seed"]
-    rows = "shots" if "shots" in settings or not settings else settings[0]
-    cols = next((key for key in settings if key not in (rows, "targets", "note")), None)
-    known, done = overall_metrics(frame), completed(frame)
-    metrics = [metric for metric in METRICS if metric in known] or known[:1]
-    names = {metric: metric_name(metric) for metric in metrics}
-    data = sorted({short(str(source)) for source in done["targets"].dropna()})
+def write_sweep_report(folder: Path, summary: Summary) -> Path:
+    """Write report.html into the folder of a sweep, or of any runs, with the tables of its summary; return its path."""
+    frame, apart = summary.frame, varying(summary.frame)
+    metrics = list(dict.fromkeys(part.table.metric for part in summary.parts))
+    data = sorted({short(str(source)) for source in completed(frame)["targets"].dropna()})
     seconds = frame["seconds"].sum()
     page = {
         "title": f"Sweep: {', '.join(data) or folder.absolute().name}",
@@ -52,12 +39,16 @@ def write_sweep_report(folder: Path) -> Path:
             *(f"{count} {state}" for state, count in frame["state"].value_counts().items()),
             *([f"{seconds / 60:.1f} min in all"] if seconds else []),
         ],
-        "notes": sorted({note for note in done["note"] if note}),
+        "notes": sorted({note for note in completed(frame)["note"] if note}),
         "kinds": [
-            {"key": metric, "name": name, "parts": list(parts(frame, rows, cols, metric))}
-            for metric, name in names.items()
+            {
+                "key": metric,
+                "name": metric_name(metric),
+                "parts": [shown(part) for part in summary.parts if part.table.metric == metric],
+            }
+            for metric in metrics
         ],
-        "columns": list(names.values()),
+        "columns": [metric_name(metric) for metric in metrics],
         "settings": apart,
         "runs": [run_of(run, metrics, [column(frame, key) for key in apart], folder) for _, run in frame.iterrows()],
         "version": __version__,
@@ -67,18 +58,14 @@ def write_sweep_report(folder: Path) -> Path:
     return folder / NAME
 
 
-def parts(frame: pd.DataFrame, rows: str, cols: str | None, metric: str) -> Iterator[dict[str, Any]]:
-    """A table and a plot for each set of runs that differ in rows, cols and seed alone."""
-    figures = read_figures()
-    for what, runs in split(frame, rows, cols):
-        if not completed(runs)[metric].notna().any():
-            continue
-        table = with_published(lay_out(runs, rows, cols, metric), runs, figures)
-        plot = as_svg(draw_metric(runs, rows, metric, cols, figures))
-        yield {
-            "what": what, "title": table.title, "headings": headings(table), "lines": lines(table),
-            "notes": table.notes, "troubles": table.troubles, "plot": plot,
-        }  # fmt: skip
+def shown(part: Part) -> dict[str, Any]:
+    """A table and, where it has any value, its plot."""
+    table = part.table
+    return {
+        "what": part.name, "title": table.title.removeprefix(f"{part.name}: "), "headings": headings(table),
+        "lines": lines(table), "notes": table.notes, "troubles": table.troubles,
+        "plot": as_svg(draw_metric(part.plotted)) if table.n else None,
+    }  # fmt: skip
 
 
 def lines(table: Table) -> list[dict[str, Any]]:
