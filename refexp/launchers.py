@@ -1,6 +1,6 @@
 """How the jobs of a multirun are run: here one after another, on this machine side by side, or by SLURM.
 
-All three keep the sweep's list of jobs (sweep.py), go on when a job fails, skip what is done already when a sweep is
+All three keep the sweep's list of jobs (jobs.py), go on when a job fails, skip what is done already when a sweep is
 taken up again, and end with a table of every job. On SLURM the expensive half is submitted first, with GPUs; the jobs
 themselves follow without any, several to a cluster job if asked for.
 """
@@ -25,8 +25,9 @@ from refexp.build import build
 from refexp.cli import JobFailed
 from refexp.distributed import place
 from refexp.errors import RefexpError, first_line
+from refexp.jobs import EXTRACT_FOLDER, Job, Sweep, cancel_slurm, check_possible
 from refexp.status import read_status
-from refexp.sweep import EXTRACT_FOLDER, Job, Sweep, cancel_slurm, check_possible, report, wait_for
+from refexp.sweep import report, wait_for
 
 log = logging.getLogger(__name__)
 
@@ -88,7 +89,7 @@ class BaseLauncher(Launcher):
             raise
         if place().rank == 0 and not settings.detach:
             report(sweep)
-            from refexp.summary import summarise_sweep  # loads pandas and matplotlib, which nothing before needs
+            from refexp.summary import summarise_sweep  # imports numpy, which --help need not wait for
 
             summarise_sweep(folder)
         return [] if settings.detach else [outcome(sweep, job) for job in jobs]

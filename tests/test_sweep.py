@@ -17,8 +17,8 @@ from conftest import ROOT
 
 from refexp.cli import JobFailed, failing
 from refexp.errors import RefexpError
+from refexp.jobs import Job, Sweep, record_of, survey
 from refexp.launchers import choose
-from refexp.sweep import Job, Sweep, record_of, survey
 from refexp.sweep import main as look_after
 
 FAULTS = ("matcher._target_=faults.Faulty", "+matcher.fault=none,raise")

@@ -27,9 +27,9 @@ from typing import TYPE_CHECKING, Any
 import yaml
 
 from refexp.errors import RefexpError
+from refexp.jobs import GONE, NAME, Job, Sweep, SweepRecord, local_state, record_of, survey
 from refexp.report.keys import CONFIG
 from refexp.status import read_status
-from refexp.sweep import GONE, NAME, Job, Sweep, SweepRecord, local_state, record_of, survey
 
 if TYPE_CHECKING:
     import pandas as pd

@@ -14,7 +14,7 @@ import pytest
 from cluster import Cluster, why_not
 from conftest import ROOT, Folder
 
-from refexp.sweep import Sweep, survey
+from refexp.jobs import Sweep, survey
 from refexp.sweep import main as look_after
 
 pytestmark = [pytest.mark.slurm, pytest.mark.skipif(why_not() is not None, reason=why_not() or "")]
