@@ -9,12 +9,12 @@ import importlib.metadata
 import json
 import logging
 import os
-import re
 import secrets
 import subprocess
 import sys
 import threading
 import time
+from itertools import compress
 from pathlib import Path
 from queue import SimpleQueue
 from typing import Annotated, Any, Literal
@@ -27,6 +27,7 @@ import refexp
 from refexp.errors import RefexpError
 from refexp.files import write_text
 from refexp.outcome import Outcome
+from refexp.report.keys import FIRST, RECIPES, matters
 from refexp.tracking import State, overall, per_class
 from refexp.wandb_pictures import references, targets
 
@@ -36,12 +37,8 @@ RETRY_SECONDS = 600.0
 """How long after a failure the further runs of this process are kept offline without another try."""
 STOPPED_SECONDS = 10.0
 """How long the end of a run may wait that was told to stop, and will be killed before long."""
-GROUPS = ("dataset", "encoder", "proposer", "sampler", "matcher", "postprocess", "evaluation")
-ASIDE = re.compile(
-    r"(shots|shots\.n|seed|stage|name|data_root|evaluation\.(diagnostics|confusion_threshold)|"
-    r"(logger|runtime|store|vis|hydra|sweep|checkpoints)([./]\w.*)?)="
-)
-"""Overrides that make no variant of a method."""
+REPEATED = ("seed", "shots", "shots.n")
+"""What the runs of one variant differ in."""
 COMMAND = (sys.executable, "-m", "refexp.wandb_process")
 
 
@@ -227,10 +224,11 @@ def options() -> dict[str, str]:
     if not HydraConfig.initialized():
         return {}
     chosen, given = HydraConfig.get().runtime.choices, HydraConfig.get().overrides.task
-    variant = [override for override in given if not ASIDE.match(override.lstrip("+~"))]
-    return {group: str(chosen[group]) for group in GROUPS if group in chosen} | {
-        "variant": " ".join(variant) or "default"
-    }
+    names = [override.split("=")[0].lstrip("+~") for override in given]
+    # A recipe does make one: what it sets is not on the command line.
+    matter = [name not in REPEATED and (matters(name) or name in RECIPES) for name in names]
+    variant = " ".join(compress(given, matter)) or "default"
+    return {group: str(chosen[group]) for group in FIRST if group in chosen and group != "shots"} | {"variant": variant}
 
 
 def results_table(outcome: Outcome) -> dict[str, Any]:

@@ -306,15 +306,28 @@ def test_the_network_dies_and_the_experiment_does_not(server, command, folder, t
     assert (row["segm/nAP"], "proposer=oracle" in row["variant"]) == (metrics["segm/nAP"], True)
 
 
-def test_a_variant_is_all_that_tells_methods_apart(monkeypatch):
+def variant(monkeypatch, *given: str) -> str:
+    """What a run is, of this command line."""
     from hydra.core.hydra_config import HydraConfig
 
-    given = ["shots='5'", "shots.n=5", "seed=1", "vis.limit=0", "hydra/launcher=slurm", "logger=wandb", "store.dir=x"]
-    given += ["evaluation.diagnostics=true", "shots.valid=any", "matcher=prototype", "storeroom=1"]
     running = SimpleNamespace(runtime=SimpleNamespace(choices={}), overrides=SimpleNamespace(task=given))
     monkeypatch.setattr(HydraConfig, "initialized", lambda: True)
     monkeypatch.setattr(HydraConfig, "get", lambda: running)
-    assert options()["variant"] == "shots.valid=any matcher=prototype storeroom=1"
+    return options()["variant"]
+
+
+def test_a_variant_is_all_that_tells_methods_apart(monkeypatch):
+    given = ["shots='5'", "shots.n=5", "seed=1", "vis.limit=0", "hydra/launcher=slurm", "logger=wandb", "store.dir=x"]
+    given += ["evaluation.diagnostics=true", "shots.valid=any", "matcher=prototype", "storeroom=1"]
+    assert variant(monkeypatch, *given) == "shots.valid=any matcher=prototype storeroom=1"
+
+
+def test_a_variant_is_what_a_table_of_runs_would_not_average(monkeypatch):
+    assert variant(monkeypatch, "store.dtype=float16", "seed=1") == "store.dtype=float16"
+    idle = ["evaluation.engine=faster", "evaluation.confusion_threshold=0.3", "summary=json", "masks=true"]
+    assert variant(monkeypatch, *idle) == "default"
+    # What these set, the command line does not say.
+    assert variant(monkeypatch, "experiment=lvis", "task=evaluate") == "experiment=lvis task=evaluate"
 
 
 def test_a_network_that_was_never_there(outcome, monkeypatch, caplog, tmp_path):

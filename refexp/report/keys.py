@@ -13,9 +13,12 @@ if TYPE_CHECKING:
 CONFIG = "config/"
 UNIMPORTANT = (
     "store.dir", "store.references", "store.claim_timeout", "checkpoints", "data_root", "vis", "runtime", "sweep",
-    "name", "stage", "logger", "summary", "masks", "experiment", "task", "evaluation.diagnostics", "evaluation.engine",
+    "hydra", "name", "stage", "logger", "summary", "masks", "evaluation.diagnostics", "evaluation.confusion_threshold",
+    "evaluation.engine",
 )  # fmt: skip
-"""Settings, or groups of them, that change no number, or only stand for others that do."""
+"""Settings, or groups of them, that change no number."""
+RECIPES = ("experiment", "task")
+"""Groups that only stand for settings of others; where these are known, they say it all."""
 FIRST = ("dataset", "shots", "encoder", "proposer", "sampler", "matcher", "postprocess", "evaluation")
 """The groups that tell runs apart, before any single setting of theirs."""
 
@@ -77,8 +80,8 @@ def typed(frame: pd.DataFrame) -> list[str]:
 
 
 def matters(key: str) -> bool:
-    """Whether a setting can change a number."""
-    return not any(key == part or key.startswith(f"{part}.") for part in UNIMPORTANT)
+    """Whether a setting can change a number, and stands for no others."""
+    return not any(key == part or key.startswith((f"{part}.", f"{part}/")) for part in (*UNIMPORTANT, *RECIPES))
 
 
 def labels(frame: pd.DataFrame, keys: Sequence[str]) -> pd.Series:
