@@ -20,7 +20,7 @@ from typing import Any
 
 from refexp.errors import RefexpError
 from refexp.files import write_json
-from refexp.status import now, read_status
+from refexp.status import is_alive, now, read_status
 
 NAME = "sweep.json"
 EXTRACT_FOLDER = "extract"
@@ -197,17 +197,7 @@ def check_possible(ids: Sequence[str]) -> None:
 
 def local_state(pid: int, host: str) -> str:
     """RUNNING or GONE; a process of another machine cannot be seen, and counts as gone."""
-    if host != socket.gethostname():
-        return GONE
-    try:
-        os.kill(pid, 0)
-        stat = Path(f"/proc/{pid}/stat")
-        zombie = stat.exists() and stat.read_text().rsplit(")", 1)[1].split()[0] == "Z"
-    except ProcessLookupError:
-        return GONE
-    except (PermissionError, OSError):
-        return "RUNNING"
-    return GONE if zombie else "RUNNING"
+    return "RUNNING" if host == socket.gethostname() and is_alive(pid) else GONE
 
 
 def read_metrics(folder: Path) -> dict[str, float | None] | None:

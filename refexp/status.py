@@ -53,6 +53,18 @@ def read_status(folder: Path) -> dict[str, Any] | None:
         return None
 
 
+def is_alive(pid: int) -> bool:
+    """Whether a process of this machine lives; a zombie, which ended and whose parent has not asked how, does not."""
+    try:
+        os.kill(pid, 0)
+        stat = Path(f"/proc/{pid}/stat")
+        return not (stat.exists() and stat.read_text().rsplit(")", 1)[1].split()[0] == "Z")
+    except ProcessLookupError:
+        return False
+    except OSError:  # another user's
+        return True
+
+
 def scheduler_id() -> str | None:
     """SLURM's name of the job this process is part of, `123` or `123_4`."""
     array = os.environ.get("SLURM_ARRAY_JOB_ID")

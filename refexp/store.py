@@ -33,6 +33,7 @@ from pydantic import Field
 
 from refexp.errors import RefexpError
 from refexp.files import atomic_path
+from refexp.status import is_alive
 
 log = logging.getLogger(__name__)
 
@@ -119,7 +120,7 @@ class Store:
             return False  # just released: the next round sees
         # A claim without an owner is being written, or its owner died in the act; time tells.
         host, pid = owner.split() if owner else ("unknown host", "?")
-        dead = host == socket.gethostname() and not _alive(int(pid))
+        dead = host == socket.gethostname() and not is_alive(int(pid))
         if not dead and age < self.claim_timeout:
             return False
         log.warning("taking over the work of process %s on %s, which is %s", pid, host, "gone" if dead else "silent")
@@ -210,16 +211,6 @@ def _create(path: Path) -> bool:
 
 def _owner() -> str:
     return f"{socket.gethostname()} {os.getpid()}"
-
-
-def _alive(pid: int) -> bool:
-    try:
-        os.kill(pid, 0)
-    except ProcessLookupError:
-        return False
-    except PermissionError:
-        return True
-    return True
 
 
 def entries(folder: Path) -> Iterator[Path]:

@@ -6,6 +6,9 @@ import json
 import multiprocessing
 import os
 import re
+import socket
+import subprocess
+import sys
 import time
 
 import numpy as np
@@ -123,6 +126,19 @@ def test_a_claim_of_another_host_times_out(tmp_path):
     with store.claim(key) as mine:
         assert mine
     assert not claim.exists()
+
+
+def test_a_claim_of_a_zombie_is_taken_over(tmp_path):
+    """A killed job whose parent has not asked for its end still has its number, as in containers without an init."""
+    store, key = Store(str(tmp_path)), digest(1)
+    victim = subprocess.Popen([sys.executable, "-c", ""])
+    os.waitid(os.P_PID, victim.pid, os.WEXITED | os.WNOWAIT)
+    claim = store.path(key).with_suffix(".claim")
+    claim.parent.mkdir(parents=True)
+    claim.write_text(f"{socket.gethostname()} {victim.pid}")
+    with store.claim(key) as mine:
+        assert mine
+    assert victim.wait() == 0
 
 
 def test_a_claim_without_owner_times_out(tmp_path):
