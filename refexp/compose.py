@@ -27,7 +27,7 @@ from refexp.proposers.base import Proposer
 from refexp.provenance import available_cores
 from refexp.results import SummaryFormat
 from refexp.store import Store
-from refexp.tracking import Logger
+from refexp.tracking.base import Logger
 
 
 @dataclass(frozen=True)

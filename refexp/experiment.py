@@ -31,7 +31,7 @@ from refexp.report.memory_bank import draw_memory_bank, shown
 from refexp.report.page import write_report
 from refexp.report.table import print_findings, print_metrics, print_places
 from refexp.results import detections_to_coco, findings, references_to_coco, remove_results, write_masks, write_summary
-from refexp.tracking import told
+from refexp.tracking.base import told
 from refexp.types import Detections, ImageId, MemoryBank, Proposals, Weights
 
 log = logging.getLogger(__name__)

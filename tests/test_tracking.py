@@ -19,7 +19,6 @@ import pytest
 import torch
 from PIL import Image
 
-from refexp import wandb_logger
 from refexp.build import build
 from refexp.compose import resolve
 from refexp.data.coco import Data, make_split
@@ -27,10 +26,12 @@ from refexp.errors import RankFailed, RefexpError
 from refexp.masks import encode
 from refexp.outcome import Outcome
 from refexp.progress import _told, track, watched
-from refexp.tracking import CsvLogger, NoLogger, told
+from refexp.tracking import wandb_logger
+from refexp.tracking.base import NoLogger, told
+from refexp.tracking.csv import CsvLogger
+from refexp.tracking.wandb_logger import WandbLogger, options
+from refexp.tracking.wandb_pictures import Canvas, Thing, _ids
 from refexp.types import Detections, MemoryBank
-from refexp.wandb_logger import WandbLogger, options
-from refexp.wandb_pictures import Canvas, Thing, _ids
 
 NOTE = "RANDOM WEIGHTS (encoder): the results of this run mean nothing."
 CLASSES = ("ladybird", "leaf")
@@ -360,7 +361,7 @@ def test_the_process_of_wandb_fails(outcome, monkeypatch, caplog, code, says):
 
 def test_the_disk_is_full_for_wandb(outcome, monkeypatch, caplog, tmp_path):
     # No file may grow beyond 4 KiB: the error is another than on a full disk, its way is the same.
-    command = f"ulimit -f 4; exec {sys.executable} -m refexp.wandb_process"
+    command = f"ulimit -f 4; exec {sys.executable} -m refexp.tracking.wandb_process"
     monkeypatch.setattr(wandb_logger, "COMMAND", ("bash", "-c", command))
     tell(WandbLogger(mode="offline", wait=30, dir=str(tmp_path)), outcome)
     (line,) = [r.getMessage() for r in caplog.records if r.levelname == "WARNING"]

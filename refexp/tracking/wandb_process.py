@@ -1,4 +1,4 @@
-"""The process that talks to Weights & Biases for a run: `python -m refexp.wandb_process`.
+"""The process that talks to Weights & Biases for a run: `python -m refexp.tracking.wandb_process`.
 
 A process of its own, so that whatever happens to W&B, to its service or to the network can end it and not the run.
 It takes one JSON message a line, `{"do": "start" | "progress" | "results" | "finish", ...}`, and answers likewise:

@@ -28,8 +28,8 @@ from refexp.errors import RefexpError
 from refexp.files import write_text
 from refexp.outcome import Outcome
 from refexp.report.keys import FIRST, RECIPES, matters
-from refexp.tracking import State, overall, per_class
-from refexp.wandb_pictures import references, targets
+from refexp.tracking.base import State, overall, per_class
+from refexp.tracking.wandb_pictures import references, targets
 
 log = logging.getLogger(__name__)
 
@@ -39,7 +39,7 @@ STOPPED_SECONDS = 10.0
 """How long the end of a run may wait that was told to stop, and will be killed before long."""
 REPEATED = ("seed", "shots", "shots.n")
 """What the runs of one variant differ in."""
-COMMAND = (sys.executable, "-m", "refexp.wandb_process")
+COMMAND = (sys.executable, "-m", "refexp.tracking.wandb_process")
 
 
 class WandbLogger:

@@ -1,13 +1,11 @@
 """Loggers: whoever else is told of a run, beside its own files. They never stop a run.
 
-The group `logger` offers `none`, `csv` (this file) and `wandb` (wandb_logger.py). A logger is a class with the four
-methods of `Logger`; `told` calls them on rank 0 alone and turns whatever goes wrong in them into one warning.
+The group `logger` offers `none` (this file), `csv` (csv.py) and `wandb` (wandb_logger.py). A logger is a class with the
+four methods of `Logger`; `told` calls them on rank 0 alone and turns whatever goes wrong in them into one warning.
 """
 
 from __future__ import annotations
 
-import csv
-import io
 import logging
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -16,10 +14,8 @@ from typing import Any, Literal, Protocol
 
 from refexp.distributed import place
 from refexp.errors import RankFailed, first_line
-from refexp.files import write_text
 from refexp.outcome import Outcome
 from refexp.progress import watched
-from refexp.status import now
 
 log = logging.getLogger(__name__)
 
@@ -50,35 +46,6 @@ class NoLogger:
     def progress(self, stage: str, done: int, total: int, rate: float) -> None: ...
 
     def results(self, outcome: Outcome) -> None: ...
-
-    def finish(self, state: State) -> None: ...
-
-
-class CsvLogger:
-    """progress.csv, metrics.csv and per_class.csv in the run's folder, for spreadsheets and plots.
-
-    progress.csv grows while the run goes on, and further when a run is taken up again in the same folder. metrics.csv
-    has one row: what was run, and every number that is not of a single class. per_class.csv has a row a class.
-    """
-
-    PROGRESS = ("time", "stage", "done", "total", "per_second")
-
-    def start(self, config: dict[str, Any], output: Path) -> None:
-        self.output = output
-        if not (output / "progress.csv").exists():
-            write_text(output / "progress.csv", _csv([self.PROGRESS]))
-
-    def progress(self, stage: str, done: int, total: int, rate: float) -> None:
-        with (self.output / "progress.csv").open("a", encoding="utf-8") as file:
-            file.write(_csv([(now(), stage, done, total, round(rate, 4))]))
-
-    def results(self, outcome: Outcome) -> None:
-        summary = outcome.summary
-        row: dict[str, Any] = {name: summary[name] for name in ("targets", "shots", "seed", "images", "detections")}
-        row |= {"weights_note": outcome.note} | overall(outcome.metrics)
-        write_text(self.output / "metrics.csv", _csv([tuple(row), tuple(row.values())]))
-        columns, rows = per_class(outcome)
-        write_text(self.output / "per_class.csv", _csv([columns, *rows]))
 
     def finish(self, state: State) -> None: ...
 
@@ -151,9 +118,3 @@ def per_class(outcome: Outcome) -> tuple[list[str], list[list[Any]]]:
         for name, references in zip(outcome.data.classes, outcome.references, strict=True)
     ]
     return ["class", "references", *numbers], rows
-
-
-def _csv(rows: list[Any]) -> str:
-    text = io.StringIO()
-    csv.writer(text, lineterminator="\n").writerows(rows)
-    return text.getvalue()
