@@ -42,6 +42,7 @@ FORMAT = 2
 
 MADE_BY = "made_by"
 POLL_SECONDS = 0.2
+DAY = 86400
 DAMAGE = (zipfile.BadZipFile, zlib.error, ValueError, KeyError, EOFError, NotImplementedError)
 
 Entry = dict[str, np.ndarray]
@@ -218,11 +219,11 @@ def entries(folder: Path) -> Iterator[Path]:
     yield from sorted(folder.glob("[0-9a-f][0-9a-f]/[0-9a-f]*.npz"))
 
 
-def leftovers(folder: Path, older_than_seconds: float = 86400) -> Iterator[Path]:
-    """Temporary files and claims that a killed job left behind."""
+def leftovers(folder: Path) -> Iterator[Path]:
+    """Temporary files and claims that a killed job left behind: those more than a day old."""
     for pattern in ("[0-9a-f][0-9a-f]/.*", "[0-9a-f][0-9a-f]/*.claim"):
         for path in folder.glob(pattern):
-            if time.time() - path.stat().st_mtime > older_than_seconds:
+            if time.time() - path.stat().st_mtime > DAY:
                 yield path
 
 
@@ -276,7 +277,7 @@ def prune(folder: Path, older_than_days: float | None, text: str | None, everyth
     freed, deleted = 0, 0
     for path in entries(folder):
         # Reading an entry does not touch its file; its age is that of its writing.
-        old = older_than_days is not None and time.time() - path.stat().st_mtime > older_than_days * 86400
+        old = older_than_days is not None and time.time() - path.stat().st_mtime > older_than_days * DAY
         if everything or old or (text is not None and text in describe(_made_by_or_nothing(path))):
             freed, deleted = freed + path.stat().st_size, deleted + 1
             path.unlink(missing_ok=True)

@@ -560,18 +560,19 @@ def test_options_without_files_and_unknown_ones(tmp_path, capsys):
     assert "Did you mean 'coco_fsod'" in capsys.readouterr().err
 
 
-def test_an_option_of_ones_own(tmp_path, capsys):
+def test_an_option_of_ones_own(tmp_path, capsys, monkeypatch):
     conf = tmp_path / "conf"
+    monkeypatch.setattr(check, "CONF", conf)
     write(conf / "config.yaml", "defaults: [{dataset: mine}]\n")
     text = "images: ${data_root}/mine\nreferences: /elsewhere/r.json\ntargets: ${data_root}/mine/t.json\n"
     write(conf / "dataset/mine.yaml", text)
-    assert check.options(conf) == ["mine"]
-    assert not check.print_reports([], tmp_path, conf)
+    assert check.options() == ["mine"]
+    assert not check.print_reports([], tmp_path)
     out = capsys.readouterr().out
     assert "missing: /elsewhere/r.json" in out and f"do: put {tmp_path}/mine there yourself" in out
     write(conf / "dataset/broken.yaml", "targets: ${nothing.here}\n")
     with pytest.raises(RefexpError, match=r"broken\.yaml: .*nothing\.here"):
-        check.options(conf)
+        check.options()
 
 
 # --- synthetic, and where results go

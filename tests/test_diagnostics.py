@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import io
 import json
 import pickle
 
 import numpy as np
 import pytest
 import torch
-from rich.console import Console
 
 from refexp.data.coco import make_split
 from refexp.evaluation.coco import CocoEvaluation
@@ -223,9 +221,10 @@ def test_a_bound_below_the_run_loses_nothing_to_matching():
     assert losses(0.5, 0.4) == (0, 0.5)
 
 
-def test_it_is_printed(several):
+def test_it_is_printed(several, capsys):
     diagnostics, records, found = several
-    content, written = concluded(diagnostics, records, found), io.StringIO()
-    print_diagnosis(content, Console(file=written, width=120, soft_wrap=True))
+    content = concluded(diagnostics, records, found)
+    print_diagnosis(content)
+    written = capsys.readouterr().out
     for of in content["kinds"].values():
-        assert of["verdict"]["text"] in written.getvalue() and f"{100 * of['nAP']:.1f}" in written.getvalue()
+        assert of["verdict"]["text"] in written and f"{100 * of['nAP']:.1f}" in written

@@ -22,6 +22,7 @@ from PIL import Image
 from refexp.build import build
 from refexp.compose import resolve
 from refexp.data.coco import Data, make_split
+from refexp.distributed import Place
 from refexp.errors import RankFailed, RefexpError
 from refexp.masks import encode
 from refexp.outcome import Outcome
@@ -115,7 +116,7 @@ def records(folder: Path) -> list:
 
 
 def tell(logger, outcome: Outcome) -> None:
-    with told(logger, outcome.config, outcome.output, first=True) as telling:
+    with told(logger, outcome.config, outcome.output) as telling:
         for _ in track(range(4), 4, "targets"):
             pass
         telling.results(outcome)
@@ -443,7 +444,7 @@ def test_a_logger_that_fails_is_left_alone(outcome, caplog, fails):
 )
 def test_a_run_that_ends_early(error, state, tmp_path):
     logger = Noted()
-    with pytest.raises(error), told(logger, {}, tmp_path, first=True):
+    with pytest.raises(error), told(logger, {}, tmp_path):
         raise error
     assert logger.calls == ["start", state]
 
@@ -453,13 +454,14 @@ def test_the_failure_of_a_rank_passes_through_a_logger(outcome, tmp_path):
         def results(self, outcome):
             raise RankFailed("rank 1 is gone")
 
-    with pytest.raises(RankFailed), told(Interrupted(), {}, tmp_path, first=True) as telling:
+    with pytest.raises(RankFailed), told(Interrupted(), {}, tmp_path) as telling:
         telling.results(outcome)
 
 
-def test_other_ranks_tell_nothing(outcome, tmp_path):
+def test_other_ranks_tell_nothing(outcome, tmp_path, monkeypatch):
+    monkeypatch.setattr("refexp.tracking.base.place", lambda: Place(rank=1, world_size=2))
     logger = Noted()
-    with told(logger, {}, tmp_path, first=False) as telling:
+    with told(logger, {}, tmp_path) as telling:
         telling.results(outcome)
         assert list(track(range(4), 4, "targets")) == [0, 1, 2, 3]
     assert logger.calls == []

@@ -46,10 +46,10 @@ class Difference:
         return f"{text}, {LEVEL:.0%} interval {interval} ({len(self.seeds)} seeds{few})"
 
 
-def bootstrap(differences: Sequence[float], seed: int = 0) -> tuple[float, float]:
+def bootstrap(differences: Sequence[float]) -> tuple[float, float]:
     """Percentile bootstrap interval of the mean of at least two paired differences."""
     values = np.asarray(differences, dtype=float)
-    drawn = np.random.default_rng(seed).choice(values, (RESAMPLES, len(values)))
+    drawn = np.random.default_rng(0).choice(values, (RESAMPLES, len(values)))
     low, high = np.quantile(drawn.mean(axis=1), [(1 - LEVEL) / 2, (1 + LEVEL) / 2])
     return float(low), float(high)
 

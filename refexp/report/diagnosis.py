@@ -19,12 +19,12 @@ ROWS = {
 }
 
 
-def print_diagnosis(diagnostics: Mapping[str, Any], console: Console | None = None) -> None:
+def print_diagnosis(diagnostics: Mapping[str, Any]) -> None:
     """The run beside its upper bounds, what each kind of error costs, and the verdict.
 
     diagnostics: the content of diagnostics.json. What must be said of the weights is said with the metrics.
     """
-    console = console or Console(soft_wrap=True)
+    console = Console(soft_wrap=True)
     for kind, of in diagnostics["kinds"].items():
         bounds = Table(title=f"what holds the {NOUNS[kind]} back", title_justify="left")
         for column in ("", "nAP", "nAP50"):

@@ -51,13 +51,13 @@ class NoLogger:
 
 
 @contextmanager
-def told(logger: Logger, config: dict[str, Any], output: Path, first: bool | None = None) -> Iterator[Logger]:
+def told(logger: Logger, config: dict[str, Any], output: Path) -> Iterator[Logger]:
     """Tell `logger` of the run in this block: its start, its progress and how it ended; the results tell yourself.
 
-    first: whether this process is rank 0, which alone tells; None asks `distributed.place`. What goes wrong in a logger
-    is said in one warning, after which it is left alone; the block never sees it.
+    Rank 0 alone tells. What goes wrong in a logger is said in one warning, after which it is left alone; the block
+    never sees it.
     """
-    if not (place().rank == 0 if first is None else first):
+    if place().rank > 0:
         yield NoLogger()
         return
     guarded = Guarded(logger)

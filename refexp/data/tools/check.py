@@ -105,8 +105,8 @@ class Report:
 class Checker:
     """Checks options one after the other; a file that several of them use is read once."""
 
-    def __init__(self, root: Path, conf: Path = CONF) -> None:
-        self.root, self.conf = root, conf
+    def __init__(self, root: Path) -> None:
+        self.root = root
         self.contents: dict[Path, list[Record] | str] = {}
         self.boxes_only: set[Path] = set()
         self.images: dict[tuple[Path, Path], tuple[int, str, str]] = {}
@@ -114,7 +114,7 @@ class Checker:
     def check(self, name: str) -> Report:
         """Everything that the option `dataset=name` reads."""
         report = Report()
-        for paths in option_paths(name, self.root, self.conf):
+        for paths in option_paths(name, self.root):
             images = paths.get("images")
             for part, folder in (("targets", images), ("references", paths.get("reference_images") or images)):
                 if part in paths and folder is not None:
@@ -186,17 +186,17 @@ def bad_image(records: Sequence[Record], folder: Path) -> str:
     return ""
 
 
-def options(conf: Path = CONF) -> list[str]:
+def options() -> list[str]:
     """The options of the group `dataset` that read files below the data root."""
-    names = sorted(path.stem for path in (conf / "dataset").glob("*.yaml"))
+    names = sorted(path.stem for path in (CONF / "dataset").glob("*.yaml"))
     if not names:
         raise RefexpError(
-            f"no dataset options in {conf / 'dataset'}; run this from an installation with its conf folder."
+            f"no dataset options in {CONF / 'dataset'}; run this from an installation with its conf folder."
         )
-    return [name for name in names if option_paths(name, Path("data"), conf)]
+    return [name for name in names if option_paths(name, Path("data"))]
 
 
-def option_paths(name: str, root: Path, conf: Path = CONF) -> list[dict[str, Path]]:
+def option_paths(name: str, root: Path) -> list[dict[str, Path]]:
     """The paths that `dataset=name` reads, by key, once for every number of shots if they depend on that.
 
     Empty for an option without files, or whose files the user names. Raises RefexpError for an unknown or broken one.
@@ -209,10 +209,10 @@ def option_paths(name: str, root: Path, conf: Path = CONF) -> list[dict[str, Pat
         # All that these paths may refer to, beside the option itself.
         around = {"data_root": str(root), "shots": {"n": shots}}
         try:
-            node = OmegaConf.create({**_composed(name, conf), **around}).dataset
+            node = OmegaConf.create({**_composed(name, CONF), **around}).dataset
             values = {key: node[key] for key in KEYS if key in node and not OmegaConf.is_missing(node, key)}
         except OmegaConfBaseException as error:
-            raise RefexpError(f"{conf}/dataset/{name}.yaml: {first_line(error)}") from None
+            raise RefexpError(f"{CONF}/dataset/{name}.yaml: {first_line(error)}") from None
         paths = {key: Path(value) for key, value in values.items() if isinstance(value, str)}
         if "targets" in paths and paths not in found:
             found.append(paths)
@@ -237,10 +237,10 @@ def _composed(name: str, conf: Path) -> dict[str, Any]:
     return {"dataset": content["dataset"]} if isinstance(content, dict) else {}
 
 
-def print_reports(names: Sequence[str], root: Path, conf: Path = CONF) -> bool:
+def print_reports(names: Sequence[str], root: Path) -> bool:
     """Check these options, or all, and tell, neighbours of which the same holds in one; whether all are complete."""
-    checker, complete = Checker(root, conf), True
-    reports = ((name, checker.check(name)) for name in names or options(conf))
+    checker, complete = Checker(root), True
+    reports = ((name, checker.check(name)) for name in names or options())
     for report, group in groupby(reports, key=lambda pair: pair[1]):
         complete &= not report.problems
         state = "incomplete" if report.problems else "complete"
