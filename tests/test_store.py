@@ -18,7 +18,7 @@ import torch
 from refexp.compose import compose
 from refexp.errors import RefexpError
 from refexp.experiment import run
-from refexp.extraction import Extractor, instances, pack, unpack
+from refexp.extraction import Extractor, pack, unpack
 from refexp.masks import encode
 from refexp.provenance import Clock
 from refexp.store import Store, digest, main
@@ -229,7 +229,7 @@ def keys_of(folder, configure, *overrides) -> list[str]:
         experiment.encoder, experiment.proposer, experiment.store, experiment.config, torch.device("cpu"), Clock()
     )
     image = next(iter(data.targets.images.values()))
-    truth = [data.targets.mask(a) for a in instances(data.targets)[image["id"]]]
+    truth = [data.targets.mask(a) for a in data.targets.by_image[image["id"]]]
     reference = data.references.annotations[0]
     return [extractor.reference_key(data.references, reference), extractor.target_key(data.targets, image, truth)]
 
