@@ -17,10 +17,9 @@ from pydantic import Field
 from refexp.build import build, build_all, check
 from refexp.checkpoints import MissingWeights
 from refexp.data.sampling import Sampler, Shots
-from refexp.data.tools.download import command
 from refexp.distributed import place
 from refexp.encoders.base import Encoder
-from refexp.errors import MissingData, RefexpError
+from refexp.errors import MissingData, RefexpError, data_command
 from refexp.evaluation.base import Evaluation
 from refexp.pipeline import Matcher, Step
 from refexp.proposers.base import Proposer
@@ -120,7 +119,7 @@ def told_how_to_get(config: DictConfig) -> Iterator[None]:
         paths = cast(dict[str, Any], OmegaConf.to_container(config.dataset)).values()
         if not HydraConfig.initialized() or not any("${data_root}" in str(path) for path in paths):
             raise
-        check = command("check", HydraConfig.get().runtime.choices["dataset"], root=Path(config.data_root))
+        check = data_command("check", HydraConfig.get().runtime.choices["dataset"], "--root", Path(config.data_root))
         raise MissingData(f"{str(error).rstrip('.')}; `{check}` says what else is, and what to do.") from None
 
 

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import difflib
+import shlex
 from collections.abc import Iterable
+from pathlib import Path
 
 
 class RefexpError(Exception):
@@ -30,3 +32,8 @@ def did_you_mean(word: str, choices: Iterable[str]) -> str:
     hint = f"Did you mean '{close[0]}'? " if close else ""
     shown = ", ".join(names[:30]) + (", ..." if len(names) > 30 else "")
     return f"{hint}Choices: {shown}."
+
+
+def data_command(*words: str | Path) -> str:
+    """A refexp-data command line that can be pasted into a shell."""
+    return shlex.join(["refexp-data", *map(str, words)])

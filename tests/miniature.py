@@ -16,8 +16,8 @@ import numpy as np
 from PIL import Image, ImageDraw
 from torchvision.models.detection import MaskRCNN_ResNet50_FPN_Weights
 
-from refexp.data.tools import lvis as lvis_tool
-from refexp.data.tools import voc as voc_tool
+from refexp.datatools import lvis as lvis_tool
+from refexp.datatools import voc as voc_tool
 from refexp.files import write_json
 
 WIDTH, HEIGHT, CELL, MARGIN = 320, 240, 80, 20

@@ -10,9 +10,9 @@ import pytest
 import torch
 from PIL import Image
 
-from refexp.data.__main__ import main
 from refexp.data.coco import annotation_rle, read_coco
-from refexp.data.tools.synthetic import write_folder
+from refexp.datatools.cli import main
+from refexp.datatools.synthetic import write_folder
 from refexp.masks import areas, decode
 from refexp.proposers.base import Proposer
 

@@ -20,7 +20,7 @@ from PIL import Image
 from test_distributed import outputs, ranks
 
 from refexp.data.folder import FolderDataset, read_reference_mask, upright_size
-from refexp.data.tools.synthetic import write_folder
+from refexp.datatools.synthetic import write_folder
 from refexp.errors import RefexpError
 from refexp.experiment import run
 from refexp.masks import decode
@@ -437,7 +437,10 @@ def test_the_tutorial_runs_as_written(tmp_path):
     tools = tmp_path / ".venv/bin"
     tools.mkdir(parents=True)
     (tools / "activate").write_text(f'PATH="{tools}:$PATH"\n')
-    for name, program in (("python", [sys.executable]), ("refexp-data", [sys.executable, "-m", "refexp.data"])):
+    # As an installer writes it: installed metadata may be of an earlier pyproject.toml.
+    script = re.search(r'^refexp-data = "(\S+):(\w+)"$', (ROOT / "pyproject.toml").read_text(), flags=re.MULTILINE)
+    code = "import sys; from {0} import {1}; sys.exit({1}())".format(*script.groups())
+    for name, program in (("python", [sys.executable]), ("refexp-data", [sys.executable, "-c", code])):
         (tools / name).write_text(f'#!/bin/sh\nexec {shlex.join(program)} "$@"\n')
         (tools / name).chmod(0o755)
     environment = os.environ | {"PYTHONPATH": str(tmp_path), "COLUMNS": "160"}

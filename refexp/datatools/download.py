@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import shlex
 import shutil
 import tarfile
 import time
@@ -17,7 +16,7 @@ from http.client import HTTPException
 from pathlib import Path
 from typing import IO, Any
 
-from refexp.errors import RefexpError, did_you_mean
+from refexp.errors import RefexpError, data_command, did_you_mean
 from refexp.progress import track
 
 COCO_SITE = "http://images.cocodataset.org"
@@ -113,7 +112,7 @@ def download(name: str, root: Path, force: bool = False) -> None:
     Raises RefexpError: unknown name, nothing that a program may fetch, no connection, a wrong checksum, a bad archive.
     """
     if name in BY_HAND:
-        raise RefexpError(f"{by_hand(name, root)}; then run: {command('check', name, root=root)}")
+        raise RefexpError(f"{by_hand(name, root)}; then run: {data_command('check', name, '--root', root)}")
     if name not in DOWNLOADS:
         raise RefexpError(f"no data set is called '{name}'. {did_you_mean(name, [*DOWNLOADS, *BY_HAND])}")
     for item in DOWNLOADS[name]:
@@ -136,11 +135,6 @@ def by_hand(name: str, root: Path) -> str:
         f"download {BY_HAND[name]} and unpack it so that {folder / 'annotations/test.json'} exists, with the images "
         f"below {folder / 'train'} and {folder / 'test'}{' (new_train and new_test in them)' if name == 'dior' else ''}"
     )
-
-
-def command(*words: str | Path, root: Path) -> str:
-    """A refexp-data command line that can be pasted into a shell."""
-    return shlex.join(["refexp-data", *map(str, words), "--root", str(root)])
 
 
 def fetch(item: Download, path: Path) -> None:

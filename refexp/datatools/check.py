@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shlex
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from functools import cache
@@ -12,8 +11,8 @@ from typing import Any
 
 from refexp.build import conf_folder
 from refexp.data.coco import Record, has_mask, read_coco
-from refexp.data.tools.download import BY_HAND, DOWNLOADS, by_hand, command
-from refexp.errors import RefexpError, did_you_mean, first_line
+from refexp.datatools.download import BY_HAND, DOWNLOADS, by_hand
+from refexp.errors import RefexpError, data_command, did_you_mean, first_line
 
 CONF = conf_folder()
 KEYS = ("images", "reference_images", "references", "targets")
@@ -70,7 +69,7 @@ def next_steps(path: str, root: Path) -> list[str]:
         made = MADE[path]
         steps = [step for need in made.needs if not (root / need).exists() for step in next_steps(need, root)]
         words = [str(root / word[1:-1]) if word.startswith("{") else word for word in made.words.split()]
-        return [*dict.fromkeys(steps), shlex.join(["refexp-data", *words])]
+        return [*dict.fromkeys(steps), data_command(*words)]
     above = [key for key in FETCHED if PurePosixPath(path).is_relative_to(key)]
     if not above:
         return []
@@ -81,8 +80,9 @@ def next_steps(path: str, root: Path) -> list[str]:
     items = DOWNLOADS[name]
     half = [root / made for item in items for made in item.makes if PurePosixPath(path).is_relative_to(made)]
     if half and half[0].exists():
-        return [f"delete {half[0]}", command("download", name, root=root)]
-    return [command("download", name, *(["--force"] if all(item.here(root) for item in items) else []), root=root)]
+        return [f"delete {half[0]}", data_command("download", name, "--root", root)]
+    force = ["--force"] if all(item.here(root) for item in items) else []
+    return [data_command("download", name, *force, "--root", root)]
 
 
 @dataclass

@@ -5,6 +5,8 @@ from __future__ import annotations
 import hashlib
 import io
 import shutil
+import subprocess
+import sys
 import tarfile
 import threading
 import zipfile
@@ -15,10 +17,10 @@ import miniature
 import pytest
 from miniature import read, voc_object, voc_xml, write
 
-from refexp.data.__main__ import main
 from refexp.data.coco import read_coco
-from refexp.data.tools import check, download, lvis
-from refexp.data.tools.download import Download
+from refexp.datatools import check, download, lvis
+from refexp.datatools.cli import main
+from refexp.datatools.download import Download
 from refexp.errors import RefexpError
 from refexp.files import write_json
 
@@ -32,6 +34,14 @@ def whole(tmp_path_factory) -> Path:
     root = tmp_path_factory.mktemp("whole")
     miniature.whole(root)
     return root
+
+
+def test_python_m_is_the_same_program(tmp_path, capsys):
+    words = ["check", "coco", "--root", str(tmp_path)]
+    program = [sys.executable, "-m", "refexp.data", *words]
+    done = subprocess.run(program, capture_output=True, text=True, timeout=100, check=False)
+    assert done.returncode == run(*words) == 1
+    assert done.stdout == capsys.readouterr().out and "coco: incomplete" in done.stdout
 
 
 # --- voc2coco
