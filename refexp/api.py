@@ -16,7 +16,7 @@ from hydra.errors import HydraException
 from omegaconf.errors import OmegaConfBaseException
 from PIL import Image, ImageOps
 
-from refexp.boxes import boxes_by_image, check_box, complete_boxes
+from refexp.box_masks import boxes_by_image, check_box, complete_boxes
 from refexp.build import build, build_all, conf_folder
 from refexp.cli import explain, quoted
 from refexp.compose import Runtime, build_networks, resolve

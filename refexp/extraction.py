@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from refexp.boxes import check_box, complete_boxes
+from refexp.box_masks import check_box, complete_boxes
 from refexp.data.ahead import ReadAhead
 from refexp.data.coco import Record, Split, has_mask
 from refexp.data.images import to_square

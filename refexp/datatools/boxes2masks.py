@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from PIL import Image, ImageDraw
 
-from refexp.boxes import boxes_by_image, check_box, complete_boxes
+from refexp.box_masks import boxes_by_image, check_box, complete_boxes
 from refexp.data.coco import Record, Split, make_split, read_coco
 from refexp.data.custom import access, check_files, existing_folder
 from refexp.errors import RefexpError

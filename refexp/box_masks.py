@@ -1,4 +1,4 @@
-"""Masks for annotations that come with boxes only, made of the boxes by a proposer (SAM2's box prompts)."""
+"""From an annotated box to a mask: the proposer's answer to the box or, where it has none, the box itself."""
 
 from __future__ import annotations
 
