@@ -21,8 +21,8 @@ from refexp.build import build, build_all, conf_folder
 from refexp.cli import explain, quoted
 from refexp.compose import Runtime, build_networks, resolve
 from refexp.data.coco import Data, Record, Split, make_split
-from refexp.data.folder import open_upright, read_given, to_content, to_mask
-from refexp.data.images import as_rgb, to_square
+from refexp.data.folder import read_given, to_content
+from refexp.data.images import as_rgb, open_upright, to_mask, to_square
 from refexp.data.sampling import AllSampler, Shots, choose_references
 from refexp.encoders.base import Encoder
 from refexp.errors import RefexpError

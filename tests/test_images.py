@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from refexp.data.images import read_rgb, to_square
-from refexp.errors import RefexpError
+from refexp.data.images import open_upright, read_rgb, to_square, upright_size
+from refexp.errors import MissingData, RefexpError
 
 RAMP = np.tile(np.linspace(0, 255, 40).astype(np.uint8), (30, 1))  # 40 wide, 30 high, dark left, bright right
 
@@ -83,8 +83,13 @@ def test_unreadable_files_are_named(tmp_path, content):
         path.write_bytes(path.read_bytes()[:4000])
     elif content != "missing":
         path.write_text("hello" if content == "text" else "")
-    with pytest.raises(RefexpError, match=r"photo\.jpg"):
-        read_rgb(path, 200, 200)
+    message = r"image not found: .*photo\.jpg$" if content == "missing" else r"cannot read image .*photo\.jpg: "
+    for read in (open_upright, lambda path: read_rgb(path, 200, 200)):
+        with pytest.raises(MissingData if content == "missing" else RefexpError, match=message):
+            read(path)
+    if content != "truncated":  # its head is whole
+        with pytest.raises(MissingData if content == "missing" else RefexpError, match=message):
+            upright_size(path)
 
 
 def test_wrong_size_is_named_with_both_sizes(tmp_path):

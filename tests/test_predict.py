@@ -19,7 +19,8 @@ from conftest import ROOT
 from PIL import Image
 from test_distributed import outputs, ranks
 
-from refexp.data.folder import FolderDataset, read_reference_mask, upright_size
+from refexp.data.folder import FolderDataset, read_reference_mask
+from refexp.data.images import upright_size
 from refexp.datatools.synthetic import write_folder
 from refexp.errors import RefexpError
 from refexp.experiment import run

@@ -10,10 +10,10 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from PIL import Image, ImageOps
 
 from refexp.data.coco import Data, Record, Split, choose_classes, make_split, read_coco
 from refexp.data.custom import access, existing_folder
+from refexp.data.images import has_alpha, opaque, open_upright, to_mask, upright_size
 from refexp.errors import RefexpError
 from refexp.masks import areas, boxes_xywh, encode
 from refexp.types import ImageId
@@ -23,10 +23,6 @@ log = logging.getLogger(__name__)
 SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".tif", ".tiff")
 MASK = "_mask.png"
 """`<stem>_mask.png` beside a reference image is its mask: what is not 0."""
-OPAQUE = 127
-"""Alpha above this belongs to the thing."""
-ORIENTATION, QUARTER_TURNS = 0x0112, (5, 6, 7, 8)
-"""EXIF's tag, and its values that swap width and height."""
 
 
 class FolderDataset:
@@ -138,9 +134,9 @@ def read_reference_mask(path: Path) -> np.ndarray:
         if not mask.any():
             raise RefexpError(f"{beside} is 0 everywhere; what belongs to the thing must be another value.")
         return mask
-    mask = _alpha(image) > OPAQUE
+    mask = opaque(image)
     if mask.all() or not mask.any():
-        state = "no alpha channel" if not _has_alpha(image) else "an alpha channel that is the same everywhere"
+        state = "no alpha channel" if not has_alpha(image) else "an alpha channel that is the same everywhere"
         raise RefexpError(
             f"{path} has {state}, so no mask: make all transparent but the thing, or put a {beside.name} beside it "
             "that is 0 everywhere but on the thing."
@@ -148,58 +144,8 @@ def read_reference_mask(path: Path) -> np.ndarray:
     return mask
 
 
-def to_mask(image: Image.Image) -> np.ndarray:
-    """Where an image of any kind is not black (and, with an alpha channel, not transparent), bool [H, W]."""
-    alpha = _alpha(image) > OPAQUE
-    if image.mode in ("P", "PA"):  # numbers of colours: black need not be the first
-        image = image.convert("RGB")
-    if image.mode in ("LA", "RGBA"):
-        image = image.convert(image.mode[:-1])
-    values = np.asarray(image)
-    return (values.any(axis=2) if values.ndim == 3 else values != 0) & alpha
-
-
-def _has_alpha(image: Image.Image) -> bool:
-    return "A" in image.getbands() or "transparency" in image.info
-
-
-def _alpha(image: Image.Image) -> np.ndarray:
-    """U8 [H, W]; 255 everywhere without an alpha channel."""
-    if _has_alpha(image):
-        return np.asarray(image.convert("RGBA"))[..., 3]
-    return np.full((image.height, image.width), 255, dtype=np.uint8)
-
-
 def _beside(path: Path) -> Path:
     return path.with_name(path.stem + MASK)
-
-
-def open_upright(path: Path) -> Image.Image:
-    """An image file as a person sees it, EXIF rotation applied. RefexpError that names it if it cannot be read."""
-    try:
-        with Image.open(path) as image:
-            image.load()
-            return ImageOps.exif_transpose(image)
-    except (Image.DecompressionBombError, OSError, SyntaxError, ValueError) as error:
-        raise _unreadable(path, error) from None
-
-
-def upright_size(path: Path) -> tuple[int, int]:
-    """(width, height) after EXIF rotation, from the file's head. RefexpError that names it if it cannot be read."""
-    try:
-        with Image.open(path) as image:
-            turned = image.getexif().get(ORIENTATION) in QUARTER_TURNS
-            if turned and image.format == "TIFF":  # some versions of Pillow turn these by themselves
-                return open_upright(path).size
-            return image.size[::-1] if turned else image.size
-    except (Image.DecompressionBombError, OSError, SyntaxError, ValueError) as error:
-        raise _unreadable(path, error) from None
-
-
-def _unreadable(path: Path, error: Exception) -> RefexpError:
-    if isinstance(error, FileNotFoundError):
-        return RefexpError(f"image not found: {path}")
-    return RefexpError(f"cannot read image {path}: {error}. The file is damaged or no image; replace or remove it.")
 
 
 def image_files(folder: Path) -> list[Path]:
