@@ -10,15 +10,10 @@ from typing import Any
 
 import numpy as np
 import torch
-from hydra import compose, initialize_config_dir
-from hydra.core.global_hydra import GlobalHydra
-from hydra.errors import HydraException
-from omegaconf.errors import OmegaConfBaseException
 from PIL import Image, ImageOps
 
 from refexp.box_masks import boxes_by_image, check_box, complete_boxes
-from refexp.build import build, build_all, conf_folder
-from refexp.cli import explain, quoted
+from refexp.build import build, build_all, composed
 from refexp.compose import Runtime, build_networks, resolve
 from refexp.data.coco import Data, Record, Split, make_split
 from refexp.data.folder import read_given, to_content
@@ -44,7 +39,7 @@ def load(*overrides: str) -> Model:
     overrides: as on the command line; of them encoder, proposer, matcher, postprocess, weights, precision, compile,
     checkpoints and runtime have an effect. None: the embedded default. Raises RefexpError for a mistake in them.
     """
-    settings = configuration(*overrides)
+    settings = resolve(composed(overrides))
     device = build(settings.get("runtime"), "runtime", Runtime).prepare()
     proposer, encoder = build_networks(settings)
     model = Model(
@@ -172,18 +167,3 @@ def as_mask(mask: Any) -> np.ndarray:
     if isinstance(mask, (str, Path)):
         mask = open_upright(Path(mask))
     return to_mask(mask) if isinstance(mask, Image.Image) else np.asarray(mask) != 0
-
-
-def configuration(*overrides: str) -> dict[str, Any]:
-    """What these overrides compose, as on the command line. Raises RefexpError for a mistake in them."""
-    # Hydra keeps its state globally: the caller may be a Hydra application, and importing SAM2 leaves one behind.
-    before = GlobalHydra.instance().hydra
-    GlobalHydra.instance().clear()
-    try:
-        with initialize_config_dir(str(conf_folder()), version_base="1.3"):
-            config = compose("config", [quoted(override) for override in overrides])
-    except (HydraException, OmegaConfBaseException, ValueError) as error:
-        raise RefexpError(explain(error)) from None
-    finally:
-        GlobalHydra.instance().hydra = before
-    return resolve(config)

@@ -1,16 +1,22 @@
-"""From a config node to a component, with every mistake named by its config key before anything is loaded."""
+"""From overrides to a configuration and from its nodes to components; mistakes are named before anything is loaded."""
 
 from __future__ import annotations
 
 import importlib
 import inspect
 import typing
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from hydra import compose, initialize_config_dir
+from hydra.core.global_hydra import GlobalHydra
+from hydra.errors import HydraException
+from omegaconf import DictConfig
+from omegaconf.errors import OmegaConfBaseException
 from pydantic import TypeAdapter, ValidationError
 
+from refexp.cli import explain, quoted
 from refexp.errors import RefexpError, did_you_mean, first_line
 
 
@@ -77,3 +83,21 @@ def conf_folder() -> Path:
         if (folder / "config.yaml").is_file():
             return folder
     raise RefexpError(f"no configuration in {package / 'conf'} or {package.parent / 'conf'}: install from a checkout.")
+
+
+def composed(overrides: Sequence[str], conf: Path | None = None) -> DictConfig:
+    """What these overrides compose, as on the command line; references to other keys stay unresolved.
+
+    conf: the folder that holds config.yaml; None takes `conf_folder()`. Raises RefexpError for a mistake in overrides
+    or folder.
+    """
+    # Hydra keeps its state globally: the caller may be a Hydra application, and importing SAM2 leaves one behind.
+    before = GlobalHydra.instance().hydra
+    GlobalHydra.instance().clear()
+    try:
+        with initialize_config_dir(str((conf or conf_folder()).resolve()), version_base="1.3"):
+            return compose("config", [quoted(override) for override in overrides])
+    except (HydraException, OmegaConfBaseException, ValueError) as error:
+        raise RefexpError(explain(error)) from None
+    finally:
+        GlobalHydra.instance().hydra = before

@@ -173,4 +173,4 @@ def explain(error: BaseException) -> str:
         settings = [name for name in getattr(error.__cause__, "parent_node", None) or () if name != "_target_"]
         choices = did_you_mean(key[1].rsplit(".", 1)[-1], settings) if settings else ""
         return f"{key[1]}: no such key. {choices} `python main.py --cfg job` shows every key."
-    return text.split(" full_key:")[0]
+    return re.split(" full_key:| Config search path:", text)[0]

@@ -136,7 +136,7 @@ def build_networks(plain: dict[str, Any]) -> tuple[Proposer, Encoder]:
     return built[0], built[1]
 
 
-def compose(config: DictConfig) -> Experiment:
+def build_experiment(config: DictConfig) -> Experiment:
     """Build every component. Raises RefexpError that names the config key at fault."""
     plain = resolve(config)
     proposer, encoder = build_networks(plain)

@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from omegaconf import DictConfig, OmegaConf
 
-from refexp.compose import Experiment, Vis, compose, told_how_to_get
+from refexp.compose import Experiment, Vis, build_experiment, told_how_to_get
 from refexp.data.coco import Data, Record, Split
 from refexp.data.sampling import Features, Shots, candidates, choose_references
 from refexp.distributed import Ranks, join
@@ -43,7 +43,7 @@ def run(config: DictConfig, output: Path) -> dict[str, float | None]:
     Of several ranks each takes its share of the targets, and rank 0 alone writes and returns metrics.
     """
     with told_how_to_get(config):
-        experiment = compose(config)
+        experiment = build_experiment(config)
         device = experiment.runtime.prepare()
         ranks_together = join(experiment.runtime.silence, gpu=device.type == "cuda")
         with told(experiment.logger, experiment.config, output) as logger, ranks_together.run() as ranks:

@@ -12,12 +12,11 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 import torch
-from hydra.core.global_hydra import GlobalHydra
 from PIL import Image
 from test_predict import coco_references, drawn_folder, overrides, read_json, scenes  # noqa: F401 - fixtures
 
 import refexp
-from refexp.api import Model, configuration, to_rgb
+from refexp.api import Model, to_rgb
 from refexp.build import conf_folder
 from refexp.errors import RefexpError
 from refexp.experiment import run
@@ -108,26 +107,6 @@ def test_remembering_again_forgets(model, drawn_folder):  # noqa: F811
     model.remember(drawn_folder / "refs").remember({"only": [(leaf / "1.png", leaf / "1_mask.png")]})
     found = model.predict(drawn_folder / "photos/scene_01.jpg")
     assert found.classes == ("only",) and set(found.labels.tolist()) == {0}
-
-
-def test_overrides_are_those_of_the_command_line():
-    settings = configuration("encoder=dinov2_vitl14", "proposer=sam2_hiera_t", "shots=3", "weights=random")
-    assert settings["encoder"]["arch"] == "vitl14" and settings["proposer"]["model"] == "sam2_hiera_t"
-    assert settings["shots"]["n"] == 3
-    assert (conf_folder() / "config.yaml").is_file()
-
-
-def test_hydra_is_left_as_it_was():
-    state = object()
-    GlobalHydra.instance().hydra = state
-    try:
-        configuration("seed=1")
-        assert GlobalHydra.instance().hydra is state
-        with pytest.raises(RefexpError):
-            configuration("sede=1")
-        assert GlobalHydra.instance().hydra is state
-    finally:
-        GlobalHydra.instance().clear()
 
 
 def test_random_weights_are_said(caplog):

@@ -11,14 +11,13 @@ import numpy as np
 import pytest
 import torch
 from conftest import ROOT
-from hydra import compose as compose_hydra
-from hydra import initialize_config_dir
+from hydra import compose, initialize_config_dir
 from miniature import read
 from omegaconf import OmegaConf
 from torchvision.models.segmentation import FCN_ResNet50_Weights
 
 from refexp.build import build
-from refexp.compose import compose
+from refexp.compose import build_experiment
 from refexp.data.coco import Data, make_split
 from refexp.data.custom import CustomDataset
 from refexp.data.lvis import LvisSplit, check_lvis
@@ -134,7 +133,7 @@ def test_boxes_alone_cannot_be_evaluated_as_masks(option, on):
 @pytest.mark.parametrize(("option", "shots"), [(option, 5) for option in CDFSOD] + [("dior", 1), ("dior", 10)])
 def test_all_references_of_a_published_list_serve(option, shots, on, root):
     config = on("experiment=cdfsod", f"dataset={option}", f"shots={shots}", "weights=random")
-    experiment = compose(config)
+    experiment = build_experiment(config)
     offered = experiment.dataset.load()
     data, references = choose_references(offered, experiment.sampler, experiment.shots, seed=0)
     listed = read(root / f"cdfsod/{CDFSOD[option]}/annotations/{shots}_shot.json")["annotations"]
@@ -194,7 +193,7 @@ def test_references_with_boxes_alone_get_masks(overrides, on, tmp_path):
 @pytest.mark.parametrize("recipe", RECIPES)
 def test_a_recipe_is_the_papers(recipe, on):
     config = on(f"experiment={recipe}", "shots=5", "seed=7", "weights=random")
-    experiment = compose(config)
+    experiment = build_experiment(config)
     assert (config.name, experiment.shots.n, experiment.seed) == (recipe, 5, 7)
     assert (config.encoder.arch, config.proposer.model) == ("vitl14", "sam2_hiera_l")
     assert list(experiment.steps) == ["nms", "merge", "topk"]
@@ -229,7 +228,7 @@ def test_every_choice_of_a_sweep_composes(sweep, root):
 
     def composed(*overrides):
         with initialize_config_dir(str(ROOT / "conf"), version_base="1.3"):
-            return compose_hydra("config", [search, here, *overrides], return_hydra_config=True)
+            return compose("config", [search, here, *overrides], return_hydra_config=True)
 
     parameters = composed().hydra.sweeper.params
     choices = [[f"{key}={value}" for value in str(values).split(",")] for key, values in parameters.items()]

@@ -6,9 +6,10 @@ import sys
 from typing import Annotated, Literal
 
 import pytest
+from hydra.core.global_hydra import GlobalHydra
 from pydantic import Field
 
-from refexp.build import build
+from refexp.build import build, composed, conf_folder
 from refexp.cli import quoted
 from refexp.errors import RefexpError
 from refexp.experiment import run
@@ -88,3 +89,23 @@ def test_a_component_from_outside_is_one_file_and_one_target(folder, configure, 
 )
 def test_what_hydra_would_misread_is_quoted(argument, multirun, expected):
     assert quoted(argument, multirun) == expected
+
+
+def test_overrides_are_those_of_the_command_line():
+    settings = composed(["encoder=dinov2_vitl14", "proposer=sam2_hiera_t", "shots=3", "weights=random"])
+    assert settings["encoder"]["arch"] == "vitl14" and settings["proposer"]["model"] == "sam2_hiera_t"
+    assert settings["shots"]["n"] == 3
+    assert (conf_folder() / "config.yaml").is_file()
+
+
+def test_hydra_is_left_as_it_was():
+    state = object()
+    GlobalHydra.instance().hydra = state
+    try:
+        composed(["seed=1"])
+        assert GlobalHydra.instance().hydra is state
+        with pytest.raises(RefexpError):
+            composed(["sede=1"])
+        assert GlobalHydra.instance().hydra is state
+    finally:
+        GlobalHydra.instance().clear()

@@ -15,6 +15,7 @@ from pathlib import Path
 
 import miniature
 import pytest
+from hydra.core.global_hydra import GlobalHydra
 from miniature import read, voc_object, voc_xml, write
 
 from refexp.data.coco import read_coco
@@ -583,6 +584,21 @@ def test_an_option_of_ones_own(tmp_path, capsys, monkeypatch):
     write(conf / "dataset/broken.yaml", "targets: ${nothing.here}\n")
     with pytest.raises(RefexpError, match=r"broken\.yaml: .*nothing\.here"):
         check.options()
+
+
+def test_check_within_a_hydra_application(tmp_path):
+    conf, state = tmp_path / "conf", object()
+    write(conf / "config.yaml", "defaults: [{dataset: mine}]\n")
+    write(conf / "dataset/mine.yaml", "defaults: [nothing]\n")
+    GlobalHydra.instance().hydra = state
+    try:
+        with pytest.raises(RefexpError, match=r"mine\.yaml: In 'dataset/mine': Could not load 'dataset/nothing'\.$"):
+            check.options(conf)
+        write(conf / "dataset/mine.yaml", "targets: ${data_root}/mine/t.json\n")
+        assert check.options(conf) == ["mine"]
+        assert GlobalHydra.instance().hydra is state
+    finally:
+        GlobalHydra.instance().clear()
 
 
 # --- synthetic, and where results go

@@ -12,7 +12,7 @@ from omegaconf import OmegaConf
 from PIL import Image
 from pycocotools import mask as coco_mask
 
-from refexp.compose import compose
+from refexp.compose import build_experiment
 from refexp.experiment import run, warn_without_effect
 
 
@@ -147,7 +147,7 @@ def test_every_recipe_composes(recipe, configure, tmp_path):
     for key in ("images", "reference_images"):
         if config.dataset.get(key):
             Path(config.dataset[key]).mkdir(parents=True, exist_ok=True)
-    compose(config)
+    build_experiment(config)
 
 
 def test_embedded_default_needs_nothing(configure, tmp_path):

@@ -15,7 +15,7 @@ import numpy as np
 import pytest
 import torch
 
-from refexp.compose import compose
+from refexp.compose import build_experiment
 from refexp.errors import RefexpError
 from refexp.experiment import run
 from refexp.extraction import Extractor, pack, unpack
@@ -223,7 +223,7 @@ def test_stages(folder, configure, tmp_path, monkeypatch):
 
 def keys_of(folder, configure, *overrides) -> list[str]:
     """The store keys of the first reference and the first target under a configuration."""
-    experiment = compose(configure(*folder.overrides(), *overrides))
+    experiment = build_experiment(configure(*folder.overrides(), *overrides))
     data = experiment.dataset.load()
     extractor = Extractor(
         experiment.encoder, experiment.proposer, experiment.store, experiment.config, torch.device("cpu"), Clock()

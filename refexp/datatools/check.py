@@ -9,7 +9,10 @@ from itertools import groupby
 from pathlib import Path, PurePosixPath
 from typing import Any
 
-from refexp.build import conf_folder
+from omegaconf import OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+
+from refexp.build import composed, conf_folder
 from refexp.data.coco import Record, has_mask, read_coco
 from refexp.datatools.download import BY_HAND, DOWNLOADS, by_hand
 from refexp.errors import RefexpError, data_command, did_you_mean, first_line
@@ -201,9 +204,6 @@ def option_paths(name: str, root: Path) -> list[dict[str, Path]]:
 
     Empty for an option without files, or whose files the user names. Raises RefexpError for an unknown or broken one.
     """
-    from omegaconf import OmegaConf
-    from omegaconf.errors import OmegaConfBaseException
-
     found: list[dict[str, Path]] = []
     for shots in SHOTS:
         # All that these paths may refer to, beside the option itself.
@@ -222,18 +222,13 @@ def option_paths(name: str, root: Path) -> list[dict[str, Path]]:
 @cache
 def _composed(name: str, conf: Path) -> dict[str, Any]:
     """The option, its references to other keys unresolved: {"dataset": {...}}."""
-    from hydra import compose, initialize_config_dir
-    from hydra.errors import HydraException
-    from omegaconf import OmegaConf
-
     names = sorted(path.stem for path in (conf / "dataset").glob("*.yaml"))
     if name not in names:
         raise RefexpError(f"dataset={name}: no such option. {did_you_mean(name, names)}")
     try:
-        with initialize_config_dir(str(conf.resolve()), version_base="1.3"):
-            content = OmegaConf.to_container(compose("config", [f"dataset={name}"]))
-    except HydraException as error:
-        raise RefexpError(f"{conf}/dataset/{name}.yaml: {first_line(error)}") from None
+        content = OmegaConf.to_container(composed([f"dataset={name}"], conf))
+    except RefexpError as error:
+        raise RefexpError(f"{conf}/dataset/{name}.yaml: {error}") from None
     return {"dataset": content["dataset"]} if isinstance(content, dict) else {}
 
 

@@ -20,7 +20,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from refexp.build import build
+from refexp.build import build, composed
 from refexp.datatools import check, download, lvis, subset, voc
 from refexp.errors import RefexpError
 from refexp.files import write_json
@@ -138,13 +138,11 @@ def _add_boxes2masks(commands: Any) -> None:
 
 
 def _boxes2masks(options: argparse.Namespace) -> int:
-    from refexp import api  # imports torch, which the other commands need not wait for
-    from refexp.compose import Runtime
+    from refexp.compose import Runtime, resolve
     from refexp.datatools.boxes2masks import boxes2masks
 
-    settings = api.configuration(
-        f"proposer={options.proposer}", f"weights={options.weights}", f"checkpoints.dir={options.checkpoints}"
-    )
+    overrides = [f"proposer={options.proposer}", f"weights={options.weights}", f"checkpoints.dir={options.checkpoints}"]
+    settings = resolve(composed(overrides))
     proposer, device = build(settings["proposer"], "--proposer"), Runtime().prepare()
     if options.weights == "random":
         print("RANDOM WEIGHTS: the masks mean nothing.", file=sys.stderr)
