@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
-from refexp.data.coco import Data, Record, choose_classes, make_split, read_coco
+from refexp.data.coco import Data, Record, Split, choose_classes, make_split, read_coco
 from refexp.data.images import read_rgb
 from refexp.errors import MissingData
 from refexp.files import sha256
@@ -42,10 +43,16 @@ class CustomDataset:
         classes, left_out = choose_classes(references, targets, self.classes, "dataset.classes")
         if left_out:
             log.warning("%d categories left out, in one annotation file only: %s", len(left_out), ", ".join(left_out))
+        return Data(tuple(classes), *self.splits(references, targets, classes))
+
+    def splits(
+        self, references: dict[str, Any], targets: dict[str, Any], classes: Sequence[str]
+    ) -> tuple[Split, Split]:
+        """Both files' contents as splits of these classes. Raises MissingData for target images that are not there."""
         reference_split = make_split(references, str(self.references), classes, *access(self.reference_images))
         target_split = make_split(targets, str(self.targets), classes, *access(self.images))
         check_files(target_split.images.values(), self.images, str(self.targets))
-        return Data(tuple(classes), reference_split, target_split)
+        return reference_split, target_split
 
 
 def existing_folder(path: str, key: str) -> Path:

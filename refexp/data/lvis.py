@@ -8,8 +8,8 @@ from typing import Annotated, Any, Literal, get_args
 
 from pydantic import Field
 
-from refexp.data.coco import Data, Record, Split, choose_classes, make_split, read_coco
-from refexp.data.custom import CustomDataset, access, check_files
+from refexp.data.coco import Data, Record, Split, choose_classes, read_coco
+from refexp.data.custom import CustomDataset
 from refexp.errors import RefexpError
 
 Frequency = Literal["rare", "common", "frequent"]
@@ -60,9 +60,7 @@ class LvisDataset(CustomDataset):
         classes = [name for name in known if group[name] in self.frequency]
         if not classes:
             raise RefexpError(f"dataset.frequency={self.frequency}: no class of {self.targets} is left.")
-        reference_split = make_split(references, str(self.references), classes, *access(self.reference_images))
-        target_split = make_split(targets, str(self.targets), classes, *access(self.images))
-        check_files(target_split.images.values(), self.images, str(self.targets))
+        reference_split, target_split = self.splits(references, targets, classes)
         return Data(tuple(classes), reference_split, LvisSplit(**vars(target_split), groups=groups))
 
 
