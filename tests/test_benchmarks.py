@@ -123,6 +123,12 @@ def test_the_folds_of_coco20i_share_nothing_and_are_all_of_coco(on):
     assert len(set(itertools.chain(*folds))) == 80
 
 
+def test_the_folds_of_coco20i_differ_in_their_classes_alone(on):
+    first, *others = [OmegaConf.to_container(on(f"dataset={fold}")) for fold in FOLDS]
+    assert first["dataset"].pop("classes") not in [other["dataset"].pop("classes") for other in others]
+    assert others == [first] * 3
+
+
 @pytest.mark.parametrize("option", ["voc_split1", "artaxor"])
 def test_boxes_alone_cannot_be_evaluated_as_masks(option, on):
     data, evaluation = load(on(f"dataset={option}", "evaluation.kinds=[bbox,segm]"))
