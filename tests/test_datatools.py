@@ -19,7 +19,7 @@ from hydra.core.global_hydra import GlobalHydra
 from miniature import read, voc_object, voc_xml, write
 
 from refexp.data.coco import read_coco
-from refexp.datatools import check, download, lvis
+from refexp.datatools import check, download
 from refexp.datatools.cli import main
 from refexp.datatools.download import Download
 from refexp.errors import RefexpError
@@ -177,17 +177,6 @@ def test_a_file_that_is_not_lvis(published_lvis, whole, capsys):
     assert "image 100 has no coco_url" in capsys.readouterr().err
     assert run("lvis", published_lvis / "nothing.json") == 1
     assert "refexp-data download lvis" in capsys.readouterr().err
-
-
-def test_classes_of_frequency(published_lvis):
-    content = lvis.convert(published_lvis / "lvis_v1_val.json")
-    assert lvis.classes_of_frequency(content, "r") == ["r_1", "r_4"]
-    assert lvis.classes_of_frequency(content, "fc") == ["c_2", "f_3", "c_5", "f_6"]
-    for letters in ("", "x", "rare"):
-        with pytest.raises(RefexpError, match="frequency must be"):
-            lvis.classes_of_frequency(content, letters)
-    with pytest.raises(RefexpError, match="'dog' tells no frequency"):
-        lvis.classes_of_frequency({"categories": [{"name": "dog"}]}, "r")
 
 
 # --- download

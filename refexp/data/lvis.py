@@ -14,7 +14,7 @@ from refexp.errors import RefexpError
 
 Frequency = Literal["rare", "common", "frequent"]
 FREQUENCIES: tuple[Frequency, ...] = get_args(Frequency)
-"""Groups of classes by the number of training images; a category's field `frequency` holds the initial."""
+"""Classes in at most 10, in 11 to 100 and in more training images; a category's field `frequency` holds the initial."""
 
 
 @dataclass(frozen=True)

@@ -10,9 +10,6 @@ from typing import Any
 from refexp.data.coco import Record, check_coco
 from refexp.errors import RefexpError
 
-FREQUENCIES = "rcf"
-"""Rare (in at most 10 training images), common (11 to 100), frequent."""
-
 
 def convert(path: Path) -> dict[str, Any]:
     """LVIS's content with `file_name` ("train2017/000000391895.jpg") in every image; all else stays.
@@ -60,19 +57,6 @@ def minival(val: Path, listed: Path) -> dict[str, Any]:
         "images": [images[image["id"]] for image in wanted["images"]],
         "annotations": [annotations[annotation["id"]] for annotation in wanted["annotations"]],
     }
-
-
-def classes_of_frequency(content: dict[str, Any], letters: str) -> list[str]:
-    """Names of the rare ("r"), common ("c") or frequent ("f") classes, or of several ("rc"), in file order.
-
-    Raises RefexpError for other letters, or if the categories tell no frequency.
-    """
-    if not letters or set(letters) - set(FREQUENCIES):
-        raise RefexpError(f"frequency must be letters of '{FREQUENCIES}' (rare, common, frequent), not '{letters}'.")
-    for category in content["categories"]:
-        if category.get("frequency") not in set(FREQUENCIES):
-            raise RefexpError(f"category '{category['name']}' tells no frequency (r, c or f); an LVIS file is needed.")
-    return [category["name"] for category in content["categories"] if category["frequency"] in letters]
 
 
 def _read(path: Path) -> dict[str, Any]:
