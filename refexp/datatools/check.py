@@ -14,6 +14,7 @@ from omegaconf.errors import OmegaConfBaseException
 
 from refexp.build import composed, conf_folder
 from refexp.data.coco import Record, has_mask, read_coco
+from refexp.data.images import read_rgb
 from refexp.datatools.download import BY_HAND, DOWNLOADS, by_hand
 from refexp.errors import RefexpError, data_command, did_you_mean, first_line
 
@@ -179,8 +180,6 @@ class Checker:
 
 def bad_image(records: Sequence[Record], folder: Path) -> str:
     """What is wrong with the first of a few images spread evenly over `records`; nothing: an empty text."""
-    from refexp.data.images import read_rgb  # imports torch, which a list of missing files need not wait for
-
     for record in records[:: max(1, len(records) // SAMPLE)][:SAMPLE]:
         try:
             read_rgb(folder / record["file_name"], record["height"], record["width"])

@@ -138,6 +138,7 @@ def _add_boxes2masks(commands: Any) -> None:
 
 
 def _boxes2masks(options: argparse.Namespace) -> int:
+    # What a run is made of, which the other commands need not wait for.
     from refexp.compose import Runtime, resolve
     from refexp.datatools.boxes2masks import boxes2masks
 
