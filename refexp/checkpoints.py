@@ -85,7 +85,7 @@ def describe(name: str, path: Path) -> Weights:
     digest = sha256(path)
     official = digest == CHECKPOINTS[name].sha256
     origin = f"official {path.name}" if official else f"UNOFFICIAL weights in {path.name} (SHA-256 differs)"
-    return Weights(origin=origin, file=path, sha256=digest)
+    return Weights(origin, path, digest, "published" if official else "other")
 
 
 def fetch(name: str, folder: Path) -> Path:

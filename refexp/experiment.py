@@ -107,7 +107,7 @@ def run_ranks(experiment: Experiment, output: Path, device: torch.device, ranks:
     left_out = [name for name in offered.classes if name not in data.classes]
     summary = summarise(experiment, data, references, detections, extractor.weights) | {"classes_left_out": left_out}
     summary |= describe_run(device, clock, ranks.world_size)
-    write_json(output / "metrics.json", {"metrics": metrics} | summary, indent=2)
+    write_json(output / "metrics.json", {"metrics": metrics, "note": note} | summary, indent=2)
     return Outcome(
         output=output, config=experiment.config, data=data, references=references, bank=bank, detections=detections,
         metrics=metrics, summary=summary, curves=experiment.evaluation.curves, diagnostics=diagnosis, note=note,
@@ -257,7 +257,7 @@ def summarise(
         "instances": sum(not a.get("iscrowd", 0) for a in data.targets.annotations),
         "detections": sum(len(detections) for detections in found),
         "weights": {
-            name: {"origin": w.origin, "file": w.file and w.file.name, "sha256": w.sha256}
+            name: {"origin": w.origin, "kind": w.kind, "file": w.file and w.file.name, "sha256": w.sha256}
             for name, w in weights.items()
         },
     }

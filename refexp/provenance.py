@@ -104,8 +104,8 @@ def describe_run(device: torch.device, clock: Clock, ranks: int) -> dict[str, An
 
 def weights_note(weights: dict[str, Weights]) -> str | None:
     """What every output says of a run whose weights are not the published ones; None if they are."""
-    random = [name for name, source in weights.items() if "RANDOM" in source.origin]
+    random = [name for name, source in weights.items() if source.kind == "random"]
     if random:
         return f"RANDOM WEIGHTS ({', '.join(random)}): the results of this run mean nothing."
-    other = [source.origin for source in weights.values() if "UNOFFICIAL" in source.origin]
+    other = [source.origin for source in weights.values() if source.kind == "other"]
     return f"{'; '.join(other)}: not the published weights." if other else None

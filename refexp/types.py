@@ -17,7 +17,7 @@ import importlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -196,8 +196,18 @@ class Detections:
 
 @dataclass(frozen=True)
 class Weights:
-    """Where a network's weights came from, for the provenance of every output."""
+    """Where a network's weights came from, for the provenance of every output.
+
+    kind: "published" is trusted (or none are needed); results of "other" ones are marked, those of "random" ones mean
+    nothing.
+    """
 
     origin: str
     file: Path | None = None
     sha256: str | None = None
+    kind: Literal["published", "other", "random"] = "published"
+
+    @classmethod
+    def random(cls) -> Weights:
+        """Seeded random weights, for tests and benchmarks."""
+        return cls("RANDOM weights", kind="random")

@@ -76,7 +76,7 @@ def outcome_of(output: Path, data: Data, limit: int | None = None, note: str | N
         "targets": data.targets.source, "seed": 0, "shots": 2, "classes": list(data.classes),
         "images": len(data.targets.images), "instances": len(data.targets.annotations),
         "detections": sum(map(len, detections)), "ranks": 1, "device": "cpu (1 threads)", "commit": None,
-        "weights": {"encoder": {"origin": "RANDOM WEIGHTS, seed 0", "file": None, "sha256": None}},
+        "weights": {"encoder": {"origin": "RANDOM WEIGHTS, seed 0", "kind": "random", "file": None, "sha256": None}},
         "stages": {"extract": {"seconds": 2.0, "items": 4, "per_second": 2.0}},
         "peak_memory_mib": {"process": 100.0}, "versions": {"torch": "2"},
     }  # fmt: skip
@@ -217,7 +217,7 @@ def sweep_of(folder: Path) -> Path:
             metrics = {"segm/nAP": 0.1 * number + 0.2, "segm/nAP50": 0.5, "segm/nAP/leaf": 0.5}
             done = {"metrics": metrics, "config": config, "targets": "SYNTHETIC targets", "shots": shots, "seed": seed}
             done |= {"classes": ["leaf"], "images": 4, "instances": 8, "detections": 9, "commit": None}
-            done["weights"] = {"encoder": {"origin": "RANDOM WEIGHTS, seed 0"}}
+            done["note"] = "RANDOM WEIGHTS (encoder)"
             (run / "metrics.json").write_text(json.dumps(done))
         (run / "status.json").write_text(json.dumps(status))
         (run / "config.yaml").write_text(json.dumps(config))

@@ -66,11 +66,15 @@ class Runs:
         status = {"state": state, "overrides": overrides, "host": "gone", "pid": 1, "job_id": None, "seconds": 2.5}
         status |= {"ended": f"2026-01-01T00:00:{number:02d}", "error": {"message": message}}
         self.write(f"{number}/status.json", json.dumps(status))
-        if note:
-            self.write(f"{number}/WEIGHTS.txt", note + "\n")
         if state == "completed":
             done = {"metrics": {"bbox/nAP": box, "bbox/nAP/cat": box}, "config": config, "shots": options["shots"]}
-            done |= {"targets": f"{options['dataset']} targets", "classes": ["cat"], "images": 2, "instances": 3}
+            done |= {
+                "note": note,
+                "targets": f"{options['dataset']} targets",
+                "classes": ["cat"],
+                "images": 2,
+                "instances": 3,
+            }
             self.write(f"{number}/metrics.json", json.dumps(done))
         return self.folder / str(number)
 

@@ -67,7 +67,8 @@ def outcome(drawn, tmp_path_factory) -> Outcome:
     }
     summary = {
         "config": CONFIG, "targets": "SYNTHETIC targets", "seed": 3, "shots": 2, "classes": list(CLASSES), "images": 4,
-        "instances": 9, "detections": 13, "weights": {}, "device": "cpu", "versions": {}, "commit": "abc", "ranks": 1,
+        "instances": 9, "detections": 13, "device": "cpu", "versions": {}, "commit": "abc", "ranks": 1,
+        "weights": {"encoder": {"origin": "RANDOM weights", "kind": "random"}},
         "stages": {"detect": {"seconds": 1.5, "items": 4, "per_second": 2.7}},
     }  # fmt: skip
     output = tmp_path_factory.mktemp("run") / "name" / "now"

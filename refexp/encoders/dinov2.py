@@ -57,7 +57,7 @@ class DINOv2(Encoder):
         return f"dinov2_{self.arch}"
 
     def provenance(self) -> Weights:
-        return checkpoints.describe(self.name, self.file) if self.file else Weights(origin="RANDOM weights")
+        return checkpoints.describe(self.name, self.file) if self.file else Weights.random()
 
     def load(self, device: torch.device) -> None:
         import timm

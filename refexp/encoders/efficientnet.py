@@ -59,7 +59,7 @@ class EfficientNetLite0(Encoder):
     def provenance(self) -> Weights:
         """Raises RefexpError with the pip command if the package is missing."""
         if not self.pretrained:
-            return Weights(origin="RANDOM weights")
+            return Weights.random()
         file = _pretrained_file()
         digest = sha256(file)
         return Weights(f"ImageNet, pip package {WEIGHTS_PACKAGE} {version(WEIGHTS_PACKAGE)}", file, digest)

@@ -79,7 +79,7 @@ class SAM2Proposer(Proposer):
         self.file = checkpoints.locate(model, Path(checkpoints_dir)) if weights == "official" else None
 
     def provenance(self) -> Weights:
-        return checkpoints.describe(self.model_name, self.file) if self.file else Weights(origin="RANDOM weights")
+        return checkpoints.describe(self.model_name, self.file) if self.file else Weights.random()
 
     def load(self, device: torch.device) -> None:
         with torch.random.fork_rng(devices=[]):

@@ -10,13 +10,7 @@ from rich.table import Table
 
 from refexp.evaluation.verdict import NOUNS
 from refexp.report.page_errors import NAMES
-from refexp.report.table import percent
-
-ROWS = {
-    "class": "every detection named rightly",
-    "mask": "every detection outlined exactly",
-    "matching": "the best proposals, perfectly matched and merged",
-}
+from refexp.report.words import BOUNDS, percent
 
 
 def print_diagnosis(diagnostics: Mapping[str, Any]) -> None:
@@ -31,7 +25,7 @@ def print_diagnosis(diagnostics: Mapping[str, Any]) -> None:
             bounds.add_column(column, justify="right" if column else "left")
         bounds.add_row("this run", percent(of["nAP"]), percent(of["nAP50"]), style="bold")
         for name, bound in of["bounds"].items():
-            bounds.add_row(ROWS[name], percent(bound["nAP"]), percent(bound["nAP50"]))
+            bounds.add_row(BOUNDS[name], percent(bound["nAP"]), percent(bound["nAP50"]))
         errors = Table()
         for column in ("error", "count", "nAP50 without"):
             errors.add_column(column, justify="left" if column == "error" else "right")

@@ -19,11 +19,11 @@ from refexp.report.keys import (
     typed,
     varying,
 )
+from refexp.report.words import KINDS, short
 
 if TYPE_CHECKING:
     import pandas as pd
 
-KINDS = {"bbox": "box", "segm": "mask", "semantic": "semantic"}
 TOLD = 12
 """Places without a run that are listed; more are counted."""
 
@@ -209,7 +209,7 @@ def _marked(line: Sequence[Cell]) -> list[Cell]:
 def title_of(frame: pd.DataFrame, table: Table) -> str:
     """`COCO targets: box nAP in percent, mean ± deviation over 3 seeds`."""
     data = in_order(completed(frame)["targets"].dropna())
-    source = f"{_short(str(data[0]))}: " if len(data) == 1 else ""
+    source = f"{short(str(data[0]))}: " if len(data) == 1 else ""
     spread = f", mean ± sample deviation over {table.n} seeds" if table.n > 1 else ", one run each"
     return f"{source}{metric_name(table.metric)} in percent{spread}"
 
@@ -218,11 +218,6 @@ def metric_name(metric: str) -> str:
     """`bbox/nAP50` -> `box nAP50`."""
     kind, _, what = metric.partition("/")
     return f"{KINDS.get(kind, kind)} {what.replace('/', ', ')}"
-
-
-def _short(source: str) -> str:
-    """A split's source without the folders that lead to it."""
-    return "/".join(source.rsplit("/", 2)[-2:]) if source.startswith("/") else source
 
 
 def notes_of(frame: pd.DataFrame, keys: Sequence[str]) -> Iterator[str]:

@@ -24,14 +24,15 @@ from refexp.report.page_errors import (
     worst_misses,
 )
 from refexp.report.page_gallery import css, write_images, write_part, write_references
-from refexp.report.table import NUMBERS, SEMANTIC, counted, percent
+from refexp.report.table import NUMBERS, SEMANTIC
+from refexp.report.words import KINDS, counted, headline, percent, short
 
 NAME = "report.html"
 MISSES = "The largest instances that nothing of their class hits, at any score: IoU .5 of the {} makes a hit."
 ALARMS = "The detections of highest score that hit nothing, and what they are instead, by {}."
 CROPS = 18
 """Misses, and false positives, that are cut out."""
-KINDS = {"segm": ("mask", "masks"), "bbox": ("box", "boxes"), "semantic": ("", "semantic")}
+PLURALS = {"segm": "masks", "bbox": "boxes", "semantic": "semantic"}
 
 
 def write_report(outcome: Outcome) -> Path:
@@ -61,8 +62,8 @@ def write_report(outcome: Outcome) -> Path:
         "diagnostics": diagnosed,
         "misses": crops[0],
         "alarms": crops[1],
-        "misses_text": MISSES.format(KINDS[kind][1]),
-        "alarms_text": ALARMS.format(KINDS[kind][1]),
+        "misses_text": MISSES.format(PLURALS[kind]),
+        "alarms_text": ALARMS.format(PLURALS[kind]),
         "references": write_references(outcome, folder / "references") if chosen else [],
         "references_text": references_text(outcome),
         "memory_bank": vis.get("memory_bank", False),
@@ -96,14 +97,7 @@ def templates() -> jinja2.Environment:
 def describe(outcome: Outcome) -> dict[str, Any]:
     """What was run: the page's title and first lines, time, weights, environment and configuration."""
     summary, config = outcome.summary, outcome.config
-    taught = [counted(summary["shots"], "shot", "shots"), f"seed {summary['seed']}"]
-    counts = [
-        counted(len(summary["classes"]), "class", "classes"),
-        *(["all references"] if summary["shots"] == "all" else taught),
-        counted(summary["images"], "image", "images"),
-        *([counted(summary["instances"], "instance", "instances")] if outcome.data.targets.annotations else []),
-        counted(summary["detections"], "detection", "detections"),
-    ]
+    facts = [*headline(summary), counted(summary["detections"], "detection", "detections")]
     parts = {part: component(config.get(part) or {}) for part in ("encoder", "proposer", "matcher")}
     origins = [source["origin"] for source in summary["weights"].values() if source["origin"] != "none needed"]
     weights = "; ".join(dict.fromkeys(origins)) or "none needed"
@@ -113,7 +107,7 @@ def describe(outcome: Outcome) -> dict[str, Any]:
         "title": short(summary["targets"])
         if config["name"] == "run"
         else f"{config['name']}: {short(summary['targets'])}",
-        "facts": counts,
+        "facts": facts,
         "parts": parts | {"weights": weights},
         "note": outcome.note,
         "stages": stages(summary["stages"]),
@@ -122,11 +116,6 @@ def describe(outcome: Outcome) -> dict[str, Any]:
         "config": OmegaConf.to_yaml(OmegaConf.create(config)),
         "version": __version__,
     }
-
-
-def short(source: str) -> str:
-    """A split's source without the folders that lead to it; not every source is a file."""
-    return "/".join(Path(source).parts[-2:]) if source.startswith("/") else source
 
 
 def component(config: dict[str, Any]) -> str:
@@ -159,7 +148,7 @@ def accuracy(outcome: Outcome) -> list[dict[str, Any]]:
         if not a.get("iscrowd", 0)
     )
     metrics, found = outcome.metrics, []
-    for key, (name, plural) in KINDS.items():
+    for key, plural in PLURALS.items():
         overall = SEMANTIC if key == "semantic" else NUMBERS
         numbers = {column: metrics[f"{key}/{column}"] for column in overall if f"{key}/{column}" in metrics}
         if not numbers:
@@ -174,7 +163,7 @@ def accuracy(outcome: Outcome) -> list[dict[str, Any]]:
             for label, class_name in enumerate(outcome.data.classes if columns else ())
         ]
         rows.sort(key=lambda row: -1 if row["values"][0] is None else row["values"][0], reverse=True)
-        kind = {"key": key, "name": name, "plural": plural, "numbers": numbers, "columns": columns, "rows": rows}
+        kind = {"key": key, "name": KINDS[key], "plural": plural, "numbers": numbers, "columns": columns, "rows": rows}
         found.append(kind)
     return found
 

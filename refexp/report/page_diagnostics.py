@@ -7,14 +7,10 @@ from typing import Any
 import numpy as np
 
 from refexp.report.page_errors import NAMES
+from refexp.report.words import BOUNDS
 
 HEAT = 24
 """Classes that a confusion matrix shows; of more, those that are confused most."""
-BOUNDS = {
-    "class": "every detection named rightly",
-    "mask": "every detection outlined exactly",
-    "matching": "the best proposals, perfectly matched and merged",
-}
 
 
 def view(diagnostics: dict[str, Any]) -> dict[str, Any]:

@@ -6,6 +6,7 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 from refexp.report.layout import Cell, Table
+from refexp.report.words import percent
 
 if TYPE_CHECKING:
     import rich.table
@@ -16,11 +17,6 @@ LATEX = str.maketrans(
     | {"<": r"\textless{}", ">": r"\textgreater{}", "\N{MINUS SIGN}": "$-$"}
 )
 MARKDOWN = str.maketrans({character: f"\\{character}" for character in "\\|*_`<>[]"})
-
-
-def percent(value: float) -> str:
-    """A fraction in percent with one decimal; never a negative nought."""
-    return f"{round(100 * value, 1) + 0.0:.1f}"
 
 
 def cell_text(cell: Cell, usual: int) -> str:

@@ -126,7 +126,7 @@ def read_run(place: Place, base: Mapping[str, Any]) -> dict[str, Any]:
         "message": record.message,
         "seconds": record.seconds,
         "overrides": " ".join(record.job.overrides),
-        "note": read_note(folder, done),
+        "note": done.get("note") or "",
         "targets": done.get("targets"),
         "images": done.get("images"),
         "instances": done.get("instances"),
@@ -191,15 +191,6 @@ def resolved(config: Any) -> dict[str, Any]:
         return OmegaConf.to_container(config, resolve=True)  # type: ignore[return-value]
     except OmegaConfBaseException:
         return OmegaConf.to_container(config)  # type: ignore[return-value]
-
-
-def read_note(folder: Path, done: Mapping[str, Any]) -> str:
-    """The run's own word on its weights; without that file, what metrics.json says of their origin."""
-    path = folder / "WEIGHTS.txt"
-    if path.exists():
-        return path.read_text(encoding="utf-8").strip()
-    origins = [source["origin"] for source in (done.get("weights") or {}).values()]
-    return "; ".join(origin for origin in origins if "RANDOM" in origin or "UNOFFICIAL" in origin)
 
 
 def short_class(config: Mapping[str, Any]) -> str | None:

@@ -11,6 +11,7 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
+from refexp.report.words import KINDS, counted, headline, percent
 from refexp.results import Finding
 
 NUMBERS = (
@@ -21,7 +22,6 @@ NUMBERS = (
 MAX_COLUMNS = 8
 """More numbers would not fit side by side on a terminal, and stand below each other."""
 SEMANTIC = ("mIoU", "FB-IoU")
-KINDS = {"bbox": "box", "segm": "mask"}
 MAX_CLASSES = 20
 
 
@@ -32,11 +32,11 @@ def print_metrics(
 ) -> None:
     """Overall numbers in percent, per class if there are few, and speed."""
     console = Console(soft_wrap=True)
-    kinds = [kind for kind in KINDS if f"{kind}/nAP" in metrics]
+    kinds = [kind for kind in ("bbox", "segm") if f"{kind}/nAP" in metrics]
     rows = [(KINDS[kind], {c: metrics[f"{kind}/{c}"] for c in NUMBERS if f"{kind}/{c}" in metrics}) for kind in kinds]
     if semantic := {c: metrics[f"semantic/{c}"] for c in SEMANTIC if f"semantic/{c}" in metrics}:
         rows.append((f"semantic, {summary['config']['evaluation'].get('protocol', 'classes')}", semantic))
-    console.print(_overall(_title(summary), rows))
+    console.print(_overall(f"{summary['targets']}: {', '.join(headline(summary))}; percent", rows))
     if 1 < len(classes) <= MAX_CLASSES and "semantic/FB-IoU" not in metrics:
         console.print(_per_class(metrics, classes, kinds))
     stages = summary["stages"]
@@ -66,16 +66,6 @@ def print_places(output: Path, report: Path | None, note: str | None) -> None:
         console.print(f"[bold red]{escape(note)}[/]")
 
 
-def _title(summary: Mapping[str, Any]) -> str:
-    taught = f"{counted(summary['shots'], 'shot', 'shots')}, seed {summary['seed']}"
-    return (
-        f"{summary['targets']}: {counted(len(summary['classes']), 'class', 'classes')}, "
-        f"{'all references' if summary['shots'] == 'all' else taught}, "
-        f"{counted(summary['images'], 'image', 'images')}, {counted(summary['instances'], 'instance', 'instances')}; "
-        "percent"
-    )
-
-
 def _overall(title: str, rows: Sequence[tuple[str, Mapping[str, float | None]]]) -> Table:
     table = Table(title=escape(title), title_justify="left")
     table.add_column("")
@@ -102,13 +92,3 @@ def _per_class(metrics: Mapping[str, float | None], classes: Sequence[str], kind
         row = [percent(metrics[f"{number}/{class_name}"]) for number in numbers]
         table.add_row(escape(class_name), *row)
     return table
-
-
-def percent(value: float | None) -> str:
-    """`36.8`, or a dash where no instance counts."""
-    return "-" if value is None else f"{100 * value:.1f}"
-
-
-def counted(count: int | str, one: str, many: str) -> str:
-    """`1 class`, `8 classes`."""
-    return f"{count} {one if count == 1 else many}"

@@ -261,6 +261,5 @@ def provenance(outcome: Outcome) -> dict[str, Any]:
 def labels(outcome: Outcome) -> list[str]:
     """Tags that tell numbers which mean nothing, or something else, from the others."""
     tags = ["synthetic images"] if outcome.summary["targets"].startswith("SYNTHETIC") else []
-    if outcome.note:
-        tags.append("random weights" if "RANDOM" in outcome.note else "other weights")
-    return tags
+    kinds = {source["kind"] for source in outcome.summary["weights"].values()}
+    return tags + [f"{kind} weights" for kind in ("random", "other") if kind in kinds]
