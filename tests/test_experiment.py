@@ -129,13 +129,14 @@ def test_a_key_without_effect_is_said(configure, caplog):
     assert caplog.messages == []
 
 
-def test_left_out_classes_are_named(configure, folder, tmp_path):
+def test_left_out_classes_are_named(configure, folder, tmp_path, capsys):
     folder.references["annotations"] = [a for a in folder.references["annotations"] if a["category_id"] == 1]
     folder.save()
     run(configure(*folder.overrides(), "shots.missing=drop", "vis.limit=0"), tmp_path)
     content = json.loads((tmp_path / "metrics.json").read_text())
     assert content["classes"] == ["ladybird"]
     assert content["classes_left_out"] == ["leaf"]
+    assert "1 class (1 left out)" in capsys.readouterr().out
     assert "segm/nAP/leaf" not in content["metrics"]
 
 
