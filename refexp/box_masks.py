@@ -10,7 +10,7 @@ import torch
 from refexp.data.coco import Record, Split, has_mask
 from refexp.data.images import to_square
 from refexp.errors import RefexpError
-from refexp.masks import areas, box_mask
+from refexp.masks import areas, box_mask, to_json
 from refexp.proposers.base import Proposer
 from refexp.types import ImageId, Target
 
@@ -37,8 +37,7 @@ def complete_boxes(split: Split, image_id: ImageId, annotations: Sequence[Record
         if not areas([mask])[0]:
             log.warning("%s: no mask in the box of annotation %s; the box serves", split.source, annotation["id"])
             mask = box_mask(annotation["bbox"], target.size)
-        segmentation = {"size": list(mask["size"]), "counts": mask["counts"].decode()}
-        complete.append(annotation | {"segmentation": segmentation})
+        complete.append(annotation | {"segmentation": to_json(mask)})
     return complete
 
 

@@ -25,6 +25,11 @@ def encode(masks: np.ndarray) -> list[Rle]:
     return coco_mask.encode(np.asfortranarray(masks.transpose(1, 2, 0), dtype=np.uint8))
 
 
+def to_json(rle: Rle) -> dict[str, Any]:
+    """An RLE as COCO files hold it, its counts as text."""
+    return {"size": [int(side) for side in rle["size"]], "counts": rle["counts"].decode("ascii")}
+
+
 def decode(rles: Sequence[Rle]) -> np.ndarray:
     """M compressed RLEs of one size -> bool [M, H, W]."""
     return np.ascontiguousarray(coco_mask.decode(list(rles)).transpose(2, 0, 1)).astype(bool)

@@ -23,7 +23,7 @@ import numpy as np
 import torch
 
 from refexp.errors import RefexpError
-from refexp.masks import Rle, boxes_xywh, decode
+from refexp.masks import Rle, boxes_xywh, decode, to_json
 
 ImageId = int | str
 
@@ -168,7 +168,7 @@ class Detections:
                 "category_id": label + 1 if categories is None else categories[label],
                 "bbox": box.tolist(),
                 "score": score,
-                "segmentation": {"size": list(mask["size"]), "counts": mask["counts"].decode()},
+                "segmentation": to_json(mask),
             }
             for label, score, box, mask in found
         ]

@@ -14,7 +14,7 @@ import numpy as np
 from pycocotools import mask as coco_mask
 
 from refexp.errors import MissingData, RefexpError, did_you_mean
-from refexp.masks import Rle
+from refexp.masks import Rle, areas, boxes_xywh, encode, to_json
 from refexp.types import ImageId
 
 Record = dict[str, Any]
@@ -66,6 +66,20 @@ class Split:
             return annotation_rle(annotation, record["height"], record["width"])
         except ValueError as error:
             raise RefexpError(f"{self.source}: annotation {annotation['id']} {error}") from None
+
+
+def annotation_of(id_: ImageId, image_id: ImageId, category_id: int, mask: np.ndarray) -> Record:
+    """The COCO annotation of a mask, bool [H, W]."""
+    (rle,) = encode(mask[None])
+    return {
+        "id": id_,
+        "image_id": image_id,
+        "category_id": category_id,
+        "iscrowd": 0,
+        "bbox": boxes_xywh([rle])[0].tolist(),
+        "area": int(areas([rle])[0]),
+        "segmentation": to_json(rle),
+    }
 
 
 @dataclass(frozen=True)

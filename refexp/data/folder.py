@@ -11,11 +11,10 @@ from typing import Any
 
 import numpy as np
 
-from refexp.data.coco import Data, Record, Split, choose_classes, make_split, read_coco
+from refexp.data.coco import Data, Record, Split, annotation_of, choose_classes, make_split, read_coco
 from refexp.data.custom import access, existing_folder
 from refexp.data.images import has_alpha, opaque, open_upright, to_mask, upright_size
 from refexp.errors import RefexpError
-from refexp.masks import areas, boxes_xywh, encode
 from refexp.types import ImageId
 
 log = logging.getLogger(__name__)
@@ -104,20 +103,9 @@ def to_content(references: Sequence[tuple[str, str, np.ndarray]]) -> dict[str, A
     names = list(dict.fromkeys(name for name, *_ in references))
     content: dict[str, list[Record]] = {"images": [], "annotations": []}
     for name, image, mask in references:
-        (rle,) = encode(mask[None])
         height, width = mask.shape
         content["images"].append({"id": image, "file_name": image, "width": width, "height": height})
-        content["annotations"].append(
-            {
-                "id": image,
-                "image_id": image,
-                "category_id": names.index(name) + 1,
-                "iscrowd": 0,
-                "bbox": boxes_xywh([rle])[0].tolist(),
-                "area": int(areas([rle])[0]),
-                "segmentation": {"size": [height, width], "counts": rle["counts"].decode()},
-            }
-        )
+        content["annotations"].append(annotation_of(image, image, names.index(name) + 1, mask))
     return content | {"categories": [{"id": id_, "name": name} for id_, name in enumerate(names, start=1)]}
 
 

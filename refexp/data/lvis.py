@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from typing import Annotated, Any, Literal, get_args
 
 from pydantic import Field
@@ -61,7 +61,8 @@ class LvisDataset(CustomDataset):
         if not classes:
             raise RefexpError(f"dataset.frequency={self.frequency}: no class of {self.targets} is left.")
         reference_split, target_split = self.splits(references, targets, classes)
-        return Data(tuple(classes), reference_split, LvisSplit(**vars(target_split), groups=groups))
+        given = {field.name: getattr(target_split, field.name) for field in fields(target_split)}
+        return Data(tuple(classes), reference_split, LvisSplit(**given, groups=groups))
 
 
 def check_lvis(content: dict[str, Any], source: str) -> dict[int | str, Frequency]:

@@ -14,7 +14,8 @@ from typing import Any
 
 import numpy as np
 from PIL import Image
-from pycocotools import mask as coco_mask
+
+from refexp.data.coco import annotation_of
 
 SIZES = ((384, 288), (320, 240), (352, 264), (288, 384), (240, 320), (264, 352))
 """Image sizes drawn from, (width, height)."""
@@ -380,16 +381,6 @@ def render_scene(
     return _finish(rng, canvas.rgb), masks
 
 
-def _annotation(number: int, image_id: int, label: int, mask: np.ndarray) -> dict[str, Any]:
-    """COCO record of one visible mask, bool [H, W]."""
-    rle = coco_mask.encode(np.asfortranarray(mask, dtype=np.uint8))
-    return {
-        "id": number, "image_id": image_id, "category_id": label + 1, "iscrowd": 0,
-        "bbox": coco_mask.toBbox(rle).tolist(), "area": int(coco_mask.area(rle)),
-        "segmentation": {"size": [int(n) for n in rle["size"]], "counts": rle["counts"].decode("ascii")},
-    }  # fmt: skip
-
-
 def render_split(
     seed: int, classes: Sequence[str], images: int, split: str = "train"
 ) -> tuple[list[np.ndarray], dict[str, Any]]:
@@ -409,6 +400,7 @@ def render_split(
         pictures.append(rgb)
         height, width = rgb.shape[:2]
         records.append({"id": i + 1, "file_name": f"synthetic_{i + 1:06d}.png", "width": width, "height": height})
-        annotations += [_annotation(len(annotations) + n, i + 1, *item) for n, item in enumerate(objects, start=1)]
+        first = len(annotations) + 1
+        annotations += [annotation_of(id_, i + 1, label + 1, m) for id_, (label, m) in enumerate(objects, start=first)]
     categories = [{"id": k, "name": name, "supercategory": "drawn"} for k, name in enumerate(classes, start=1)]
     return pictures, {"images": records, "annotations": annotations, "categories": categories}
