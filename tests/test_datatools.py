@@ -575,16 +575,17 @@ def test_an_option_of_ones_own(tmp_path, capsys, monkeypatch):
         check.options()
 
 
-def test_check_within_a_hydra_application(tmp_path):
+def test_check_within_a_hydra_application(tmp_path, monkeypatch):
     conf, state = tmp_path / "conf", object()
+    monkeypatch.setattr(check, "CONF", conf)
     write(conf / "config.yaml", "defaults: [{dataset: mine}]\n")
     write(conf / "dataset/mine.yaml", "defaults: [nothing]\n")
     GlobalHydra.instance().hydra = state
     try:
         with pytest.raises(RefexpError, match=r"mine\.yaml: In 'dataset/mine': Could not load 'dataset/nothing'\.$"):
-            check.options(conf)
+            check.options()
         write(conf / "dataset/mine.yaml", "targets: ${data_root}/mine/t.json\n")
-        assert check.options(conf) == ["mine"]
+        assert check.options() == ["mine"]
         assert GlobalHydra.instance().hydra is state
     finally:
         GlobalHydra.instance().clear()
