@@ -109,6 +109,8 @@ class Ranks:
             yield self
             self.listening = False
             self.store.set(self._key("done"), "")
+            if self.first:
+                self._see_off()
         except RankFailed:
             raise
         except BaseException as error:
@@ -159,6 +161,12 @@ class Ranks:
         self.store.set(self._key(tag), "")
         keys = [self._key(tag, rank) for rank in range(self.world_size)]
         while not self.store.check(keys):
+            time.sleep(0.05)
+
+    def _see_off(self) -> None:
+        """Rank 0 may serve the store: let the others say that they are done before it leaves."""
+        keys, deadline = [self._key("done", rank) for rank in range(self.world_size)], time.monotonic() + HEARD_SECONDS
+        while not self.store.check(keys) and time.monotonic() < deadline:
             time.sleep(0.05)
 
     def _tell(self, error: BaseException) -> None:

@@ -6,7 +6,6 @@ right without SLURM's accounting.
 
 from __future__ import annotations
 
-import getpass
 import json
 import os
 import signal
@@ -177,7 +176,7 @@ def slurm_queue() -> dict[str, tuple[str, str]] | None:
 
     None if it cannot be asked just now. Raises RefexpError where there is no SLURM.
     """
-    ask = ["squeue", "--noheader", "--array", "--states=all", f"--user={getpass.getuser()}", "--format=%i|%T|%r"]
+    ask = ["squeue", "--noheader", "--array", "--states=all", f"--user={os.getuid()}", "--format=%i|%T|%r"]
     try:
         answer = subprocess.run(ask, capture_output=True, text=True, timeout=60, check=True).stdout
     except FileNotFoundError:

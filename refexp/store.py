@@ -41,6 +41,8 @@ FORMAT = 2
 """Raised when the code's results or an entry's layout change: older entries are then no longer found."""
 
 MADE_BY = "made_by"
+NAMELESS_SECONDS = 10.0
+"""After which a claim in which no owner stands yet counts as left behind; writing it takes some microseconds."""
 POLL_SECONDS = 0.2
 DAY = 86400
 DAMAGE = (zipfile.BadZipFile, zlib.error, ValueError, KeyError, EOFError, NotImplementedError)
@@ -121,7 +123,7 @@ class Store:
             return False  # just released: the next round sees
         # A claim without an owner is being written, or its owner died in the act; time tells.
         host, pid = owner.split() if owner else ("unknown host", "?")
-        dead = host == socket.gethostname() and not is_alive(int(pid))
+        dead = age > NAMELESS_SECONDS if not owner else host == socket.gethostname() and not is_alive(int(pid))
         if not dead and age < self.claim_timeout:
             return False
         log.warning("taking over the work of process %s on %s, which is %s", pid, host, "gone" if dead else "silent")

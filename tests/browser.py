@@ -16,7 +16,7 @@ from typing import Any
 CHROMIUM = next(
     (path for name in ("chromium", "chromium-browser", "google-chrome") if (path := shutil.which(name))), None
 )
-PATIENCE = 20.0
+PATIENCE = 60.0
 """Seconds that an answer may take."""
 FLAGS = (
     "--headless", "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-sync",
@@ -35,7 +35,7 @@ class Browser:
     def __init__(self, folder: Path) -> None:
         # Chromium reads commands from file descriptor 3 and answers on 4, each message ended by a zero byte.
         (theirs_in, self.commands), (self.answers, theirs_out) = os.pipe(), os.pipe()
-        high = [fcntl.fcntl(fd, fcntl.F_DUPFD, 10) for fd in (theirs_in, theirs_out)]
+        high = [fcntl.fcntl(fd, fcntl.F_DUPFD_CLOEXEC, 10) for fd in (theirs_in, theirs_out)]
 
         def place() -> None:
             os.dup2(high[0], 3)
@@ -43,7 +43,7 @@ class Browser:
 
         self.process = subprocess.Popen(
             [str(CHROMIUM), *FLAGS, f"--user-data-dir={folder}", "about:blank"],
-            preexec_fn=place, pass_fds=(3, 4), stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL,
+            preexec_fn=place, close_fds=False, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL,
             stderr=subprocess.DEVNULL,
         )  # fmt: skip
         for fd in (theirs_in, theirs_out, *high):
@@ -135,13 +135,22 @@ class Page:
         return answer["result"].get("value")
 
     def wait(self, script: str) -> Any:
-        """Wait until an expression is true."""
+        """Wait until an expression is true, on the page that a click may be leading to."""
         end = time.monotonic() + PATIENCE
-        while not (value := self.run(script)):
+        while not (value := self._run_or_leave(script)):
             if time.monotonic() > end:
                 raise TimeoutError(f"never true: {script}")
             time.sleep(0.02)
         return value
+
+    def _run_or_leave(self, script: str) -> Any:
+        """The value of an expression, None where the page is just being left."""
+        try:
+            return self.run(script)
+        except RuntimeError as error:
+            if not any(words in str(error) for words in ("navigated or closed", "context was destroyed")):
+                raise
+            return None
 
     def press(self, key: str, times: int = 1) -> None:
         """Press a key as a person would, where the focus is."""

@@ -6,7 +6,7 @@ import json
 import os
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import numpy as np
@@ -20,6 +20,18 @@ from refexp.data.rendering import render_split
 ROOT = Path(__file__).parent.parent
 GOLDEN = Path(__file__).parent / "golden"
 CLASSES = ("ladybird", "leaf")
+
+
+@pytest.fixture(scope="session", autouse=True)
+def plain_environment() -> Iterator[None]:
+    """No test sees the terminal, the ranks or the cluster job in which the tests run."""
+    with pytest.MonkeyPatch.context() as patch:
+        for name in list(os.environ):
+            ranks = ("RANK", "WORLD_SIZE", "LOCAL_RANK", "LOCAL_WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT")
+            if name.startswith("SLURM_") or name in (*ranks, "FORCE_COLOR", "CLICOLOR_FORCE"):
+                patch.delenv(name)
+        patch.setenv("COLUMNS", "160")
+        yield
 
 
 @pytest.fixture(scope="session")

@@ -92,7 +92,7 @@ def test_paper_has_all_masks(browser, tmp_path):
     page = browser.open(write_report(outcome_of(tmp_path, splits(images=30))).as_uri())
     page.wait("document.querySelectorAll('script[src^=\"report/layers/\"]').length === 30")
     last = "[...document.querySelectorAll('script[src^=\"report/layers/\"]')].pop()"
-    page.run(f"new Promise(done => {{ {last}.addEventListener('load', done); setTimeout(done, 2000); }})")
+    page.run(f"new Promise(done => {{ {last}.addEventListener('load', done); setTimeout(done, 10000); }})")
     drawn = "[...document.querySelectorAll('.card .count')].filter(e => e.textContent.includes(' of ')).length"
     assert page.run(drawn) < 30
     page.call("Page.printToPDF")

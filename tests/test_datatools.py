@@ -354,6 +354,7 @@ def test_a_file_put_there_by_hand_is_used(site, monkeypatch, tmp_path, capsys):
     ],
 )
 def test_no_path_leaves_the_target(site, monkeypatch, tmp_path, capsys, file, content):
+    Path("/tmp/refexp-out.txt").unlink(missing_ok=True)
     site.publish(monkeypatch, "bad", file, content, ("set/a",))
     assert run("download", "bad", "--root", tmp_path / "root") == 1
     assert "leads out of its folder" in capsys.readouterr().err

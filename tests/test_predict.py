@@ -81,7 +81,7 @@ def finished(drawn_folder, tmp_path_factory):
     process = subprocess.run(
         [sys.executable, str(ROOT / "main.py"), *overrides(drawn_folder, "masks=true", "vis.score_threshold=0.4"),
          "runtime.threads=1", f"hydra.run.dir={root / 'out'}"],
-        cwd=root, env=os.environ | {"PYTHONPATH": str(ROOT)}, capture_output=True, text=True, timeout=300, check=False,
+        cwd=root, env=os.environ | {"PYTHONPATH": str(ROOT)}, capture_output=True, text=True, timeout=900, check=False,
     )  # fmt: skip
     assert process.returncode == 0, process.stderr
     return process, root / "out"
@@ -446,7 +446,7 @@ def test_the_tutorial_runs_as_written(tmp_path):
         (tools / name).chmod(0o755)
     environment = os.environ | {"PYTHONPATH": str(tmp_path), "COLUMNS": "160"}
     done = subprocess.run(
-        ["bash", "-e", "-c", commands], cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=300,
+        ["bash", "-e", "-c", commands], cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=900,
         check=False,
     )  # fmt: skip
     assert done.returncode == 0, done.stdout + done.stderr
@@ -454,7 +454,7 @@ def test_the_tutorial_runs_as_written(tmp_path):
         assert (tmp_path / path).exists(), path
     (program,) = blocks("python")
     code = subprocess.run(
-        [sys.executable, "-c", program], cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=300,
+        [sys.executable, "-c", program], cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=900,
         check=False,
     )  # fmt: skip
     assert code.returncode == 0, code.stderr

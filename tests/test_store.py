@@ -72,10 +72,15 @@ def test_damaged_entries_are_never_trusted(damage, tmp_path, caplog, capsys):
     assert main(["--dir", str(tmp_path), "verify"]) == 0
 
 
-def work(folder, count, done, delay=0.02, batch=1):
-    """One job: obtain all entries; note each computation."""
+def work(folder, count, done, delay=0.02, batch=1, start=None, stuck=None):
+    """One job: obtain all entries, note each computation. start: when all go; stuck: set at item 5, and no further."""
+    if start:
+        start.wait(60)
 
     def compute(batch):
+        if stuck and 5 in batch:
+            stuck.set()
+            time.sleep(600)
         with done.open("a") as file:
             file.writelines(f"{os.getpid()} {item}\n" for item in batch)
         time.sleep(delay)
@@ -88,8 +93,9 @@ def work(folder, count, done, delay=0.02, batch=1):
 @pytest.mark.parametrize("batch", [1, 3])
 def test_jobs_share_the_work(tmp_path, batch):
     done, jobs, fork = tmp_path / "done", [], multiprocessing.get_context("fork")
+    start = fork.Barrier(4)
     for _ in range(4):
-        jobs.append(fork.Process(target=work, args=(str(tmp_path / "s"), 40, done, 0.02, batch)))
+        jobs.append(fork.Process(target=work, args=(str(tmp_path / "s"), 40, done, 0.02 * batch, batch, start)))
         jobs[-1].start()
     for job in jobs:
         job.join(60)
@@ -102,16 +108,18 @@ def test_jobs_share_the_work(tmp_path, batch):
 def test_a_killed_job_loses_nothing(tmp_path):
     done, folder = tmp_path / "done", str(tmp_path / "s")
     fork = multiprocessing.get_context("fork")
-    victim = fork.Process(target=work, args=(folder, 30, done, 0.1))
+    stuck = fork.Event()
+    victim = fork.Process(target=work, args=(folder, 30, done, 0.01, 1, None, stuck))
     victim.start()
-    time.sleep(1)
+    assert stuck.wait(60)
     heir = fork.Process(target=work, args=(folder, 30, done, 0.01))
     heir.start()
     victim.kill()
     victim.join()
     heir.join(60)
     assert heir.exitcode == 0
-    assert len(done.read_text().splitlines()) <= 31  # at most the one the victim was on, twice
+    assert [int(line.split()[1]) for line in done.read_text().splitlines()].count(5) == 1  # the one the victim was on
+    assert len(done.read_text().splitlines()) == 30
     assert not list((tmp_path / "s").glob("*/*.claim"))
 
 
@@ -120,6 +128,20 @@ def test_a_claim_of_another_host_times_out(tmp_path):
     claim = store.path(key).with_suffix(".claim")
     claim.parent.mkdir(parents=True)
     claim.write_text("elsewhere 1")
+    with store.claim(key) as mine:
+        assert not mine
+    os.utime(claim, (time.time() - 60, time.time() - 60))
+    with store.claim(key) as mine:
+        assert mine
+    assert not claim.exists()
+
+
+def test_a_claim_without_an_owner_is_left_behind(tmp_path):
+    """Its job was killed between making the file and writing its name into it."""
+    store, key = Store(str(tmp_path)), digest(1)
+    claim = store.path(key).with_suffix(".claim")
+    claim.parent.mkdir(parents=True)
+    claim.touch()
     with store.claim(key) as mine:
         assert not mine
     os.utime(claim, (time.time() - 60, time.time() - 60))

@@ -34,7 +34,7 @@ def sweep(folder, tmp_path):
     """`sweep("-m", ...)` -> a finished multirun on the tiny data set, and its folder."""
 
     def run(*more: str, out: str = "sweep") -> tuple[subprocess.CompletedProcess[str], Path]:
-        done = subprocess.run(command(folder, tmp_path, *more, out=out), **where(tmp_path), timeout=300)
+        done = subprocess.run(command(folder, tmp_path, *more, out=out), **where(tmp_path), timeout=600)
         return done, tmp_path / out
 
     return run
@@ -86,7 +86,7 @@ def test_a_failed_job_hides_no_other_and_can_be_run_again(sweep, tmp_path, monke
 def test_all_jobs_stay_together_whatever_they_differ_in(launcher, folder, tmp_path):
     """The sweep's folder is called after the data set and the name, which may be what the jobs differ in."""
     given = [o for o in command(folder, tmp_path, "name=a,b", f"hydra/launcher={launcher}") if "sweep.dir" not in o]
-    done = subprocess.run(given, **where(tmp_path), timeout=300)
+    done = subprocess.run(given, **where(tmp_path), timeout=600)
     assert done.returncode == 0, done.stdout + done.stderr
     (out,) = (path.parent for path in (tmp_path / "outputs").rglob("sweep.json"))
     assert states(out) == ["completed", "completed"] and (out / "1/metrics.json").exists()
@@ -111,7 +111,7 @@ def test_a_killed_driver_is_seen_and_taken_up_again(folder, tmp_path, monkeypatc
     assert states(out) == ["completed", "completed"]
 
 
-def until(true, seconds: float = 120) -> None:
+def until(true, seconds: float = 300) -> None:
     deadline = time.monotonic() + seconds
     while not true():
         assert time.monotonic() < deadline, "nothing happened"

@@ -249,6 +249,16 @@ class Server(ThreadingHTTPServer):
         self.died = threading.Event()
         threading.Thread(target=self.serve_forever, daemon=True).start()
 
+    def die(self) -> None:
+        """Stop listening; from a handler only another thread may wait for that."""
+
+        def close() -> None:
+            self.shutdown()
+            self.server_close()
+            self.died.set()
+
+        threading.Thread(target=close, daemon=True).start()
+
     @property
     def environment(self) -> dict[str, str]:
         return {"WANDB_BASE_URL": f"http://127.0.0.1:{self.server_port}", "WANDB_API_KEY": "0" * 40}
@@ -260,8 +270,7 @@ class Handler(BaseHTTPRequestHandler):
     def do_POST(self) -> None:
         asked = self.rfile.read(int(self.headers.get("content-length", 0)))
         if "file_stream" in self.path:
-            self.server.socket.close()
-            self.server.died.set()
+            self.server.die()
             self.close_connection = True
             return
         self.server.begun.append(self.path)
@@ -289,10 +298,10 @@ def test_the_network_dies_and_the_experiment_does_not(server, command, folder, t
     for name, value in server.environment.items():
         monkeypatch.setenv(name, value)
     output = tmp_path / "run"
-    done = command(*folder.overrides(output), f"store.dir={tmp_path / 'store'}", "logger=wandb", "logger.wait=24")
+    done = command(*folder.overrides(output), f"store.dir={tmp_path / 'store'}", "logger=wandb", "logger.wait=48")
     assert done.returncode == 0, done.stdout + done.stderr
     assert server.begun, done.stdout
-    assert server.died.is_set()
+    assert server.died.wait(10)
     lines = [line for line in (done.stdout + done.stderr).splitlines() if "W&B" in line]
     (kept,) = (output / "wandb").glob("offline-run-*")
     assert len(lines) == 1, lines
@@ -335,7 +344,7 @@ def test_a_variant_is_what_a_table_of_runs_would_not_average(monkeypatch):
 
 def test_a_network_that_was_never_there(outcome, monkeypatch, caplog, tmp_path):
     monkeypatch.setenv("WANDB_API_KEY", "0" * 40)
-    tell(WandbLogger(mode="online", wait=12, dir=str(tmp_path)), outcome)
+    tell(WandbLogger(mode="online", wait=30, dir=str(tmp_path)), outcome)
     (folder,) = (tmp_path / "wandb").glob("offline-run-*")
     assert gathered(folder)["summary"]["bbox/nAP"] == 0.5
     (line,) = [r.getMessage() for r in caplog.records if r.levelname == "WARNING"]
@@ -343,20 +352,20 @@ def test_a_network_that_was_never_there(outcome, monkeypatch, caplog, tmp_path):
     assert f"wandb sync {folder}" in line
     caplog.clear()
     caplog.set_level("INFO")
-    tell(WandbLogger(mode="online", wait=12, dir=str(tmp_path / "next")), outcome)  # which does not try
+    tell(WandbLogger(mode="online", wait=30, dir=str(tmp_path / "next")), outcome)  # which does not try
     (folder,) = (tmp_path / "next/wandb").glob("offline-run-*")
     assert f"W&B: kept offline; wandb sync {folder} sends it" in caplog.messages
     assert not [r for r in caplog.records if r.levelname == "WARNING"]
 
 
 @pytest.mark.parametrize(
-    ("code", "says"),
-    [("import time; time.sleep(600)", "not done after 3 s"), ("raise SystemExit(3)", "ended with code 3")],
+    ("code", "wait", "says"),
+    [("import time; time.sleep(600)", 3, "not done after 3 s"), ("raise SystemExit(3)", 30, "ended with code 3")],
     ids=["hangs", "dies"],
 )
-def test_the_process_of_wandb_fails(outcome, monkeypatch, caplog, code, says):
+def test_the_process_of_wandb_fails(outcome, monkeypatch, caplog, code, wait, says):
     monkeypatch.setattr(wandb_logger, "COMMAND", (sys.executable, "-c", code))
-    tell(WandbLogger(wait=3), outcome)
+    tell(WandbLogger(wait=wait), outcome)
     (line,) = [r.getMessage() for r in caplog.records if r.levelname == "WARNING"]
     assert says in line
 

@@ -11,12 +11,14 @@ counted, but not enforced.
 from __future__ import annotations
 
 import os
+import random
 import shutil
 import signal
 import socket
 import subprocess
 import sys
 import time
+from contextlib import suppress
 from pathlib import Path
 
 PROGRAMS = ("munged", "slurmctld", "slurmd", "sbatch", "srun", "squeue")
@@ -66,8 +68,9 @@ class Cluster:
         self._wait_for_nodes()
 
     def down(self) -> None:
-        """Cancel what runs and stop the daemons."""
-        self.run("scancel", "--user=root", check=False)
+        """Cancel what runs and stop the daemons, as far as they have started."""
+        with suppress(subprocess.TimeoutExpired):
+            self.run("scancel", "--user=root", check=False)
         for name in (*(f"slurmd-{node}" for node in NODES), "slurmctld", "munged"):
             file = self.root / f"{name}.pid"
             if file.exists() and file.read_text().strip():
@@ -87,12 +90,12 @@ class Cluster:
             raise RuntimeError(f"{command[0]} did not start: {done.stderr.strip()}; logs are in {self.root / 'log'}")
 
     def _wait_for_nodes(self) -> None:
-        deadline = time.monotonic() + 30
+        deadline = time.monotonic() + 90
         while time.monotonic() < deadline:
             if len(self.run("sinfo", "-hN", "-t", "idle", check=False).split("\n")) > len(NODES):
                 return
             time.sleep(0.1)
-        raise RuntimeError(f"the nodes are not idle after 30 s; logs are in {self.root / 'log'}")
+        raise RuntimeError(f"the nodes are not idle after 90 s; logs are in {self.root / 'log'}")
 
     def _write_config(self) -> None:
         host = socket.gethostname().split(".")[0]
@@ -145,12 +148,13 @@ PartitionName=test Nodes=ALL Default=YES MaxTime=INFINITE DefaultTime=10
 
 
 def free_ports(count: int) -> list[int]:
-    """Ports that nobody listens on, so that two clusters do not meet."""
-    sockets = [socket.create_server(("127.0.0.1", 0)) for _ in range(count)]
-    ports = [s.getsockname()[1] for s in sockets]
-    for s in sockets:
-        s.close()
-    return ports
+    """Ports that nobody listens on, from below those that the system gives to whoever asks for any."""
+    found: list[int] = []
+    while len(found) < count:
+        port = random.randint(10000, 19999)
+        with suppress(OSError), socket.create_server(("127.0.0.1", port)):
+            found += [port] if port not in found else []
+    return found
 
 
 def stop(pid: int) -> None:

@@ -26,13 +26,15 @@ SMALL = ("hydra.launcher.cpus_per_task=1", "hydra.launcher.mem_gb=2", "hydra.lau
 @pytest.fixture(scope="module")
 def cluster(tmp_path_factory):
     cluster = Cluster(tmp_path_factory.mktemp("slurm"))
-    cluster.up()
     before = dict(os.environ)
-    os.environ |= cluster.env
-    yield cluster
-    cluster.down()
-    os.environ.clear()
-    os.environ |= before
+    try:
+        cluster.up()
+        os.environ |= cluster.env
+        yield cluster
+    finally:
+        cluster.down()
+        os.environ.clear()
+        os.environ |= before
 
 
 class Driver:
@@ -165,7 +167,7 @@ def test_two_nodes_with_two_ranks_each_give_the_same_bytes(drive, command, folde
 
 def test_more_gpus_than_there_are_is_one_clear_line(drive):
     driver = drive("seed=0,1", "hydra.launcher.gpus_per_node=99")
-    said = driver.finish(60)
+    said = driver.finish(180)
     assert driver.process.returncode == 1
     (line,) = [line for line in said.splitlines() if line.startswith("error:")]
     assert "slurm refused the job" in line and "gpus_per_node=99" in line and "can never start" in line
@@ -184,7 +186,7 @@ def test_a_killed_driver_s_sweep_is_collected(drive, capfd):
 
 def test_detached(drive, capfd):
     driver = drive("seed=0", "sweep.detach=true")
-    said = driver.finish(60)
+    said = driver.finish(180)
     assert driver.process.returncode == 0 and f"python -m refexp.sweep collect {driver.out}" in said
     assert look_after(["cancel", str(driver.out)]) == 1
     until(lambda: driver.states() == ["not started"], 30)
