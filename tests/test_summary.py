@@ -24,6 +24,7 @@ from refexp.report.plots import draw_metric
 from refexp.report.published import DEFAULT, Published, read_figures, with_published
 from refexp.report.render import to_latex, to_markdown
 from refexp.report.runs import find_runs
+from refexp.report.sweep_page import write_sweep_report
 from refexp.summary import Wanted, main, summarise, summarise_sweep
 
 RANDOM = "RANDOM WEIGHTS (encoder): the results of this run mean nothing."
@@ -238,6 +239,8 @@ def test_two_variants_are_paired_by_seed(runs):
     runs.add(0.0, matcher="b", seed=7)  # no partner
     frame = find_runs([runs.folder])
     (found,) = compare(frame, "shots", "matcher", "a", "b", "bbox/nAP")
+    page = write_sweep_report(runs.folder, summarise([runs.folder], Wanted(rows="shots", cols="matcher")))
+    assert f"<li>{found}</li>" in page.read_text()
     assert (found.mean, found.seeds) == (pytest.approx(0.1), ("0", "1", "2"))
     # All three the lowest (or the highest): 1 of 27 means, more than the 2.5 % beyond the interval.
     assert (found.low, found.high) == (pytest.approx(0.0), pytest.approx(0.2))

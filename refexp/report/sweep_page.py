@@ -59,11 +59,12 @@ def write_sweep_report(folder: Path, summary: Summary) -> Path:
 
 
 def shown(part: Part) -> dict[str, Any]:
-    """A table and, where it has any value, its plot."""
+    """A table, the comparisons that go with it and, where it has any value, its plot."""
     table = part.table
     return {
         "what": part.name, "title": table.title.removeprefix(f"{part.name}: "), "headings": headings(table),
         "lines": lines(table), "notes": table.notes, "troubles": table.troubles,
+        "differences": [str(difference) for difference in part.differences],
         "plot": as_svg(draw_metric(part.plotted)) if table.n else None,
     }  # fmt: skip
 
