@@ -91,12 +91,14 @@ def test_equals_pycocotools_on_the_plain_files(targets, drawn, kind, tmp_path):
 
 
 @pytest.mark.parametrize("seed", [0, 1, 2])
-def test_the_fast_engine_gives_the_same_numbers(targets, seed):
+def test_the_fast_engine_gives_the_same_numbers_in_silence(targets, seed, caplog):
+    caplog.set_level("INFO")
     targets.annotations[seed]["iscrowd"] = 1
     for found in (noisy(targets, seed), noisy(targets, seed)[:3], perfect(targets), []):
         reference = CocoEvaluation(engine="pycocotools").evaluate(targets, found, CLASSES)
         fast = CocoEvaluation(engine="faster").evaluate(targets, found, CLASSES)
         assert fast == pytest.approx(reference, abs=1e-9, rel=0)
+    assert caplog.messages == []
 
 
 def test_wrong_classes_score_nothing(targets):

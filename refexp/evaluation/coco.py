@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import io
+import logging
 from collections.abc import Sequence
 from typing import Annotated, Any, Literal
 
@@ -82,6 +83,7 @@ def engine_classes(engine: Engine) -> tuple[Any, Any]:
         import faster_coco_eval
     except ImportError:
         raise RefexpError("evaluation=fast and evaluation=lvis need a package: pip install faster-coco-eval") from None
+    logging.getLogger("faster_coco_eval").setLevel(logging.WARNING)  # it tells of every step
     return faster_coco_eval.COCO, faster_coco_eval.COCOeval_faster
 
 

@@ -14,7 +14,15 @@ from pydantic import Field
 from refexp.data.coco import Record, Split
 from refexp.data.lvis import FREQUENCIES, LvisSplit
 from refexp.errors import RefexpError
-from refexp.evaluation.coco import CocoEvaluation, Kind, mean_precision, per_class, result_rows, truth_row
+from refexp.evaluation.coco import (
+    CocoEvaluation,
+    Kind,
+    engine_classes,
+    mean_precision,
+    per_class,
+    result_rows,
+    truth_row,
+)
 from refexp.types import Detections, ImageId
 
 CLASSES_AT_ONCE = 64
@@ -125,12 +133,11 @@ def run_engine(
     limits: list[int],
 ) -> dict[str, np.ndarray]:
     """faster-coco-eval's arrays for these categories; rows: annotations and results. The `lvis` package's numbers."""
-    import faster_coco_eval
-
+    COCO, COCOeval = engine_classes("faster")
     ids = {category["id"] for category in categories}
     sides = []
     for side_rows in rows:
-        side = faster_coco_eval.COCO()
+        side = COCO()
         side.dataset = {
             "images": list(images),
             "categories": list(categories),
@@ -138,7 +145,7 @@ def run_engine(
         }
         side.createIndex()
         sides.append(side)
-    evaluation = faster_coco_eval.COCOeval_faster(*sides, kind, lvis_style=True)
+    evaluation = COCOeval(*sides, kind, lvis_style=True)
     evaluation.params.maxDets = limits
     with contextlib.redirect_stdout(io.StringIO()):
         evaluation.evaluate()
