@@ -32,7 +32,7 @@ JOIN_SECONDS = 120.0
 """How long the ranks wait for each other at the start, and a collective for its data."""
 BEAT_SECONDS = 2.0
 HEARD_SECONDS = 10.0
-"""How long a failed rank stays so that rank 0 can tell why."""
+"""How long a rank that is leaving waits for the others: a failed one for rank 0 to tell why, rank 0 for all."""
 SIGNAL = getattr(signal, "SIGVTALRM", None)
 """Carries a failure from the watching thread into the main one; nothing else here uses it (NCCL may use SIGUSR1)."""
 

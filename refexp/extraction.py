@@ -112,7 +112,8 @@ class Extractor:
             check_box(reference, split)
 
         def key(reference: Record) -> str:
-            return self._key("box mask", split, split.images[reference["image_id"]], ("proposer",), reference["bbox"])
+            # The 2 is for SAM2's fallback from unstable masks: what was stored before it counts no more.
+            return self._key("box mask 2", split, split.images[reference["image_id"]], ("proposer",), reference["bbox"])
 
         def compute(batch: Sequence[Record]) -> list[Entry]:
             (reference,) = batch

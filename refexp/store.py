@@ -37,7 +37,7 @@ from refexp.status import is_alive
 
 log = logging.getLogger(__name__)
 
-FORMAT = 2
+FORMAT = 1
 """Raised when the code's results or an entry's layout change: older entries are then no longer found."""
 
 MADE_BY = "made_by"

@@ -40,7 +40,7 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 FOLDER = "summary"
-HEADLINES = ("bbox/nAP", "segm/nAP", "semantic/mIoU")
+HEADLINES = ("bbox/nAP", "segm/nAP", "semantic/mIoU", "semantic/FB-IoU")
 """What is shown unless `metric` says otherwise, as far as it was measured."""
 LONG = 80
 """Characters of a plot's file name, before its ending."""

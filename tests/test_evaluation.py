@@ -15,6 +15,7 @@ from pycocotools.cocoeval import COCOeval
 
 from refexp.data.coco import Data, make_split
 from refexp.errors import RefexpError
+from refexp.evaluation.base import Evaluation, need_instances
 from refexp.evaluation.coco import SUMMARY, CocoEvaluation, result_rows
 from refexp.masks import decode, encode
 from refexp.results import detections_to_coco
@@ -99,6 +100,22 @@ def test_the_fast_engine_gives_the_same_numbers_in_silence(targets, seed, caplog
         fast = CocoEvaluation(engine="faster").evaluate(targets, found, CLASSES)
         assert fast == pytest.approx(reference, abs=1e-9, rel=0)
     assert caplog.messages == []
+
+
+def test_a_protocol_needs_two_methods_and_no_more(targets):
+    class Count(Evaluation):
+        def __init__(self, factor: float) -> None:
+            self.factor = factor
+
+        def check(self, targets):
+            need_instances(targets)
+
+        def evaluate(self, targets, detections, classes):
+            return {"count": self.factor * len(detections)}
+
+    protocol = Count(2.0)
+    protocol.check(targets)
+    assert (protocol.evaluate(targets, perfect(targets), CLASSES), protocol.curves) == ({"count": 2.0 * len(targets.images)}, {})
 
 
 def test_wrong_classes_score_nothing(targets):

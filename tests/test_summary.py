@@ -232,6 +232,17 @@ def test_what_is_published_for_a_data_set_is_shown(runs):
     assert [len(part.table.published) > 0 for part in parts] == [False, True]
 
 
+def test_runs_without_a_note_have_a_file_for_it(runs):
+    """Runs of older versions: their numbers must not stand there as if their weights were the published ones."""
+    path = runs.add(0.5) / "metrics.json"
+    content = json.loads(path.read_text())
+    del content["note"]
+    path.write_text(json.dumps(content))
+    assert list(find_runs([runs.folder])["note"]) == [""]
+    runs.write("0/WEIGHTS.txt", RANDOM + "\n")
+    assert list(find_runs([runs.folder])["note"]) == [RANDOM]
+
+
 def test_two_variants_are_paired_by_seed(runs):
     for seed, (one, other) in enumerate([(0.1, 0.3), (0.5, 0.6), (0.9, 0.9)]):
         runs.add(one, matcher="a", seed=seed)

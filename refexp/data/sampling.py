@@ -238,7 +238,8 @@ def farthest(prototypes: torch.Tensor, count: int, first: int) -> list[int]:
 def choose_references(
     data: Data, sampler: Sampler, shots: Shots, seed: int, features: Features | None = None
 ) -> tuple[Data, list[list[Record]]]:
-    """Draw the references and settle what happens to classes with too few: the data that is left, S references a class.
+    """Draw the references and settle what happens to classes with too few: the data that is left, S references a
+    class (fewer with "keep").
 
     features: of the references on offer, called by samplers that choose by what references look like.
     Raises RefexpError that names the classes with too few valid references, if `shots.missing` is "error".

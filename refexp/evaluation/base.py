@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
+from functools import cached_property
 
 import numpy as np
 
@@ -13,14 +14,15 @@ from refexp.types import Detections
 
 
 class Evaluation(ABC):
-    """A protocol: which targets it can judge, and what numbers it makes of their detections.
+    """A protocol: which targets it can judge, and what numbers it makes of their detections."""
 
-    curves: of the last evaluation, by kind ("bbox", "segm"), precision f64 [10 IoUs, 101 recalls, K], -1 where no
-    instance counts; empty for protocols without them.
-    """
+    @cached_property
+    def curves(self) -> dict[str, np.ndarray]:
+        """Of the last evaluation, by kind ("bbox", "segm"): precision f64 [10 IoUs, 101 recalls, K].
 
-    def __init__(self) -> None:
-        self.curves: dict[str, np.ndarray] = {}
+        -1 where no instance counts; empty for protocols without them.
+        """
+        return {}
 
     @abstractmethod
     def check(self, targets: Split) -> None:

@@ -46,7 +46,6 @@ class CocoEvaluation(Evaluation):
         diagnostics: bool = False,
         confusion_threshold: Annotated[float, Field(ge=0, le=1)] | None = None,
     ) -> None:
-        super().__init__()
         self.kinds: list[Kind] = list(kinds or ("bbox", "segm"))
         self.engine: Engine = engine
         self.box_end: BoxEnd = box_end

@@ -35,7 +35,6 @@ class SemanticEvaluation(Evaluation):
         threshold: Annotated[float, Field(ge=0, le=1)] = 0.5,
         protocol: Literal["classes", "foreground"] = "classes",
     ) -> None:
-        super().__init__()
         self.threshold = threshold
         self.protocol = protocol
 

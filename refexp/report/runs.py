@@ -126,7 +126,7 @@ def read_run(place: Place, base: Mapping[str, Any]) -> dict[str, Any]:
         "message": record.message,
         "seconds": record.seconds,
         "overrides": " ".join(record.job.overrides),
-        "note": done.get("note") or "",
+        "note": (done["note"] or "") if "note" in done else read_weights_file(folder),
         "targets": done.get("targets"),
         "images": done.get("images"),
         "instances": done.get("instances"),
@@ -191,6 +191,12 @@ def resolved(config: Any) -> dict[str, Any]:
         return OmegaConf.to_container(config, resolve=True)  # type: ignore[return-value]
     except OmegaConfBaseException:
         return OmegaConf.to_container(config)  # type: ignore[return-value]
+
+
+def read_weights_file(folder: Path) -> str:
+    """What a run that has no note in its metrics.json, one that did not complete or an old one, says of its weights."""
+    path = folder / "WEIGHTS.txt"
+    return path.read_text(encoding="utf-8").strip() if path.exists() else ""
 
 
 def short_class(config: Mapping[str, Any]) -> str | None:
