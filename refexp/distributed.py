@@ -165,7 +165,11 @@ class Ranks:
 
     def _see_off(self) -> None:
         """Rank 0 may serve the store: let the others say that they are done before it leaves."""
-        keys, deadline = [self._key("done", rank) for rank in range(self.world_size)], time.monotonic() + HEARD_SECONDS
+        self._await([self._key("done", rank) for rank in range(self.world_size)])
+
+    def _await(self, keys: list[str]) -> None:
+        """Wait until all of these are in the store, HEARD_SECONDS at most."""
+        deadline = time.monotonic() + HEARD_SECONDS
         while not self.store.check(keys) and time.monotonic() < deadline:
             time.sleep(0.05)
 
@@ -176,9 +180,7 @@ class Ranks:
         self.store.set(self._key("failed"), f"rank {self.rank} on {socket.gethostname()} failed: {text}")
         if not self.rank or not isinstance(error, Exception):
             return  # told to leave by a signal, there is nothing to explain
-        deadline = time.monotonic() + HEARD_SECONDS
-        while time.monotonic() < deadline and not self.store.check([f"heard/{self.job}"]):
-            time.sleep(0.1)
+        self._await([f"heard/{self.job}"])
 
     def _watch(self) -> None:
         """Give a sign of life and look for the others', as long as the process lives."""

@@ -8,6 +8,7 @@ themselves follow without any, several to a cluster job if asked for.
 from __future__ import annotations
 
 import logging
+from abc import abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -105,9 +106,9 @@ class BaseLauncher(Launcher):
         finally:
             HydraConfig.instance().cfg = before
 
+    @abstractmethod
     def run(self, sweep: Sweep, todo: Sequence[Job], settings: SweepSettings) -> None:
         """Run these jobs to their end (or submit them, if detached)."""
-        raise NotImplementedError
 
 
 class SerialLauncher(BaseLauncher):

@@ -99,14 +99,13 @@ class PaperSampler(Sampler):
             rng.shuffle(pool)
             used_images = set()
             for annotation in pool:
-                if annotation["image_id"] in used_images or not shots.may_serve(
-                    annotation, split.images[annotation["image_id"]]
-                ):
+                image_id = annotation["image_id"]
+                if image_id in used_images or not shots.may_serve(annotation, split.images[image_id]):
                     continue
                 if not split.boxes_only and not has_mask(annotation):
                     without_mask += 1
                     continue
-                used_images.add(annotation["image_id"])
+                used_images.add(image_id)
                 label = split.labels[category]
                 chosen[label].append(annotation)
                 if len(chosen[label]) == shots.n:

@@ -135,10 +135,7 @@ class SAM2Proposer(Proposer):
 
     def decode(self, points: torch.Tensor, image: Image) -> tuple[torch.Tensor, torch.Tensor]:
         """Points f32 [B, 2] -> predicted IoU f32 [M] and logits f32 [M, 256, 256] of those that pass the threshold."""
-        labels = torch.ones(len(points), 1, dtype=torch.int32, device=self.device)
-        prompt = (points[:, None].to(self.device), labels)
-        sparse, _ = self.model.sam_prompt_encoder(points=prompt, boxes=None, masks=None)
-        tokens, keys = self.decoder.attend(sparse, image)
+        tokens, keys = self.attend(points[:, None], (1,), image)
         with autocast(self.device, "float32"):  # predicted IoUs rank and drop proposals: no half precision here
             iou, hyper = self.decoder.best(tokens.float())
         passed = torch.nonzero(iou > self.iou_threshold)[:, 0]
@@ -150,10 +147,7 @@ class SAM2Proposer(Proposer):
 
     def decode_boxes(self, corners: torch.Tensor, image: Image) -> torch.Tensor:
         """Corners f32 [B, 2, 2] -> logits f32 [B, 256, 256]: the single mask, or if unstable the best of the three."""
-        labels = torch.tensor([[2, 3]], dtype=torch.int32, device=self.device).expand(len(corners), 2)
-        prompt = (corners.to(self.device), labels)
-        sparse, _ = self.model.sam_prompt_encoder(points=prompt, boxes=None, masks=None)
-        tokens, keys = self.decoder.attend(sparse, image)
+        tokens, keys = self.attend(corners, (2, 3), image)
         logits = self.decoder.upscale(keys, self.decoder.single(tokens), image).float()
         inner, outer = ((logits > margin).sum(dim=(1, 2)) for margin in (STABILITY_MARGIN, -STABILITY_MARGIN))
         shaky = torch.nonzero(inner < STABILITY * outer)[:, 0]
@@ -161,6 +155,12 @@ class SAM2Proposer(Proposer):
             _, hyper = self.decoder.best(tokens[shaky])
             logits[shaky] = self.decoder.upscale(keys[shaky], hyper, image).float()
         return logits
+
+    def attend(self, points: torch.Tensor, kinds: tuple[int, ...], image: Image) -> tuple[torch.Tensor, torch.Tensor]:
+        """Prompts of P points f32 [B, P, 2] -> `SharedDecoder.attend`. kinds: 1 on the thing; 2, 3 a box's corners."""
+        labels = torch.tensor([kinds], dtype=torch.int32, device=self.device).expand(len(points), len(kinds))
+        sparse, _ = self.model.sam_prompt_encoder(points=(points.to(self.device), labels), boxes=None, masks=None)
+        return self.decoder.attend(sparse, image)
 
 
 def build_sam2(name: str) -> Any:

@@ -11,6 +11,7 @@ import numpy as np
 from omegaconf import OmegaConf
 
 from refexp import __version__
+from refexp.evaluation.verdict import NOUNS
 from refexp.files import write_text
 from refexp.outcome import Outcome
 from refexp.report.gallery import MAX_CLASSES, MAX_SHOTS, spread
@@ -32,7 +33,7 @@ MISSES = "The largest instances that nothing of their class hits, at any score: 
 ALARMS = "The detections of highest score that hit nothing, and what they are instead, by {}."
 CROPS = 18
 """Misses, and false positives, that are cut out."""
-PLURALS = {"segm": "masks", "bbox": "boxes", "semantic": "semantic"}
+PLURALS = {**NOUNS, "semantic": "semantic"}
 
 
 def write_report(outcome: Outcome) -> Path:
