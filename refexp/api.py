@@ -14,7 +14,7 @@ from PIL import Image, ImageOps
 
 from refexp.box_masks import boxes_by_image, check_box, complete_boxes
 from refexp.build import build, build_all, composed
-from refexp.compose import Runtime, build_networks, resolve
+from refexp.compose import build_networks, resolve
 from refexp.data.coco import Data, Record, Split, make_split
 from refexp.data.folder import read_given, to_content
 from refexp.data.images import as_rgb, open_upright, to_mask, to_square
@@ -25,6 +25,7 @@ from refexp.memory import build_bank, view_reference
 from refexp.pipeline import Matcher, Step, detect, extract
 from refexp.proposers.base import Proposer
 from refexp.provenance import weights_note
+from refexp.runtime import Runtime
 from refexp.types import Detections, ImageId, MemoryBank, Target
 
 log = logging.getLogger(__name__)

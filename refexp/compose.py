@@ -8,7 +8,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, Literal, cast
 
-import torch
 from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
@@ -17,42 +16,15 @@ from pydantic import Field
 from refexp.build import build, build_all, check
 from refexp.checkpoints import MissingWeights
 from refexp.data.sampling import Sampler, Shots
-from refexp.distributed import place
 from refexp.encoders.base import Encoder
 from refexp.errors import MissingData, RefexpError, data_command
 from refexp.evaluation.base import Evaluation
 from refexp.pipeline import Matcher, Step
 from refexp.proposers.base import Proposer
-from refexp.provenance import available_cores
 from refexp.results import SummaryFormat
+from refexp.runtime import Runtime
 from refexp.store import Store
 from refexp.tracking.base import Logger
-
-
-@dataclass(frozen=True)
-class Runtime:
-    """Where a run computes.
-
-    device: "auto" takes a GPU if there is one, each rank its own. threads: CPU threads of a process, None leaves one
-    process's be and divides the cores among the ranks of a machine. silence: seconds without a sign of life after
-    which a rank counts as dead and the run ends.
-    """
-
-    device: Literal["auto", "cpu", "cuda"] = "auto"
-    threads: Annotated[int, Field(ge=1)] | None = None
-    silence: Annotated[float, Field(ge=5, allow_inf_nan=False)] = 45.0
-
-    def prepare(self) -> torch.device:
-        if self.device == "cuda" and not torch.cuda.is_available():
-            raise RefexpError("runtime.device='cuda': no GPU is visible here; use runtime.device=auto or cpu.")
-        here = place()
-        if self.threads or here.local_world_size > 1:
-            torch.set_num_threads(self.threads or max(1, available_cores() // here.local_world_size))
-        if self.device == "cpu" or not torch.cuda.is_available():
-            return torch.device("cpu")
-        device = torch.device("cuda", here.local_rank % torch.cuda.device_count())
-        torch.cuda.set_device(device)
-        return device
 
 
 @dataclass(frozen=True)

@@ -34,7 +34,7 @@ BEAT_SECONDS = 2.0
 HEARD_SECONDS = 10.0
 """How long a rank that is leaving waits for the others: a failed one for rank 0 to tell why, rank 0 for all."""
 SIGNAL = getattr(signal, "SIGVTALRM", None)
-"""Carries a failure from the watching thread into the main one; nothing else here uses it (NCCL may use SIGUSR1)."""
+"""Carries a failure from the watching thread into the main one; nothing else here uses it."""
 
 
 @dataclass(frozen=True)
@@ -69,11 +69,11 @@ def place() -> Place:
 class Ranks:
     """The processes of one run. Alone, every method is its trivial self."""
 
-    def __init__(self, place: Place, silence: float, gpu: bool) -> None:
+    def __init__(self, place: Place, silence: float) -> None:
         self.rank, self.world_size, self.silence = place.rank, place.world_size, silence
         self.job, self.meetings, self.listening = 0, 0, False
         if self.world_size > 1:
-            self._join(place, gpu)
+            self._join(place)
 
     @property
     def first(self) -> bool:
@@ -120,7 +120,7 @@ class Ranks:
         finally:
             self.listening = False
 
-    def _join(self, place: Place, gpu: bool) -> None:
+    def _join(self, place: Place) -> None:
         import torch.distributed as dist
         from torch.distributed.rendezvous import rendezvous
 
@@ -129,10 +129,10 @@ class Ranks:
         wait = timedelta(seconds=JOIN_SECONDS)
         try:
             store, _, _ = next(rendezvous("env://", self.rank, self.world_size, timeout=wait))
-            # One connection each: the watching thread must not wait behind the main one.
-            backend = "cpu:gloo,cuda:nccl" if gpu else "gloo"
+            # One connection each: the watching thread must not wait behind the main one. Only results travel, and they
+            # are on the CPU: gloo, which lets ranks share a GPU as NCCL does not.
             dist.init_process_group(
-                backend,
+                "gloo",
                 store=dist.PrefixStore("group", store),
                 rank=self.rank,
                 world_size=self.world_size,
@@ -262,9 +262,9 @@ def scontrol(*arguments: str) -> str:
 _ranks: Ranks | None = None
 
 
-def join(silence: float, gpu: bool) -> Ranks:
+def join(silence: float) -> Ranks:
     """The ranks of this process, which stay together for all jobs of a multirun."""
     global _ranks
     if _ranks is None or _ranks.world_size == 1:
-        _ranks = Ranks(place(), silence, gpu)
+        _ranks = Ranks(place(), silence)
     return _ranks

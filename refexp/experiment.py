@@ -45,7 +45,7 @@ def run(config: DictConfig, output: Path) -> dict[str, float | None]:
     with told_how_to_get(config):
         experiment = build_experiment(config)
         device = experiment.runtime.prepare()
-        ranks_together = join(experiment.runtime.silence, gpu=device.type == "cuda")
+        ranks_together = join(experiment.runtime.silence)
         with told(experiment.logger, experiment.config, output) as logger, ranks_together.run() as ranks:
             outcome = run_ranks(experiment, output, device, ranks)
             if outcome is None:

@@ -22,7 +22,7 @@ from refexp.masks import Rle
 from refexp.memory import view_reference
 from refexp.pipeline import extract
 from refexp.proposers.base import Proposer
-from refexp.provenance import Clock
+from refexp.provenance import Clock, device_name
 from refexp.store import FORMAT, Entry, Store, digest
 from refexp.types import ImageId, Proposals, Target, Weights
 
@@ -67,7 +67,10 @@ class Extractor:
 
         def read(record: Record) -> Target:
             rgb = split.read(record)
-            return Target(record["id"], rgb, to_square(rgb, self.proposer.image_size), truth(record))
+            square = to_square(rgb, self.proposer.image_size)
+            # Pinned, the copy to a GPU does not wait for the work before it.
+            square = square.pin_memory() if self.device.type == "cuda" else square
+            return Target(record["id"], rgb, square, truth(record))
 
         def compute(batch: Sequence[Record]) -> list[Entry]:
             self.load()
@@ -184,6 +187,7 @@ class Extractor:
     def load(self) -> None:
         """Load both networks, unless they are."""
         if not self.loaded:
+            log.info("networks on %s", device_name(self.device))
             with self.clock.stage("load networks"):
                 self.encoder.load(self.device)
                 self.proposer.load(self.device)

@@ -10,6 +10,8 @@ import torch
 import torch.nn.functional as F
 from pycocotools import mask as coco_mask
 
+from refexp.run_lengths import run_length_codes
+
 LOW_RES = 256
 """Side of the low-resolution masks (SAM2's decoder output)."""
 
@@ -58,20 +60,29 @@ def upscale_to_rle(logits: torch.Tensor, size: tuple[int, int]) -> list[Rle]:
     rles: list[Rle] = []
     for chunk in logits.split(CHUNK):
         full = F.interpolate(chunk[:, None].float(), size=size, mode="bilinear", align_corners=False, antialias=True)
-        rles += encode((full[:, 0] > 0).cpu().numpy())
+        rles += encode_tensor(full[:, 0] > 0)
     return rles
+
+
+def encode_tensor(masks: torch.Tensor) -> list[Rle]:
+    """Bool [M, H, W] -> M compressed RLEs, made where the masks are.
+
+    Full-size masks would take longer to copy from a GPU and to encode than everything before took to compute.
+    """
+    if masks.device.type == "cpu":
+        return encode(masks.numpy())
+    return [{"size": list(masks.shape[1:]), "counts": code} for code in run_length_codes(masks)]
 
 
 def low_res_boxes(masks_lr: torch.Tensor) -> torch.Tensor:
     """Bool [M, h, w] -> f32 [M, 4] tight boxes, `x1 y1 x2 y2` being pixel indices (x2, y2 inclusive); 0 if empty."""
-    masks: np.ndarray = masks_lr.cpu().numpy()
-    boxes = np.zeros((len(masks), 4), dtype=np.float32)
-    for column, axis in ((0, 1), (1, 2)):
-        hit: np.ndarray = np.any(masks, axis=axis)
-        boxes[:, column] = hit.argmax(axis=1)
-        boxes[:, column + 2] = hit.shape[1] - 1 - hit[:, ::-1].argmax(axis=1)
-    boxes[~masks.any(axis=(1, 2))] = 0
-    return torch.from_numpy(boxes)
+    first, last = [], []
+    for across in (1, 2):  # x, then y
+        hit = masks_lr.any(dim=across).float()
+        first.append(hit.argmax(dim=1))
+        last.append(hit.shape[1] - 1 - hit.flip(1).argmax(dim=1))
+    boxes = torch.stack(first + last, dim=1).float()
+    return boxes * masks_lr.flatten(1).any(dim=1, keepdim=True)
 
 
 def to_low_res(masks: np.ndarray) -> torch.Tensor:

@@ -9,6 +9,7 @@ import torch
 
 from refexp.encoders.base import Encoder
 from refexp.masks import low_res_boxes
+from refexp.networks import computing
 from refexp.pooling import pool_masks
 from refexp.proposers.base import Proposer
 from refexp.types import Candidates, Detections, ImageId, MemoryBank, Proposals, Target
@@ -31,18 +32,20 @@ def extract(targets: Sequence[Target], encoder: Encoder, proposer: Proposer, dev
 
     The targets are encoded together, and proposed for one by one.
     """
-    found = [proposer.propose(target) for target in targets]
-    tokens = encoder.encode(torch.stack([target.square for target in targets]).to(device)).float()
-    return [
-        Proposals(
-            quality=masks.quality,
-            boxes_lr=low_res_boxes(masks.masks_lr),
-            features=pool_masks(masks.masks_lr, image_tokens).cpu(),
-            masks=masks.masks,
-            size=target.size,
-        )
-        for target, masks, image_tokens in zip(targets, found, tokens, strict=True)
-    ]
+    with computing(device):  # in float32 but where a network says otherwise
+        squares = torch.stack([target.square.to(device, non_blocking=True) for target in targets])
+        tokens = encoder.encode(squares).float()
+        found = [proposer.propose(target) for target in targets]
+        return [
+            Proposals(
+                quality=masks.quality.cpu(),
+                boxes_lr=low_res_boxes(masks.masks_lr).cpu(),
+                features=pool_masks(masks.masks_lr, image_tokens).cpu(),
+                masks=masks.masks,
+                size=target.size,
+            )
+            for target, masks, image_tokens in zip(targets, found, tokens, strict=True)
+        ]
 
 
 def detect(

@@ -14,9 +14,9 @@ CHUNK = 64
 
 
 @lru_cache(maxsize=8)
-def upsampling_matrix(grid: int) -> torch.Tensor:
+def upsampling_matrix(grid: int, device: torch.device) -> torch.Tensor:
     """The bilinear upsampling from `grid` to 256 samples (align_corners false) as a matrix, f32 [256, grid]."""
-    unit = torch.eye(grid)[:, None]
+    unit = torch.eye(grid, device=device)[:, None]
     return F.interpolate(unit, size=LOW_RES, mode="linear", align_corners=False)[:, 0].T.contiguous()
 
 
@@ -25,9 +25,10 @@ def pool_masks(masks_lr: torch.Tensor, tokens: torch.Tensor) -> torch.Tensor:
 
     Averaging the upsampled map under a mask equals pooling the mask down with the transposed upsampling and one
     small matrix product, since both are linear: M x 256 x G + M x G^2 x C multiplications instead of 256^2 x C x M.
+    Computed where the tokens are.
     """
     grid = round(len(tokens) ** 0.5)
-    up = upsampling_matrix(grid).to(tokens.device)
+    up = upsampling_matrix(grid, tokens.device)
     weights = torch.cat(
         [
             torch.einsum("myx,yi,xj->mij", chunk.to(tokens.device, torch.float32), up, up).flatten(1)

@@ -52,7 +52,7 @@ class MaskProposals:
     """What a proposer finds in one image, before any class is known.
 
     quality: f32 [M], the proposer's own confidence in [0, 1] (SAM2: predicted IoU).
-    masks_lr: bool [M, 256, 256], the image squeezed to a square.
+    masks_lr: bool [M, 256, 256], the image squeezed to a square; on whatever device made them.
     masks: M RLEs at the original H x W.
     """
 

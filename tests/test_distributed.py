@@ -82,7 +82,7 @@ def test_no_rank_aborts_at_its_end(tmp_path):
     script.write_text(
         "from refexp import distributed\n"
         "distributed.BEAT_SECONDS = 0.0\n"
-        "with distributed.join(silence=60, gpu=False).run() as ranks:\n"
+        "with distributed.join(silence=60).run() as ranks:\n"
         "    ranks.gather(ranks.rank)\n"
     )
     processes = ranks(4, [], tmp_path, script)

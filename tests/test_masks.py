@@ -61,4 +61,4 @@ def test_pooling_is_the_mean_of_the_upsampled_map():
     torch.testing.assert_close(
         pool_masks(masks, tokens), torch.nn.functional.normalize(plain, dim=1), atol=2e-6, rtol=0
     )
-    torch.testing.assert_close(upsampling_matrix(37).sum(dim=1), torch.ones(256))
+    torch.testing.assert_close(upsampling_matrix(37, torch.device("cpu")).sum(dim=1), torch.ones(256))

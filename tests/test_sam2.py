@@ -80,10 +80,11 @@ def test_decoder_agrees_with_the_image_predictor_of_sam2(proposer, no_mem_embed)
     pixels = (target.square.permute(1, 2, 0).numpy() * 255).round().astype(np.uint8)
     predictor.set_image(pixels)
     points = proposer.points[[2, 9]]
+    prompts = proposer.embed_prompts(points[:, None], (sam2.ON_OBJECT,))
 
     with torch.inference_mode():
         square = torch.from_numpy(pixels).permute(2, 0, 1).float() / 255
-        quality, logits = proposer.decode(points, proposer.embed(square, no_mem_embed))
+        quality, logits = proposer.decode(prompts, proposer.embed(square, no_mem_embed))
     for row, point in enumerate(points):
         _, ious, low_res = predictor.predict(point[None].numpy(), np.ones(1), multimask_output=True, return_logits=True)
         best = int(ious.argmax())

@@ -139,8 +139,9 @@ def _add_boxes2masks(commands: Any) -> None:
 
 def _boxes2masks(options: argparse.Namespace) -> int:
     # What a run is made of, which the other commands need not wait for.
-    from refexp.compose import Runtime, resolve
+    from refexp.compose import resolve
     from refexp.datatools.boxes2masks import boxes2masks
+    from refexp.runtime import Runtime
 
     overrides = [f"proposer={options.proposer}", f"weights={options.weights}", f"checkpoints.dir={options.checkpoints}"]
     settings = resolve(composed(overrides))

@@ -8,7 +8,7 @@ from typing import ClassVar
 import torch
 import torch.nn.functional as F
 
-from refexp.networks import normalise
+from refexp.networks import computing, normalise
 from refexp.types import Weights
 
 
@@ -50,5 +50,5 @@ class Encoder(ABC):
 
     def encode(self, images: torch.Tensor) -> torch.Tensor:
         """f32 [B, 3, h, w] in [0, 1] -> f32 [B, G * G, C]."""
-        with torch.inference_mode():
+        with torch.inference_mode(), computing(images.device):
             return self.forward(self.prepare(images))

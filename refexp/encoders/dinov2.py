@@ -11,7 +11,7 @@ from pydantic import Field
 from refexp import checkpoints
 from refexp.encoders.base import Encoder
 from refexp.errors import RefexpError, first_line
-from refexp.networks import Precision, autocast
+from refexp.networks import Precision, computing
 from refexp.types import Weights
 
 Arch = Literal[
@@ -25,7 +25,7 @@ class DINOv2(Encoder):
     """Patch tokens after the last norm; G = input_size / 14.
 
     batch: targets encoded together, faster on a GPU; the last digits then depend on which images meet in a batch.
-    precision: "bfloat16" is faster and less exact. compile: torch.compile the network.
+    precision: see `networks.computing`; the halves are faster and less exact. compile: torch.compile the network.
     weights: "official" reads the published file in `checkpoints_dir`; "random" is seeded, for tests and benchmarks.
     Raises RefexpError for a missing checkpoint, before anything is built.
     """
@@ -82,6 +82,6 @@ class DINOv2(Encoder):
         self.features = torch.compile(features) if self.compile else features
 
     def forward(self, inputs: torch.Tensor) -> torch.Tensor:
-        with autocast(inputs.device, self.precision):
+        with computing(inputs.device, self.precision):
             tokens = self.features(inputs)
         return tokens[:, self.model.num_prefix_tokens :].float()

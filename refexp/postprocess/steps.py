@@ -56,7 +56,7 @@ class SoftMerge:
             overlap = coverage(proposals, candidates.index[rows]) * likeness(proposals, candidates.index[rows])
             # Similarity can exceed 1 by a rounding error; a negative number has no root.
             worst = overlap.tril(diagonal=-1).amax(dim=1).clamp(max=1)
-            decay[rows] = (1 - worst).sqrt()
+            decay[rows] = (1 - worst).sqrt().float()
         return Candidates(candidates.index, candidates.labels, candidates.scores * decay)
 
 
@@ -67,8 +67,11 @@ def coverage(proposals: Proposals, index: torch.Tensor) -> torch.Tensor:
 
 
 def likeness(proposals: Proposals, index: torch.Tensor) -> torch.Tensor:
-    """max(0, cosine) of the chosen proposals' features, f32 [N, N]."""
-    features = F.normalize(proposals.features[index], dim=1)
+    """max(0, cosine) of the chosen proposals' features, f64 [N, N].
+
+    In double precision: the root of 1 - overlap near full overlap magnifies the rounding, which differs by processor.
+    """
+    features = F.normalize(proposals.features[index].double(), dim=1)
     return (features @ features.T).clamp(min=0)
 
 

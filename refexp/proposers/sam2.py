@@ -6,6 +6,7 @@ import importlib.resources
 import importlib.util
 from pathlib import Path
 from typing import Annotated, Any, Literal
+from unittest import mock
 
 import torch
 from pydantic import Field
@@ -13,7 +14,7 @@ from pydantic import Field
 from refexp import checkpoints
 from refexp.errors import RefexpError, first_line
 from refexp.masks import LOW_RES, Rle, areas, upscale_to_rle
-from refexp.networks import Precision, autocast, normalise
+from refexp.networks import Precision, computing, normalise
 from refexp.proposers.base import Proposer
 from refexp.proposers.sam2_decoder import Image, SharedDecoder
 from refexp.types import MaskProposals, Target, Weights
@@ -23,6 +24,8 @@ Model = Literal[
     "sam2.1_hiera_t", "sam2.1_hiera_s", "sam2.1_hiera_b+", "sam2.1_hiera_l",
 ]  # fmt: skip
 
+ON_OBJECT, TOP_LEFT, BOTTOM_RIGHT = 1, 2, 3
+"""SAM2's labels of points."""
 STABILITY, STABILITY_MARGIN = 0.98, 0.05
 """A single mask is unstable if less than this share of it stays when its logits are lowered by twice the margin.
 
@@ -43,7 +46,8 @@ class SAM2Proposer(Proposer):
         a GPU. It bounds memory and does not change results.
     no_mem_embed: add SAM2's "no memory" embedding for the grid's points, as its own image predictor does; off in the
         paper.
-    precision: "bfloat16" is faster and moves predicted IoUs by some 1e-3. compile: torch.compile the image encoder.
+    precision: see `networks.computing`; "bfloat16" moves predicted IoUs by some 1e-3.
+    compile: torch.compile the image encoder.
     weights: "official" reads the published file in `checkpoints_dir`; "random" is seeded, for tests and benchmarks.
     Raises RefexpError for a missing checkpoint, before anything is built.
     """
@@ -95,36 +99,39 @@ class SAM2Proposer(Proposer):
         self.decoder = SharedDecoder(self.model.sam_mask_decoder)
         self.device = device
         self.batch = self.points_per_batch or (64 if device.type == "cuda" else 4)
+        with torch.inference_mode(), computing(device, self.precision):
+            self.prompts = self.embed_prompts(self.points[:, None], (ON_OBJECT,))
 
     @torch.inference_mode()
     def propose(self, target: Target) -> MaskProposals:
-        with autocast(self.device, self.precision):
+        with computing(self.device, self.precision):
             image = self.embed(target.square, self.no_mem_embed)
         quality, masks_lr, masks = [], [], []
-        for points in self.points.split(self.batch):
-            with autocast(self.device, self.precision):
-                iou, logits = self.decode(points, image)
-            quality.append(iou.cpu())
-            masks_lr.append(logits.cpu() > 0)
+        for prompts in self.prompts.split(self.batch):
+            with computing(self.device, self.precision):
+                iou, logits = self.decode(prompts, image)
+            quality.append(iou)
+            masks_lr.append(logits > 0)
             masks += upscale_to_rle(logits, target.size)
         found = MaskProposals(torch.cat(quality), torch.cat(masks_lr), masks)
-        return found.pick((found.masks_lr.flatten(1).any(dim=1).numpy() & (areas(masks) > 0)).nonzero()[0])
+        seen = found.masks_lr.flatten(1).any(dim=1).cpu().numpy() & (areas(masks) > 0)
+        return found.pick(seen.nonzero()[0])
 
     @torch.inference_mode()
     def masks_in_boxes(self, target: Target, boxes: torch.Tensor) -> list[Rle]:
         """One mask a box, as SAM2's own image predictor makes it: a box is its two corners as prompts."""
         height, width = target.size
         corners = boxes.reshape(-1, 2, 2) * torch.tensor([self.image_size / width, self.image_size / height])
-        with autocast(self.device, self.precision):
+        masks: list[Rle] = []
+        with computing(self.device, self.precision):
             image = self.embed(target.square, no_mem_embed=True)
-            masks: list[Rle] = []
-            for some in corners.split(self.batch):
-                masks += upscale_to_rle(self.decode_boxes(some, image), target.size)
+            for prompts in self.embed_prompts(corners, (TOP_LEFT, BOTTOM_RIGHT)).split(self.batch):
+                masks += upscale_to_rle(self.decode_boxes(prompts, image), target.size)
         return masks
 
     def embed(self, square: torch.Tensor, no_mem_embed: bool) -> Image:
         """f32 [3, 1024, 1024] in [0, 1] -> what all prompts on this image share."""
-        backbone = self.model.forward_image(normalise(square)[None].to(self.device))
+        backbone = self.model.forward_image(normalise(square.to(self.device, non_blocking=True))[None])
         _, features, _, sizes = self.model._prepare_backbone_features(backbone)
         if no_mem_embed:
             features[-1] = features[-1] + self.model.no_mem_embed
@@ -133,10 +140,22 @@ class SAM2Proposer(Proposer):
         no_mask = prompts.no_mask_embed.weight[:, :, None, None]
         return self.decoder.prepare(embedding + no_mask, prompts.get_dense_pe(), finer)
 
-    def decode(self, points: torch.Tensor, image: Image) -> tuple[torch.Tensor, torch.Tensor]:
-        """Points f32 [B, 2] -> predicted IoU f32 [M] and logits f32 [M, 256, 256] of those that pass the threshold."""
-        tokens, keys = self.attend(points[:, None], (1,), image)
-        with autocast(self.device, "float32"):  # predicted IoUs rank and drop proposals: no half precision here
+    def embed_prompts(self, points: torch.Tensor, kinds: tuple[int, ...]) -> torch.Tensor:
+        """B prompts of P points each, f32 [B, P, 2] in pixels of the square, -> embeddings f32 [B, P + 1, D].
+
+        kinds: what each of the P points is: ON_OBJECT, TOP_LEFT or BOTTOM_RIGHT.
+        """
+        labels = torch.tensor([kinds], dtype=torch.int32, device=self.device).expand(len(points), len(kinds))
+        points = points.to(self.device)
+        return self.model.sam_prompt_encoder(points=(points, labels), boxes=None, masks=None)[0]
+
+    def decode(self, prompts: torch.Tensor, image: Image) -> tuple[torch.Tensor, torch.Tensor]:
+        """Embedded points [B, 2, D] -> predicted IoU f32 [M] and logits f32 [M, 256, 256] of those above the threshold.
+
+        Waits for a GPU once, to learn which ones these are: they are a third to all, and upscaling is half the work.
+        """
+        tokens, keys = self.decoder.attend(prompts, image)
+        with computing(self.device):  # predicted IoUs rank and drop proposals: no half precision here
             iou, hyper = self.decoder.best(tokens.float())
         passed = torch.nonzero(iou > self.iou_threshold)[:, 0]
         logits = [
@@ -145,9 +164,9 @@ class SAM2Proposer(Proposer):
         ]
         return iou[passed], torch.cat(logits) if logits else iou.new_zeros(0, LOW_RES, LOW_RES)
 
-    def decode_boxes(self, corners: torch.Tensor, image: Image) -> torch.Tensor:
-        """Corners f32 [B, 2, 2] -> logits f32 [B, 256, 256]: the single mask, or if unstable the best of the three."""
-        tokens, keys = self.attend(corners, (2, 3), image)
+    def decode_boxes(self, prompts: torch.Tensor, image: Image) -> torch.Tensor:
+        """Embedded boxes [B, 3, D] -> logits f32 [B, 256, 256]: the single mask, or if unstable the best of three."""
+        tokens, keys = self.decoder.attend(prompts, image)
         logits = self.decoder.upscale(keys, self.decoder.single(tokens), image).float()
         inner, outer = ((logits > margin).sum(dim=(1, 2)) for margin in (STABILITY_MARGIN, -STABILITY_MARGIN))
         shaky = torch.nonzero(inner < STABILITY * outer)[:, 0]
@@ -156,18 +175,13 @@ class SAM2Proposer(Proposer):
             logits[shaky] = self.decoder.upscale(keys[shaky], hyper, image).float()
         return logits
 
-    def attend(self, points: torch.Tensor, kinds: tuple[int, ...], image: Image) -> tuple[torch.Tensor, torch.Tensor]:
-        """Prompts of P points f32 [B, P, 2] -> `SharedDecoder.attend`. kinds: 1 on the thing; 2, 3 a box's corners."""
-        labels = torch.tensor([kinds], dtype=torch.int32, device=self.device).expand(len(points), len(kinds))
-        sparse, _ = self.model.sam_prompt_encoder(points=(points.to(self.device), labels), boxes=None, masks=None)
-        return self.decoder.attend(sparse, image)
-
 
 def build_sam2(name: str) -> Any:
     """The network `name` with fresh weights, from the configuration that the `sam2` package carries.
 
     `sam2` composes its configurations through Hydra's global state, which belongs to the running experiment (or to
-    nobody, in a library); so the file is read as plain YAML and that state is left as it was.
+    nobody, in a library); so the file is read as plain YAML and that state is left as it was. It also puts tables on
+    the first GPU while it is built, even for a run on the CPU, which then fails if that GPU is full; it sees none here.
     """
     from hydra.core.global_hydra import GlobalHydra
     from hydra.utils import instantiate
@@ -180,7 +194,8 @@ def build_sam2(name: str) -> Any:
         GlobalHydra.instance().clear()
     folder = name.split("_")[0]
     text = importlib.resources.files(sam2).joinpath("configs", folder, f"{name}.yaml").read_text()
-    return instantiate(OmegaConf.create(text).model)
+    with mock.patch.object(torch.cuda, "is_available", return_value=False):
+        return instantiate(OmegaConf.create(text).model)
 
 
 def load_official(model: torch.nn.Module, file: Path, name: str) -> None:
