@@ -14,31 +14,93 @@ from torchvision.ops import nms
 from refexp.networks import IMAGENET_MEAN, IMAGENET_STD
 
 
+def normalised(images: Tensor) -> Tensor:
+    mean, std = (images.new_tensor(values)[:, None, None] for values in (IMAGENET_MEAN, IMAGENET_STD))
+    return (images - mean) / std
+
+
+def resized(images: Tensor, side: int, antialias: bool = False) -> Tensor:
+    return F.interpolate(images, size=(side, side), mode="bicubic", align_corners=False, antialias=antialias)
+
+
+def dinov2_tokens(model, images: Tensor) -> Tensor:
+    """METHOD 1.3 and 2.2 by timm's model: f32 [B, 3, h, w] in [0, 1] -> f32 [B, G * G, C]."""
+    inputs = normalised(resized(images, model.patch_embed.img_size[0]))
+    return model.forward_features(inputs)[:, model.num_prefix_tokens :]
+
+
+def efficientnet_tokens(network, images: Tensor, input_size: int, blocks: tuple[int, ...]) -> Tensor:
+    """The embedded default's features -> f32 [B, G * G, C]: each chosen block's part of a cell has length 1."""
+    inputs = normalised(resized(images, input_size, antialias=True))
+    x, found = network._swish(network._bn0(network._conv_stem(inputs))), []
+    mean = variance = torch.zeros(())
+    for number, block in enumerate(network._blocks):
+        skips = block.id_skip and block._block_args.stride == 1 and x.shape[1] == block._block_args.output_filters
+        mean = block._bn2.bias + (mean if skips else 0)
+        variance = block._bn2.weight**2 + (variance if skips else 0)
+        x = block(x)
+        if number in blocks:
+            standard = (x - mean[:, None, None]) / variance.sqrt().clamp(min=1e-3)[:, None, None]
+            side = input_size // 16
+            found.append(F.normalize(F.interpolate(standard, size=(side, side), mode="bilinear"), dim=1))
+    return torch.cat(found, dim=1).flatten(2).mT
+
+
+def embed(model, square: Tensor, no_mem_embed: bool = False) -> tuple[Tensor, list[Tensor]]:
+    """SAM2's image embedding [1, D, 64, 64] and its finer maps, of f32 [3, 1024, 1024] in [0, 1]."""
+    backbone = model.forward_image(normalised(square)[None])
+    _, features, _, sizes = model._prepare_backbone_features(backbone)
+    if no_mem_embed:
+        features[-1] = features[-1] + model.no_mem_embed
+    *finer, embedding = [f.permute(1, 2, 0).view(1, -1, *size) for f, size in zip(features, sizes, strict=True)]
+    return embedding, finer
+
+
+def point_grid(points_per_side: int) -> Tensor:
+    """METHOD 2.3: f32 [n * n, 2], x varying slowest."""
+    line = torch.linspace(0, 1023, points_per_side) + 0.5
+    return torch.stack([line.repeat_interleave(points_per_side), line.repeat(points_per_side)], dim=1)
+
+
+def decode(
+    model, points: Tensor, kinds: tuple[int, ...], image: tuple[Tensor, list[Tensor]], several: bool
+) -> tuple[Tensor, Tensor]:
+    """SAM2's own decoder on points [B, P, 2] of these kinds -> logits [B, 3 or 1, 256, 256] and predicted IoU."""
+    labels = torch.tensor([kinds], dtype=torch.int32, device=points.device).expand(len(points), len(kinds))
+    sparse, dense = model.sam_prompt_encoder(points=(points, labels), boxes=None, masks=None)
+    logits, ious, _, _ = model.sam_mask_decoder(
+        image_embeddings=image[0],
+        image_pe=model.sam_prompt_encoder.get_dense_pe(),
+        sparse_prompt_embeddings=sparse,
+        dense_prompt_embeddings=dense,
+        multimask_output=several,
+        repeat_image=True,
+        high_res_features=image[1],
+    )
+    return logits, ious
+
+
 def propose(model, square: Tensor, points: Tensor, batch: int, threshold: float) -> tuple[Tensor, Tensor]:
     """METHOD 2.3 -> logits f32 [M, 256, 256] and predicted IoU f32 [M]."""
-    mean, std = (torch.tensor(v)[:, None, None] for v in (IMAGENET_MEAN, IMAGENET_STD))
-    backbone = model.forward_image(((square - mean) / std)[None])
-    _, features, _, sizes = model._prepare_backbone_features(backbone)
-    *finer, embedding = [f.permute(1, 2, 0).view(1, -1, *size) for f, size in zip(features, sizes, strict=True)]
+    image = embed(model, square)
     kept_logits, kept_ious = [], []
     for chunk in points.split(batch):
-        labels = torch.ones(len(chunk), 1, dtype=torch.int32)
-        sparse, dense = model.sam_prompt_encoder(points=(chunk[:, None], labels), boxes=None, masks=None)
-        logits, ious, _, _ = model.sam_mask_decoder(
-            image_embeddings=embedding,
-            image_pe=model.sam_prompt_encoder.get_dense_pe(),
-            sparse_prompt_embeddings=sparse,
-            dense_prompt_embeddings=dense,
-            multimask_output=True,
-            repeat_image=True,
-            high_res_features=finer,
-        )
+        logits, ious = decode(model, chunk[:, None], (1,), image, several=True)
         best = ious.argmax(dim=1)
-        rows = torch.arange(len(chunk))
+        rows = torch.arange(len(chunk), device=best.device)
         kept_logits.append(logits[rows, best])
         kept_ious.append(ious[rows, best])
     logits, ious = torch.cat(kept_logits), torch.cat(kept_ious)
     return logits[ious > threshold], ious[ious > threshold]
+
+
+def masks_in_boxes(model, square: Tensor, boxes: Tensor, size: tuple[int, int]) -> Tensor:
+    """SAM2's image predictor on boxes f32 [B, 4] in pixels of the image -> bool [B, H, W]."""
+    height, width = size
+    corners = boxes.reshape(-1, 2, 2) * boxes.new_tensor([1024 / width, 1024 / height])
+    model.sam_mask_decoder.dynamic_multimask_via_stability = True  # with the values of sam2.build_sam.build_sam2
+    logits, _ = decode(model, corners, (2, 3), embed(model, square, no_mem_embed=True), several=False)
+    return F.interpolate(logits, size=size, mode="bilinear", align_corners=False)[:, 0] > 0
 
 
 def mask_features(logits: Tensor, tokens: Tensor) -> Tensor:
@@ -52,11 +114,11 @@ def mask_features(logits: Tensor, tokens: Tensor) -> Tensor:
 
 def boxes_of(masks: Tensor) -> Tensor:
     """Tight boxes of bool [M, H, W], last pixel inclusive."""
-    boxes = torch.zeros(len(masks), 4)
+    boxes = torch.zeros(len(masks), 4, device=masks.device)
     for i, mask in enumerate(masks):
         ys, xs = torch.where(mask)
         if len(xs):
-            boxes[i] = torch.tensor([xs.min(), ys.min(), xs.max(), ys.max()])
+            boxes[i] = torch.stack([xs.min(), ys.min(), xs.max(), ys.max()])
     return boxes
 
 

@@ -17,22 +17,20 @@ import resource
 import subprocess
 import sys
 import tempfile
-import time
 from pathlib import Path
 
 import numpy as np
 import plain
 import torch
 import torch.nn.functional as F
+from common import CLASS_COUNT, make_target, networks, random_masks, seconds, some_bank, threshold_for
 
 from refexp.data.coco import Split
-from refexp.data.images import to_square
-from refexp.data.rendering import CLASSES, render_split
-from refexp.encoders.dinov2 import DINOv2
 from refexp.evaluation.coco import evaluate_kind
 from refexp.extraction import pack, unpack
 from refexp.masks import boxes_xywh, decode, low_res_boxes, upscale_to_rle
 from refexp.matchers.prototype import PrototypeMatcher
+from refexp.networks import computing
 from refexp.pipeline import detect, extract
 from refexp.pooling import pool_masks
 from refexp.postprocess.steps import ClassNMS, SoftMerge, TopK
@@ -43,7 +41,6 @@ from refexp.types import Detections, MemoryBank, Proposals, Target
 CPU = torch.device("cpu")
 HERE = Path(__file__).parent
 STEPS = (ClassNMS(), SoftMerge(), TopK())
-CLASS_COUNT = 20
 SIZES = (
     ("sam2_hiera_t", "vits14"),
     ("sam2_hiera_s", "vitb14"),
@@ -51,53 +48,6 @@ SIZES = (
     ("sam2_hiera_l", "vitl14"),
 )
 """Every size of SAM2 and of DINOv2 once; the first pair is the smallest, the last the paper's."""
-
-
-def seconds(work, repeat: int = 1) -> tuple[float, object]:
-    """Median seconds of `repeat` calls, and the last result."""
-    times = []
-    for _ in range(repeat):
-        start = time.perf_counter()
-        result = work()
-        times.append(time.perf_counter() - start)
-    return float(np.median(times)), result
-
-
-def make_target(width: int = 640, height: int = 427) -> Target:
-    """A drawn scene at COCO's usual size."""
-    (picture,), _ = render_split(5, list(CLASSES), 1, "benchmark")
-    square = to_square(picture, 1024)
-    rgb = F.interpolate(square[None], size=(height, width))[0].permute(1, 2, 0).mul(255).byte().numpy()
-    return Target(1, rgb, square)
-
-
-def networks(sam2: str, arch: str, precision: str, threshold: float) -> tuple[SAM2Proposer, DINOv2]:
-    proposer = SAM2Proposer(sam2, weights="random", iou_threshold=threshold, precision=precision)
-    encoder = DINOv2(arch, weights="random", precision=precision)
-    proposer.load(CPU)
-    encoder.load(CPU)
-    return proposer, encoder
-
-
-def threshold_for(proposer: SAM2Proposer, target: Target, keep: int) -> float:
-    """The predicted IoU that `keep` of the grid's points exceed (random weights know no good one)."""
-    proposer.iou_threshold = 0.0
-    image = proposer.embed(target.square, proposer.no_mem_embed)
-    with torch.inference_mode():
-        ious = torch.cat([proposer.decoder.best(proposer.decoder.attend(proposer_prompts(proposer, p), image)[0])[0]
-                          for p in proposer.points.split(4)])  # fmt: skip
-    return float(ious.sort(descending=True).values[keep])
-
-
-def proposer_prompts(proposer: SAM2Proposer, points: torch.Tensor) -> torch.Tensor:
-    labels = torch.ones(len(points), 1, dtype=torch.int32)
-    return proposer.model.sam_prompt_encoder(points=(points[:, None], labels), boxes=None, masks=None)[0]
-
-
-def some_bank(channels: int) -> MemoryBank:
-    generator = torch.Generator().manual_seed(0)
-    prototypes = F.normalize(torch.randn(CLASS_COUNT, channels, generator=generator) + 0.5, dim=1)
-    return MemoryBank(prototypes, list(prototypes[:, None]))
 
 
 @torch.inference_mode()
@@ -160,13 +110,13 @@ def image_section() -> list[str]:
     """Whole image at each model size: plain, float32 and bfloat16 in one run."""
     lines, target = [], make_target()
     for sam2, arch in SIZES:
-        proposer, encoder = networks(sam2, arch, "float32", 0.0)
-        threshold = threshold_for(proposer, target, 300)
-        proposer.iou_threshold = threshold
+        proposer, encoder = networks(sam2, arch, "float32", CPU)
+        proposer.iou_threshold = threshold_for(proposer, target, 300)
         bank = some_bank(encoder.model.num_features)
         ours = our_image(proposer, encoder, target, bank)
-        base = plain_image(proposer.model, encoder, target, proposer.points, threshold, bank)
-        half, half_encoder = networks(sam2, arch, "bfloat16", threshold)
+        base = plain_image(proposer.model, encoder, target, proposer.points, proposer.iou_threshold, bank)
+        half, half_encoder = networks(sam2, arch, "bfloat16", CPU)
+        half.iou_threshold = proposer.iou_threshold
         rough = our_image(half, half_encoder, target, bank)
         sides = {"plain": base, "refexp float32": ours, "refexp bfloat16": rough}
         total = {name: sum(side["times"].values()) for name, side in sides.items()}
@@ -193,11 +143,11 @@ def stages(times: dict[str, float]) -> str:
 def half_agreement(proposer: SAM2Proposer, half: SAM2Proposer, target: Target) -> str:
     """What bfloat16 changes: predicted IoUs and masks of the same points."""
     with torch.inference_mode():
-        points = proposer.points[::16]
+        some = slice(None, None, 16)
         proposer_threshold, proposer.iou_threshold, half.iou_threshold = proposer.iou_threshold, 0.0, 0.0
-        exact_iou, exact = proposer.decode(points, proposer.embed(target.square, proposer.no_mem_embed))
-        with torch.autocast("cpu", torch.bfloat16):
-            rough_iou, rough = half.decode(points, half.embed(target.square, half.no_mem_embed))
+        exact_iou, exact = proposer.decode(proposer.prompts[some], proposer.embed(target.square, proposer.no_mem_embed))
+        with computing(CPU, "bfloat16"):
+            rough_iou, rough = half.decode(half.prompts[some], half.embed(target.square, half.no_mem_embed))
         proposer.iou_threshold = proposer_threshold
     both = ((exact > 0) & (rough > 0)).flatten(1).sum(1) / ((exact > 0) | (rough > 0)).flatten(1).sum(1).clamp(min=1)
     off = float((exact_iou - rough_iou).abs().max())
@@ -230,20 +180,10 @@ def merging_section() -> list[str]:
     return [*lines, "", "plain starts from logits, refexp from the store's entry (features, boxes, run-length codes)."]
 
 
-def random_masks(count: int) -> tuple[torch.Tensor, torch.Tensor]:
-    """Blobs of all sizes as logits f32 [M, 256, 256], and qualities."""
-    generator = torch.Generator().manual_seed(0)
-    centre = torch.rand(count, 2, generator=generator) * 256
-    radius = 6 + torch.rand(count, 2, generator=generator) ** 2 * 80
-    axis = torch.arange(256.0)
-    x, y = (axis - centre[:, :1]) / radius[:, :1], (axis - centre[:, 1:]) / radius[:, 1:]
-    return 1 - x[:, None, :] ** 2 - y[:, :, None] ** 2, torch.rand(count, generator=generator)
-
-
 def store_section() -> list[str]:
     """A store hit against a miss."""
     target = make_target()
-    proposer, encoder = networks("sam2_hiera_t", "vits14", "float32", 0.0)
+    proposer, encoder = networks("sam2_hiera_t", "vits14", "float32", CPU)
     proposer.iou_threshold = threshold_for(proposer, target, 300)
     with tempfile.TemporaryDirectory() as folder:
         store = Store(folder)
@@ -280,7 +220,7 @@ def peak(side: str, sam2: str, arch: str) -> None:
     """Print the peak resident memory of one image, in MiB."""
     torch.set_num_threads(2)
     target = make_target()
-    proposer, encoder = networks(sam2, arch, "float32", 0.0)
+    proposer, encoder = networks(sam2, arch, "float32", CPU)
     if side != "loaded":
         proposer.iou_threshold = threshold_for(proposer, target, 300)
         bank = some_bank(encoder.model.num_features)

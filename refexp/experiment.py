@@ -58,7 +58,7 @@ def run(config: DictConfig, output: Path) -> dict[str, float | None]:
 def run_ranks(experiment: Experiment, output: Path, device: torch.device, ranks: Ranks) -> Outcome | None:
     """The experiment's steps, on this rank. What came of it on rank 0, None on others and for stage=extract."""
     if ranks.first:
-        warn_without_effect(experiment.config)
+        warn_without_effect(experiment.config, device)
     clock = Clock()
 
     with clock.stage("read annotations"):
@@ -132,11 +132,14 @@ def show(outcome: Outcome, vis: Vis) -> None:
     print_places(outcome.output, page, outcome.note)
 
 
-def warn_without_effect(config: dict[str, Any]) -> None:
-    """Say so where a key that speeds up networks is set, and neither network knows it."""
+def warn_without_effect(config: dict[str, Any], device: torch.device) -> None:
+    """Say so where a key that speeds up networks is set, and neither network knows it, or the device cannot do it."""
     for key, default in (("precision", "float32"), ("compile", False)):
         if config.get(key, default) != default and not any(key in config[part] for part in ("encoder", "proposer")):
             log.warning("%s=%s has no effect on this encoder and proposer", key, config[key])
+    wants_tf32 = any(config[part].get("precision") == "tf32" for part in ("encoder", "proposer"))
+    if wants_tf32 and (device.type == "cpu" or torch.cuda.get_device_capability(device) < (8, 0)):
+        log.warning("precision=tf32: %s has no TF32 and computes in float32", device)
 
 
 def check_targets(experiment: Experiment, targets: Split) -> None:

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from conftest import ROOT
 from omegaconf import OmegaConf
 from PIL import Image
@@ -121,12 +122,17 @@ def test_random_weights_are_said_everywhere(configure, folder, tmp_path, capsys)
     assert "RANDOM" in json.loads((tmp_path / "out/metrics.json").read_text())["weights"]["encoder"]["origin"]
 
 
-def test_a_key_without_effect_is_said(configure, caplog):
-    warn_without_effect(OmegaConf.to_container(configure("precision=bfloat16"), resolve=True))
-    assert caplog.messages == ["precision=bfloat16 has no effect on this encoder and proposer"]
-    caplog.clear()
-    warn_without_effect(OmegaConf.to_container(configure("precision=bfloat16", "experiment=paper"), resolve=True))
-    assert caplog.messages == []
+@pytest.mark.parametrize(
+    ("overrides", "said"),
+    [
+        (["precision=bfloat16"], ["precision=bfloat16 has no effect on this encoder and proposer"]),
+        (["precision=bfloat16", "experiment=paper"], []),
+        (["precision=tf32", "experiment=paper"], ["precision=tf32: cpu has no TF32 and computes in float32"]),
+    ],
+)
+def test_a_key_without_effect_is_said(overrides, said, configure, caplog):
+    warn_without_effect(OmegaConf.to_container(configure(*overrides), resolve=True), torch.device("cpu"))
+    assert caplog.messages == said
 
 
 def test_left_out_classes_are_named(configure, folder, tmp_path, capsys):

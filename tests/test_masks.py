@@ -8,6 +8,7 @@ import torch
 
 from refexp.masks import areas, boxes_xywh, decode, encode, low_res_boxes, to_low_res, upscale_to_rle
 from refexp.pooling import pool_masks, upsampling_matrix
+from refexp.run_lengths import run_length_codes
 
 
 def test_codes_come_back():
@@ -62,3 +63,15 @@ def test_pooling_is_the_mean_of_the_upsampled_map():
         pool_masks(masks, tokens), torch.nn.functional.normalize(plain, dim=1), atol=2e-6, rtol=0
     )
     torch.testing.assert_close(upsampling_matrix(37, torch.device("cpu")).sum(dim=1), torch.ones(256))
+
+
+@pytest.mark.parametrize("size", [(1, 1), (1, 9), (9, 1), (255, 3), (256, 5), (257, 3), (64, 33), (427, 640)])
+def test_run_lengths_of_tensors_are_those_of_pycocotools(size):
+    generator = torch.Generator().manual_seed(sum(size))
+    odd = torch.arange(size[0])[:, None] + torch.arange(size[1]) & 1 == 1
+    one = torch.zeros(size, dtype=torch.bool)
+    one[-1, -1] = True
+    noise = [torch.rand(size, generator=generator) < share for share in (0.01, 0.3, 0.5, 0.99)]
+    masks = torch.stack([torch.zeros_like(odd), torch.ones_like(odd), odd, ~odd, one, ~one, *noise])
+    assert run_length_codes(masks) == [rle["counts"] for rle in encode(masks.numpy())]
+    assert run_length_codes(masks[:0]) == []

@@ -159,6 +159,13 @@ def test_building_leaves_hydra_alone():
     assert not GlobalHydra.instance().is_initialized()
 
 
+def test_building_touches_no_gpu(monkeypatch):
+    """SAM2 puts tables on the first GPU as soon as there is one, which fails where it is full, or here pretended."""
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    network = build_sam2("sam2_hiera_t")
+    assert {str(tensor.device) for tensor in (*network.parameters(), *network.buffers())} == {"cpu"}
+
+
 def test_missing_checkpoint_is_named_at_once(tmp_path):
     with pytest.raises(RefexpError, match=r"092824/sam2\.1_hiera_base_plus\.pt"):
         SAM2Proposer("sam2.1_hiera_b+", str(tmp_path))

@@ -145,9 +145,9 @@ class SAM2Proposer(Proposer):
 
         kinds: what each of the P points is: ON_OBJECT, TOP_LEFT or BOTTOM_RIGHT.
         """
-        labels = torch.tensor([kinds], dtype=torch.int32, device=self.device).expand(len(points), len(kinds))
-        points = points.to(self.device)
-        return self.model.sam_prompt_encoder(points=(points, labels), boxes=None, masks=None)[0]
+        labels = torch.tensor([kinds], dtype=torch.int32).expand(len(points), len(kinds))
+        prompts = points.to(self.device), labels.to(self.device)
+        return self.model.sam_prompt_encoder(points=prompts, boxes=None, masks=None)[0]
 
     def decode(self, prompts: torch.Tensor, image: Image) -> tuple[torch.Tensor, torch.Tensor]:
         """Embedded points [B, 2, D] -> predicted IoU f32 [M] and logits f32 [M, 256, 256] of those above the threshold.

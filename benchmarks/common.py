@@ -1,0 +1,96 @@
+"""What the benchmarks share: pictures, networks with random weights, and clocks that wait for a GPU."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import TypeVar
+
+import numpy as np
+import skimage
+import torch
+import torch.nn.functional as F
+
+from refexp.data.images import read_rgb, to_square, upright_size
+from refexp.encoders.dinov2 import DINOv2
+from refexp.proposers.sam2 import SAM2Proposer
+from refexp.types import MemoryBank, Target
+
+T = TypeVar("T")
+PHOTOGRAPHS = ("rocket.jpg", "coffee.png", "astronaut.png", "chelsea.png")
+"""Photographs that come with scikit-image; the first is 640 x 427, COCO's usual size."""
+CLASS_COUNT = 20
+PAIRS = {"small": ("sam2_hiera_t", "vits14"), "large": ("sam2_hiera_l", "vitl14")}
+"""SAM2 and DINOv2; the large pair is the paper's."""
+
+
+def photograph(name: str = PHOTOGRAPHS[0]) -> Path:
+    """The file of a photograph."""
+    return Path(skimage.__file__).parent / "data" / name
+
+
+def make_target(name: str = PHOTOGRAPHS[0], side: int = 1024) -> Target:
+    """A photograph as a target."""
+    width, height = upright_size(photograph(name))
+    rgb = read_rgb(photograph(name), height, width)
+    return Target(name, rgb, to_square(rgb, side))
+
+
+def wait(device: torch.device) -> None:
+    """Until the device has done all that it was asked for."""
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+
+
+def seconds(work: Callable[[], T], repeat: int = 1, device: torch.device = torch.device("cpu")) -> tuple[float, T]:  # noqa: B008
+    """Median seconds of `repeat` calls, and the last result."""
+    times = []
+    for _ in range(repeat):
+        wait(device)
+        start = time.perf_counter()
+        result = work()
+        wait(device)
+        times.append(time.perf_counter() - start)
+    return float(np.median(times)), result
+
+
+def networks(
+    sam2: str, arch: str, precision: str, device: torch.device, points_per_side: int = 32
+) -> tuple[SAM2Proposer, DINOv2]:
+    """Both networks with RANDOM weights, loaded; every point passes the threshold."""
+    proposer = SAM2Proposer(
+        sam2, weights="random", points_per_side=points_per_side, iou_threshold=0.0, precision=precision
+    )
+    encoder = DINOv2(arch, weights="random", precision=precision)
+    proposer.load(device)
+    encoder.load(device)
+    return proposer, encoder
+
+
+@torch.inference_mode()
+def threshold_for(proposer: SAM2Proposer, target: Target, keep: int) -> float:
+    """The predicted IoU that `keep` of the grid's points exceed (random weights know no good one)."""
+    image = proposer.embed(target.square, proposer.no_mem_embed)
+    ious = [
+        proposer.decoder.best(proposer.decoder.attend(p, image)[0])[0] for p in proposer.prompts.split(proposer.batch)
+    ]
+    ranked = torch.cat(ious).sort(descending=True).values.tolist()
+    return ranked[keep] if keep < len(ranked) else 0.0
+
+
+def some_bank(channels: int) -> MemoryBank:
+    """A memory bank of CLASS_COUNT random prototypes."""
+    generator = torch.Generator().manual_seed(0)
+    prototypes = F.normalize(torch.randn(CLASS_COUNT, channels, generator=generator) + 0.5, dim=1)
+    return MemoryBank(prototypes, list(prototypes[:, None]))
+
+
+def random_masks(count: int) -> tuple[torch.Tensor, torch.Tensor]:
+    """Blobs of all sizes as logits f32 [M, 256, 256], and qualities."""
+    generator = torch.Generator().manual_seed(0)
+    centre = torch.rand(count, 2, generator=generator) * 256
+    radius = 6 + torch.rand(count, 2, generator=generator) ** 2 * 80
+    axis = torch.arange(256.0)
+    x, y = (axis - centre[:, :1]) / radius[:, :1], (axis - centre[:, 1:]) / radius[:, 1:]
+    return 1 - x[:, None, :] ** 2 - y[:, :, None] ** 2, torch.rand(count, generator=generator)

@@ -1,0 +1,184 @@
+"""Is refexp right on this GPU, and how fast? One command, five minutes, no network and no weights needed.
+
+    python benchmarks/gpu.py                       # all of it: correctness first, then speed, a table last
+    python benchmarks/gpu.py --quick               # 90 seconds: the small networks, two rows of timings
+    python benchmarks/gpu.py --device cpu --quick  # the same script without a GPU, in two minutes
+    python benchmarks/gpu.py --only "SAM2, small" --only speed
+
+Each result is printed, and written to OUT/gpu.json, as it comes: a run that is cut off has still told something.
+OUT/gpu.md holds the tables. Networks have RANDOM weights at real architecture: timings are real, detections are not.
+The exit code is 1 if anything is off by more than its limit.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import logging
+import math
+import platform
+import sys
+import tempfile
+import time
+import traceback
+import warnings
+from collections.abc import Iterator
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import torch
+from gpu_checks import GROUPS, Bench
+from gpu_speed import measure
+
+from refexp.errors import RefexpError, first_line
+from refexp.files import write_json, write_text
+from refexp.provenance import device_name, versions
+from refexp.runtime import Runtime
+
+MINUTES = {True: 1.5, False: 5.0}
+"""For --quick, and for all of it: nothing is begun later. Without a GPU some is left out, and the rest has its time."""
+
+
+def rows(device: torch.device, quick: bool) -> list[tuple[str, str, int, int]]:
+    """What is timed: networks, precision, survivors, points a side; the most important first."""
+    if device.type == "cpu":
+        some = [("small", "float32", 30, 6), ("small", "bfloat16", 30, 6)]
+        return some if quick else [*some, ("small", "float32", 880, 32), ("small", "bfloat16", 880, 32)]
+    first = [("small", "float32", 880, 32), ("large", "bfloat16", 880, 32)]
+    if quick:
+        return first
+    every = [(pair, precision, 880, 32) for precision in ("float32", "tf32", "bfloat16") for pair in ("large", "small")]
+    other = [(pair, precision, n, 32) for pair, precision, _, _ in every for n in (300, 1024)]
+    return list(dict.fromkeys([*first, *every, *other]))
+
+
+class Results:
+    """What was found so far, on disk after every result."""
+
+    def __init__(self, folder: Path, device: torch.device) -> None:
+        self.folder = folder
+        self.content: dict[str, Any] = {
+            "device": device_name(device), "machine": platform.machine(), "versions": versions(),
+            "cuda": torch.version.cuda, "checks": [], "speed": [], "left out": [],
+        }  # fmt: skip
+        self.write()
+
+    def add(self, kind: str, result: Any, line: str) -> None:
+        self.content[kind].append(result)
+        print(line, flush=True)
+        self.write()
+
+    def write(self) -> None:
+        write_json(self.folder / "gpu.json", self.content, indent=1)
+
+
+def check_all(bench: Bench, results: Results, wanted: list[str], quick: bool, end: float) -> None:
+    """Run the groups of checks; one that breaks off is a check that failed."""
+    for name, group in GROUPS.items():
+        if (wanted and name not in wanted) or (quick and name.endswith("large")):
+            continue
+        if time.monotonic() > end:
+            results.add("left out", name, f"--  {name}: left out, no time")
+            continue
+        start = time.monotonic()
+        try:
+            for check in group(bench):
+                sign = "ok " if check.ok else "OFF"
+                line = f"{sign} {check.name:<52} {check.off:.1e} of {check.limit:.0e}  {check.measure}"
+                off = float(check.off) if math.isfinite(check.off) else None
+                results.add("checks", asdict(check) | {"off": off, "ok": bool(check.ok)}, line)
+        except Exception as error:
+            line = f"OFF {name}: {type(error).__name__}: {first_line(error)}"
+            results.add("checks", {"name": name, "ok": False, "error": traceback.format_exc()}, line)
+        print(f"    {name}: {time.monotonic() - start:.0f} s", flush=True)
+
+
+def time_all(device: torch.device, results: Results, quick: bool, end: float, folder: Path) -> None:
+    """Time every row. A row costs what the last one did; it is not begun if that would not fit."""
+    last = 0.0
+    for number, (pair, precision, survivors, side) in enumerate(rows(device, quick)):
+        name = f"{pair}, {precision}, {survivors} of {side**2} points"
+        if time.monotonic() + last > end:
+            results.add("left out", name, f"--  {name}: left out, no time")
+            continue
+        start = time.monotonic()
+        with_plain = number < 2 or (not quick and survivors == 880 and precision == "float32")
+        try:
+            row = measure(device, pair, precision, survivors, side, folder / str(number), with_plain)
+        except Exception as error:
+            line = f"OFF {name}: {type(error).__name__}: {first_line(error)}"
+            results.add("checks", {"name": name, "ok": False, "error": traceback.format_exc()}, line)
+            continue
+        if device.type == "cuda":
+            torch.cuda.empty_cache()
+        last = time.monotonic() - start
+        results.add("speed", row, " ".join(speed_line(row)))
+
+
+def speed_line(row: dict[str, Any]) -> Iterator[str]:
+    """A row of timings as one line."""
+    yield f"    {row['networks']} {row['precision']} {row['survivors']} of {row['points']}:"
+    yield f"image {row['image']:.3f} s ({', '.join(f'{k} {v:.3f}' for k, v in row['stages'].items())});"
+    yield f"into the store {row['into the store']:.3f} s an image; peak {row['peak MiB']:.0f} MiB"
+    if row["busy"] is not None:
+        yield f"; a kernel runs {100 * row['busy']:.0f} % of the time"
+    if "plain" in row:
+        yield f"; plain {row['plain']:.3f} s, ratio {row['ratio']:.2f}"
+
+
+def tables(content: dict[str, Any]) -> Iterator[str]:
+    """All results as Markdown."""
+    torch_version, cuda = content["versions"]["torch"], content["cuda"] or "none"
+    yield f"**{content['device']}**, torch {torch_version}, CUDA {cuda}. RANDOM weights."
+    wrong = [check["name"] for check in content["checks"] if not check["ok"]]
+    yield ""
+    yield f"{len(content['checks'])} checks, {len(wrong)} off{': ' + '; '.join(wrong) if wrong else ''}."
+    if content["left out"]:
+        yield f"Left out, no time: {'; '.join(content['left out'])}."
+    if content["speed"]:
+        yield ""
+        columns = ("networks", "precision", "survivors", "image s", "into the store s", "plain s", "ratio", "peak MiB")
+        yield f"| {' | '.join((*columns, 'kernel running', 'by stage, ms'))} |"
+        yield "|---" * (len(columns) + 2) + "|"
+    for row in content["speed"]:
+        plain = f"{row['plain']:.3f} | **{row['ratio']:.1f}**" if "plain" in row else "- | -"
+        busy = "-" if row["busy"] is None else f"{100 * row['busy']:.0f} %"
+        stages = ", ".join(f"{name} {1000 * value:.1f}" for name, value in row["stages"].items())
+        yield (
+            f"| {row['networks']} | {row['precision']} | {row['survivors']} of {row['points']} | {row['image']:.3f} | "
+            f"{row['into the store']:.3f} | {plain} | {row['peak MiB']:.0f} | {busy} | {stages} |"
+        )
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--device", default="cuda", help="cuda (the default), cuda:1, cpu")
+    parser.add_argument("--quick", action="store_true", help="90 seconds instead of five minutes")
+    parser.add_argument("--only", action="append", choices=[*GROUPS, "speed"], help="these groups; may be repeated")
+    parser.add_argument("--out", type=Path, default=Path("outputs/gpu"), help="folder for gpu.json and gpu.md")
+    options = parser.parse_args()
+    warnings.simplefilter("ignore")
+    logging.basicConfig(level=logging.ERROR)
+    try:
+        device = Runtime(options.device).prepare()
+    except RefexpError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    end = time.monotonic() + (60 * MINUTES[options.quick] if device.type == "cuda" else math.inf)
+    results = Results(options.out, device)
+    print(f"{device_name(device)}, torch {torch.__version__}; results go to {options.out}", flush=True)
+    with tempfile.TemporaryDirectory(prefix="refexp-gpu-") as temporary:
+        wanted = options.only or []
+        if wanted != ["speed"]:
+            check_all(Bench(device, Path(temporary)), results, wanted, options.quick, end)
+        if not wanted or "speed" in wanted:
+            time_all(device, results, options.quick, end, Path(temporary) / "speed")
+    text = "\n".join(tables(json.loads((options.out / "gpu.json").read_text())))
+    write_text(options.out / "gpu.md", text + "\n")
+    print(f"\n{text}")
+    return int(not all(check["ok"] for check in results.content["checks"]))
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,424 @@
+"""Every component on a device against the same thing written down plainly on the CPU in float32.
+
+A check is one number, how far off the device is, and the most it may be. Networks have RANDOM weights at real
+architecture; norms, biases and layer scales are perturbed, since random initialisation leaves them at 0 and 1.
+"""
+
+from __future__ import annotations
+
+import copy
+import io
+import json
+import logging
+import os
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import redirect_stdout
+from dataclasses import dataclass, field
+from functools import cached_property, partial
+from pathlib import Path
+from typing import Any
+from unittest import mock
+
+import numpy as np
+import plain
+import timm
+import torch
+import torch.nn.functional as F
+from common import PAIRS, make_target, random_masks, some_bank
+from pycocotools import mask as coco_mask
+from torch import Tensor
+
+from refexp import pipeline
+from refexp.build import composed
+from refexp.cli import JobFailed, failing
+from refexp.encoders.base import Encoder
+from refexp.encoders.dinov2 import DINOv2
+from refexp.encoders.efficientnet import EfficientNetLite0
+from refexp.experiment import run
+from refexp.extraction import pack
+from refexp.masks import decode, low_res_boxes, upscale_to_rle
+from refexp.matchers.prototype import PrototypeMatcher
+from refexp.memory import build_bank
+from refexp.networks import computing
+from refexp.pooling import pool_masks
+from refexp.postprocess.steps import ClassNMS, SoftMerge, TopK
+from refexp.proposers import sam2
+from refexp.proposers.sam2 import SAM2Proposer
+from refexp.run_lengths import run_length_codes
+from refexp.types import Candidates, Proposals
+
+CPU = torch.device("cpu")
+ROOT = Path(__file__).parent.parent
+LIMIT = {"float32": 2e-5, "tf32": 5e-3, "bfloat16": 3e-2, "float16": 5e-3}
+"""Relative norm of a network's output to the CPU's in float32. TF32 where float32 was asked for is some 5e-4 off."""
+IOU_LIMIT = {"float32": 1e-5, "tf32": 1e-3, "bfloat16": 1e-2, "float16": 1e-3}
+"""Predicted IoUs, absolute."""
+MASK_LIMIT = {"float32": 1e-3, "tf32": 2e-2, "bfloat16": 1e-1, "float16": 2e-2}
+"""1 - IoU of masks, mean over masks; random weights make noise, whose pixels flip easily."""
+
+
+@dataclass(frozen=True)
+class Check:
+    """One comparison. off: how far the device's result is from what it should be; limit: the most it may be."""
+
+    name: str
+    off: float
+    limit: float
+    measure: str
+
+    @property
+    def ok(self) -> bool:
+        return self.off <= self.limit  # NaN is not
+
+
+def norm(found: Tensor, expected: Tensor) -> float:
+    """The relative norm of the difference."""
+    found, expected = found.double().cpu(), expected.double().cpu()
+    return float((found - expected).norm() / expected.norm()) if found.shape == expected.shape else float("inf")
+
+
+def apart(found: np.ndarray, expected: np.ndarray) -> float:
+    """1 - IoU of bool masks [M, H, W], mean over M."""
+    if found.shape != expected.shape:
+        return float("inf")
+    both, either = (found & expected).sum(axis=(1, 2)), (found | expected).sum(axis=(1, 2))
+    return float(1 - np.mean(both / np.maximum(either, 1)))
+
+
+@dataclass
+class Bench:
+    """What the checks run on.
+
+    folder: for what they write. precisions: of the networks; a CPU has no TF32, and takes minutes for SAM2 in float16.
+    """
+
+    device: torch.device
+    folder: Path
+    precisions: tuple[str, ...] = ()
+    models: dict[str, Any] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        self.gpu = self.device.type == "cuda"
+        known = ("float32", "tf32", "bfloat16", "float16") if self.gpu else ("float32", "bfloat16")
+        self.precisions = self.precisions or known
+
+    @cached_property
+    def target(self) -> Any:
+        return make_target()
+
+    def encoder(self, size: str, device: torch.device) -> DINOv2:
+        """DINOv2 with perturbed weights, the same on every device."""
+        encoder = DINOv2(PAIRS[size][1], weights="random", input_size=518 if self.gpu else 224)
+        with mock.patch.object(timm, "create_model", self._once(f"DINOv2 {size}", timm.create_model)):
+            encoder.load(device)
+        return encoder
+
+    def proposer(self, size: str, device: torch.device, points_per_side: int) -> SAM2Proposer:
+        """SAM2 with perturbed weights, the same on every device; every point passes the threshold."""
+        proposer = SAM2Proposer(PAIRS[size][0], weights="random", points_per_side=points_per_side, iou_threshold=0.0)
+        with mock.patch.object(sam2, "build_sam2", self._once(f"SAM2 {size}", sam2.build_sam2)):
+            proposer.load(device)
+        return proposer
+
+    def _once(self, name: str, build: Callable[..., Any]) -> Callable[..., Any]:
+        def built(*arguments: Any, **settings: Any) -> Any:
+            if name not in self.models:
+                self.models[name] = perturbed(build(*arguments, **settings))
+            return copy.deepcopy(self.models[name])
+
+        return built
+
+
+def perturbed(model: torch.nn.Module) -> torch.nn.Module:
+    """The model with noise on all that is one number a channel."""
+    generator = torch.Generator().manual_seed(7)
+    with torch.no_grad():
+        for weight in model.parameters():
+            if weight.ndim == 1:
+                weight.add_(0.1 * torch.randn(weight.shape, generator=generator))
+    return model
+
+
+def in_precision(component: Any, precision: str) -> Any:
+    """A component with the same network, computing in another precision."""
+    other = copy.copy(component)
+    other.precision = precision
+    return other
+
+
+def default_encoder(bench: Bench) -> Iterator[Check]:
+    """The embedded default's encoder."""
+    reference, encoder = EfficientNetLite0(), EfficientNetLite0()
+    reference.load(CPU)
+    encoder.load(bench.device)
+    image = bench.target.square[None, :, :512, :640]  # not square: a transposed grid shows
+    with torch.inference_mode():
+        expected = plain.efficientnet_tokens(reference.network, image, encoder.input_size, encoder.blocks)
+    yield encoded("EfficientNet-Lite0", encoder, image.to(bench.device), expected, "float32")
+
+
+def encoded(name: str, encoder: Encoder, image: Tensor, expected: Tensor, precision: str) -> Check:
+    return Check(f"{name}, {precision}", norm(encoder.encode(image), expected), LIMIT[precision], "relative norm")
+
+
+def dinov2(bench: Bench, size: str) -> Iterator[Check]:
+    """DINOv2 in every precision."""
+    reference, encoder = bench.encoder(size, CPU), bench.encoder(size, bench.device)
+    image = bench.target.square[None, :, :512, :640]
+    with torch.inference_mode():
+        expected = plain.dinov2_tokens(reference.model, image)
+    for precision in dict.fromkeys((*bench.precisions, "float16")):
+        rough = in_precision(encoder, precision)
+        yield encoded(f"DINOv2 {PAIRS[size][1]}", rough, image.to(bench.device), expected, precision)
+
+
+@torch.inference_mode()
+def sam2_networks(bench: Bench, size: str) -> Iterator[Check]:
+    """SAM2's image encoder, prompt encoder, decoder, and masks of boxes, in every precision."""
+    name, square = PAIRS[size][0], bench.target.square
+    reference, proposer = bench.proposer(size, CPU, 4), bench.proposer(size, bench.device, 4)
+    points = plain.point_grid(4)[:, None]
+    image = plain.embed(reference.model, square)
+    logits, ious = plain.decode(reference.model, points, (1,), image, several=True)
+    boxes = torch.tensor([[10.0, 20, 600, 400], [300, 100, 420, 180], [0, 0, 640, 427]])
+    in_boxes = plain.masks_in_boxes(reference.model, square, boxes, bench.target.size).numpy()
+    prompts = reference.model.sam_prompt_encoder(
+        points=(points, torch.ones(16, 1, dtype=torch.int32)), boxes=None, masks=None
+    )[0]
+    yield Check(f"{name} prompt encoder, float32", norm(proposer.prompts, prompts), LIMIT["float32"], "relative norm")
+    for precision in bench.precisions:
+        rough = in_precision(proposer, precision)
+        seen: list[Any] = []
+        with listening(rough.model, "forward_image", seen):
+            found = rough.propose(bench.target)
+        maps = zip(reversed(seen[0]["backbone_fpn"]), [image[0], *reversed(image[1])], strict=True)
+        worst = max(norm(a, b) for a, b in maps)
+        yield Check(f"{name} image encoder, {precision}", worst, LIMIT[precision], "relative norm")
+        off = float((found.quality.cpu() - ious.amax(dim=1)).abs().max()) if len(found) == len(ious) else float("inf")
+        yield Check(f"{name} predicted IoU, {precision}", off, IOU_LIMIT[precision], "absolute")
+        off = to_closest(found.masks_lr.cpu(), logits > 0)
+        yield Check(f"{name} masks, {precision}", off, MASK_LIMIT[precision], "1 - IoU")
+        if bench.gpu or precision == "float32":
+            off = apart(decode(rough.masks_in_boxes(bench.target, boxes)), in_boxes)
+            yield Check(f"{name} boxes to masks, {precision}", off, MASK_LIMIT[precision], "1 - IoU")
+
+
+def listening(owner: Any, name: str, results: list[Any]) -> Any:
+    """A patch that keeps what `owner.name` returns."""
+    original = getattr(owner, name)
+
+    def listened(*arguments: Any) -> Any:
+        results.append(original(*arguments))
+        return results[-1]
+
+    return mock.patch.object(owner, name, listened)
+
+
+def to_closest(found: Tensor, several: Tensor) -> float:
+    """1 - IoU of masks [M, h, w] and the closest of M times three: rounding may choose another of near equals."""
+    if len(found) != len(several):
+        return float("inf")
+    both = (found[:, None] & several).flatten(2).sum(dim=2)
+    either = (found[:, None] | several).flatten(2).sum(dim=2)
+    return float(1 - (both / either.clamp(min=1)).amax(dim=1).mean())
+
+
+@torch.inference_mode()
+def mask_operations(bench: Bench) -> Iterator[Check]:
+    """Pooling, boxes, upscaling and run lengths."""
+    logits, _ = random_masks(40)
+    tokens = torch.randn(37 * 37, 64, generator=torch.Generator().manual_seed(1)) + 0.3
+    there = logits.to(bench.device)
+    with computing(bench.device):
+        features = pool_masks(there > 0, tokens.to(bench.device))
+    yield Check("pooling", norm(features, plain.mask_features(logits, tokens)), LIMIT["float32"], "relative norm")
+    off = float((low_res_boxes(there > 0).cpu() - plain.boxes_of(logits > 0)).abs().max())
+    yield Check("low-resolution boxes", off, 0, "pixels")
+    for size in ((427, 640), (640, 427), (255, 257), (1300, 900)):
+        full = F.interpolate(logits[:, None], size=size, mode="bilinear", align_corners=False, antialias=True)[:, 0] > 0
+        off = apart(decode(upscale_to_rle(there, size)), full.numpy())
+        yield Check(f"upscaling to {size[1]} x {size[0]}", off, 1e-5, "1 - IoU")
+        codes = run_length_codes(full.to(bench.device))
+        expected = coco_mask.encode(np.asfortranarray(full.permute(1, 2, 0).numpy(), dtype=np.uint8))
+        wrong = sum(code != rle["counts"] for code, rle in zip(codes, expected, strict=True))
+        yield Check(f"run lengths at {size[1]} x {size[0]}", wrong, 0, "codes that differ from pycocotools'")
+
+
+@torch.inference_mode()
+def matching(bench: Bench) -> Iterator[Check]:
+    """Similarity, matcher, NMS and every step, which refexp computes on the CPU, from features of the device."""
+    logits, ious = random_masks(200)
+    tokens = torch.randn(37 * 37, 64, generator=torch.Generator().manual_seed(1)) + 0.3
+    there, bank = logits.to(bench.device), some_bank(64)
+    with computing(bench.device):
+        features = pool_masks(there > 0, tokens.to(bench.device)).cpu()
+        masks = upscale_to_rle(there, (427, 640))
+    proposals = Proposals(ious, low_res_boxes(there > 0).cpu(), features, masks, (427, 640))
+    exact = plain.mask_features(logits, tokens)
+    similarity = (exact @ bank.prototypes.T).clamp(min=0)
+    matched = PrototypeMatcher().match(proposals, bank)
+    yield Check("similarity", norm(matched.scores, similarity.amax(dim=1)), LIMIT["float32"], "relative norm")
+    yield Check("matcher", wrong_rows(matched.labels, similarity.argmax(dim=1)), 0, "labels that differ")
+    kept = ClassNMS()(matched, proposals)
+    rows = plain.suppress(similarity.argmax(dim=1), ious, plain.boxes_of(logits > 0))
+    rows = rows[similarity.amax(dim=1)[rows] > 0]
+    yield Check("NMS", wrong_rows(kept.index, rows), 0, "rows that differ")
+    chosen = Candidates(rows, similarity.argmax(dim=1)[rows], similarity.amax(dim=1)[rows])
+    full = torch.from_numpy(decode([masks[row] for row in rows.tolist()]))
+    order, scores = plain.merge(full, exact[rows], chosen.labels, chosen.scores, k=len(rows))
+    merged = SoftMerge()(chosen, proposals)
+    off = float((merged.scores[order] - scores).abs().max())
+    yield Check("soft merging", off, 1e-4, "scores, absolute")
+    top = TopK(10)(merged, proposals)
+    yield Check("best 10", wrong_rows(top.index, rows[order[:10]]), 0, "rows that differ")
+
+
+def wrong_rows(found: Tensor, expected: Tensor) -> float:
+    return float((found != expected).sum()) if found.shape == expected.shape else float("inf")
+
+
+@torch.inference_mode()
+def whole_image(bench: Bench) -> Iterator[Check]:
+    """A photograph through `pipeline.extract` and `detect`, against all of it plainly on the CPU."""
+    points = 8 if bench.gpu else 4
+    reference = bench.proposer("small", CPU, points), bench.encoder("small", CPU)
+    proposer, encoder = bench.proposer("small", bench.device, points), bench.encoder("small", bench.device)
+    target = bench.target
+    logits, ious = plain.propose(reference[0].model, target.square, plain.point_grid(points), 32, 0.0)
+    tokens = plain.dinov2_tokens(reference[1].model, target.square[None])[0]
+    features = plain.mask_features(logits, tokens)
+    bank = build_bank([features[:1], features[5:6], features[10:11]])  # so that something is detected
+    full = F.interpolate(logits[:, None], size=target.size, mode="bilinear", antialias=True)[:, 0] > 0
+    for precision in ("float32", "bfloat16") if bench.gpu else ("float32",):
+        rough = [in_precision(network, precision) for network in (encoder, proposer)]
+        (found,), (again,) = (pipeline.extract([target], *rough, bench.device) for _ in range(2))
+        name = f"a whole image, {precision}"
+        first, second = (pack(proposals, "float32") for proposals in (found, again))
+        yield Check(f"{name}: same again", sum((first[k] != second[k]).any() for k in first), 0, "arrays that differ")
+        yield Check(f"{name}: proposals", abs(len(found) - len(ious)), 0, "number")
+        if len(found) != len(ious):
+            continue
+        yield Check(f"{name}: predicted IoUs", norm(found.quality, ious), IOU_LIMIT[precision], "relative norm")
+        if precision == "float32":
+            yield Check(f"{name}: masks", apart(decode(found.masks), full.numpy()), MASK_LIMIT[precision], "1 - IoU")
+            yield Check(f"{name}: features", norm(found.features, features), 1e-3, "relative norm")
+            detected = pipeline.detect(1, found, bank, PrototypeMatcher(), (ClassNMS(), SoftMerge(), TopK()))
+            rows, labels, _, masks = plain.match_and_merge(logits, ious, tokens, bank.prototypes, target.size)
+            yield Check(f"{name}: labels", wrong_rows(detected.labels, labels), 0, "detections that differ")
+            off = apart(detected.decode(), masks.numpy()) if len(rows) else float("inf")
+            yield Check(f"{name}: {len(rows)} detections", off, MASK_LIMIT[precision], "1 - IoU")
+
+
+def small_run(bench: Bench, device: str, store: str, *more: str) -> tuple[list[dict[str, Any]], bytes]:
+    """A run of the embedded default in this process: its detections, and their file."""
+    output = bench.folder / f"run {len(list(bench.folder.glob('run *')))}"
+    with redirect_stdout(io.StringIO()):
+        run(composed([*arguments(bench, device, store), *more]), output)
+    content = (output / "detections.json").read_bytes()
+    return json.loads(content), content
+
+
+def arguments(bench: Bench, device: str, store: str) -> list[str]:
+    """A few drawn images; one thread, since ranks that share cores have one."""
+    return [
+        f"runtime.device={device}", f"store.dir={bench.folder / store}", "runtime.threads=1", "vis.limit=0",
+        "vis.report=false", "dataset.references=12", "dataset.targets=4", "dataset.classes=[cookie,leaf]", "shots=1",
+    ]  # fmt: skip
+
+
+def whole_run(bench: Bench) -> Iterator[Check]:
+    """Runs of the embedded default: device against CPU, twice the same, the other's store, two ranks on one device."""
+    device, threads = str(bench.device), torch.get_num_threads()
+    try:
+        expected, _ = small_run(bench, "cpu", "store-cpu")
+        found, content = small_run(bench, device, "store-device")
+        missed, worst = unmatched(found, expected)
+        yield Check("a run: detections", missed, 0, "without a twin of its label and IoU .95 on the CPU")
+        yield Check("a run: scores", worst, 1e-4, "absolute, to the twin's")
+        yield Check("a run: same again", float(small_run(bench, device, "store-again")[1] != content), 0, "files")
+        differ = entries(bench.folder / "store-device") != entries(bench.folder / "store-again")
+        yield Check("a run: its store again", float(differ), 0, "stores")
+        there = small_run(bench, "cpu", "store-device", "stage=ablate")[1]
+        yield Check("the device's store read on the CPU", float(there != content), 0, "files")
+        back, _ = small_run(bench, device, "store-cpu", "stage=ablate")
+        yield Check("the CPU's store read on the device", float(back != expected), 0, "files")
+        yield Check("two ranks on one device", float(two_ranks(bench, device) != content), 0, "files")
+    finally:
+        torch.set_num_threads(threads)
+
+
+def unmatched(found: list[dict[str, Any]], expected: list[dict[str, Any]]) -> tuple[float, float]:
+    """Detections of both lists without a twin (same image and label, IoU of masks at least .95); scores of twins."""
+    rest, worst = list(expected), 0.0
+    missed = 0
+    for one in found:
+        twins = [b for b in rest if (b["image_id"], b["category_id"]) == (one["image_id"], one["category_id"])]
+        masks = [{**b["segmentation"], "counts": b["segmentation"]["counts"].encode()} for b in (one, *twins)]
+        overlap = coco_mask.iou(masks[1:], masks[:1], [0]).ravel() if twins else np.zeros(1)
+        if overlap.max() < 0.95:
+            missed += 1
+            continue
+        twin = twins[int(overlap.argmax())]
+        worst = max(worst, abs(twin["score"] - one["score"]))
+        rest.remove(twin)
+    return missed + len(rest), worst
+
+
+def entries(store: Path) -> dict[str, dict[str, bytes]]:
+    """The bytes of all arrays of a store, by entry."""
+    return {p.name: {k: a.tobytes() for k, a in np.load(p).items()} for p in sorted(store.rglob("*.npz"))}
+
+
+def two_ranks(bench: Bench, device: str) -> bytes:
+    """The detections of the same run by two processes on one device."""
+    output = bench.folder / "ranks"
+    command = [
+        sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2", str(ROOT / "main.py"),
+        *arguments(bench, device, "store-ranks"), f"hydra.run.dir={output}",
+    ]  # fmt: skip
+    path = os.pathsep.join([str(ROOT), os.environ.get("PYTHONPATH", "")])
+    done = subprocess.run(
+        command, env=os.environ | {"PYTHONPATH": path}, capture_output=True, text=True, timeout=150, check=False
+    )
+    if done.returncode:
+        raise RuntimeError(f"two ranks on {device}: exit code {done.returncode}: {done.stderr[-600:]}")
+    return (output / "detections.json").read_bytes()
+
+
+def out_of_memory(bench: Bench) -> Iterator[Check]:
+    """What a person reads when the GPU's memory ends."""
+    if not bench.gpu:
+        return
+    encoder = DINOv2("vits14", weights="random")
+    logging.getLogger("refexp").setLevel(logging.CRITICAL)
+    torch.cuda.empty_cache()
+    torch.cuda.set_per_process_memory_fraction(1e-4, bench.device)
+    said = ""
+    try:
+        with failing():
+            encoder.load(bench.device)
+            encoder.encode(bench.target.square[None].to(bench.device))
+    except JobFailed as error:
+        said = str(error)
+    finally:
+        torch.cuda.set_per_process_memory_fraction(1.0, bench.device)
+        logging.getLogger("refexp").setLevel(logging.NOTSET)
+    helps = all(key in said for key in ("out of memory", "proposer.points_per_batch", "precision=bfloat16"))
+    yield Check("out of memory", float(not helps), 0, "messages without help")
+
+
+GROUPS: dict[str, Callable[[Bench], Iterator[Check]]] = {
+    "SAM2, small": partial(sam2_networks, size="small"),
+    "DINOv2, small": partial(dinov2, size="small"),
+    "masks": mask_operations,
+    "default encoder": default_encoder,
+    "matching": matching,
+    "whole image": whole_image,
+    "whole run": whole_run,
+    "out of memory": out_of_memory,
+    "SAM2, large": partial(sam2_networks, size="large"),
+    "DINOv2, large": partial(dinov2, size="large"),
+}
+"""All groups of checks, the most important first; those of the large networks are not quick."""

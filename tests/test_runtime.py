@@ -1,0 +1,72 @@
+"""Which device a run gets, and what it says where that is not there."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from refexp import runtime
+from refexp.build import build
+from refexp.distributed import Place
+from refexp.errors import RefexpError
+from refexp.runtime import Runtime
+
+
+@pytest.fixture
+def machine(monkeypatch):
+    """`machine(gpus, local_rank)`: a machine with so many GPUs, seen by one of its ranks."""
+
+    def pretend(gpus: int, local_rank: int = 0) -> None:
+        monkeypatch.setattr(torch.cuda, "is_available", lambda: gpus > 0)
+        monkeypatch.setattr(torch.cuda, "device_count", lambda: gpus)
+        monkeypatch.setattr(torch.cuda, "set_device", lambda device: None)
+        monkeypatch.setattr(runtime, "place", lambda: Place(local_rank, 8, local_rank, 1))
+
+    return pretend
+
+
+@pytest.mark.parametrize(
+    ("device", "gpus", "local_rank", "expected"),
+    [
+        ("auto", 0, 0, "cpu"), ("auto", 2, 0, "cuda:0"), ("auto", 2, 1, "cuda:1"), ("cpu", 2, 1, "cpu"),
+        ("cuda", 1, 0, "cuda:0"), ("cuda", 2, 3, "cuda:1"), ("cuda:1", 2, 0, "cuda:1"), ("cuda:1", 2, 4, "cuda:1"),
+    ],
+)  # fmt: skip
+def test_each_rank_gets_one_device_and_ranks_share(device, gpus, local_rank, expected, machine):
+    machine(gpus, local_rank)
+    assert str(Runtime(device).prepare()) == expected
+
+
+@pytest.mark.parametrize(
+    ("device", "gpus", "message"),
+    [
+        ("cuda", 0, r"^runtime\.device=cuda: PyTorch .* Use runtime\.device=auto or cpu\.$"),
+        ("cuda:0", 0, r"^runtime\.device=cuda:0: PyTorch"),
+        ("cuda:1", 1, r"^runtime\.device=cuda:1: PyTorch sees only cuda:0 on this machine\.$"),
+        ("cuda:4", 4, r"^runtime\.device=cuda:4: PyTorch sees cuda:0 to cuda:3 on this machine\.$"),
+    ],
+)
+def test_what_is_not_there_is_refused(device, gpus, message, machine, monkeypatch):
+    monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
+    machine(gpus)
+    with pytest.raises(RefexpError, match=message):
+        Runtime(device).prepare()
+
+
+def test_hidden_gpus_and_builds_without_cuda_are_named(machine, monkeypatch):
+    machine(0)
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
+    monkeypatch.setattr(torch.version, "cuda", "13.0")
+    with pytest.raises(RefexpError, match=r"sees no GPU here \(CUDA_VISIBLE_DEVICES=''\); `nvidia-smi`"):
+        Runtime("cuda").prepare()
+    monkeypatch.setattr(torch.version, "cuda", None)
+    monkeypatch.setattr(torch.version, "hip", None)
+    with pytest.raises(RefexpError, match=r"is a build for CPUs; install one for CUDA\."):
+        Runtime("cuda").prepare()
+
+
+@pytest.mark.parametrize("device", ["gpu", "cuda:", "cuda:-1", "cuda:a", "CUDA", "mps", "", " cpu", "cuda:1 ", 1, None])
+def test_other_names_are_refused_before_anything_is_loaded(device):
+    with pytest.raises(RefexpError, match=r"^runtime\.device=") as refusal:
+        build({"device": device}, "runtime", Runtime)
+    assert "\n" not in str(refusal.value)
