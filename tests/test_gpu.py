@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 import json
-import subprocess
 import sys
 from collections.abc import Callable
 from typing import Any
 
+import gpu
 import gpu_checks
 import pytest
 import torch
-from conftest import ROOT
 from gpu_checks import GROUPS, Bench
 from torch._subclasses.fake_tensor import DynamicOutputShapeException, FakeTensorDeviceMismatchError, FakeTensorMode
 
@@ -43,7 +42,14 @@ def one_process(monkeypatch):
     monkeypatch.setattr(gpu_checks, "two_ranks", lambda bench, _: (bench.folder / "run 1/detections.json").read_bytes())
 
 
-@pytest.mark.parametrize("group", [name for name in GROUPS if "large" not in name and name != "out of memory"])
+ON_THE_CPU = [
+    pytest.param(name, marks=[pytest.mark.slow] if name == "whole image" else [])
+    for name in GROUPS
+    if "large" not in name and name != "out of memory"
+]
+
+
+@pytest.mark.parametrize("group", ON_THE_CPU)
 def test_every_component_is_right_on_the_cpu(group, bench, one_process):
     assert not failed(bench, group)
 
@@ -91,9 +97,9 @@ BREAKS = [
     ("matching", ClassNMS, "__call__", lambda f: lambda self, c, p: f(ClassNMS(0.6), c, p), "NMS"),
     ("matching", SoftMerge, "__call__", lambda f: lambda self, c, p: c, "soft merging"),
     ("matching", TopK, "__call__", lambda f: lambda self, c, p: c.pick(torch.arange(10)), "best 10"),
-    ("whole run", pipeline, "pool_masks", after(noisy), "a run: same again; a run: its store again; a run: scores"),
 ]  # fmt: skip
 SLOW_BREAKS = [
+    ("whole run", pipeline, "pool_masks", after(noisy), "a run: same again; a run: its store again; a run: scores"),
     ("SAM2, small", sam2, "computing", in_bfloat16, "sam2_hiera_t image encoder, float32"),
     ("SAM2, small", sam2, "point_grid", after(lambda xy: xy.flip(1)), "sam2_hiera_t prompt encoder, float32"),
     ("SAM2, small", SharedDecoder, "upscale", after(lambda x: x.mT), "sam2_hiera_t masks, float32"),
@@ -121,23 +127,52 @@ def test_a_broken_component_fails_its_checks(group, owner, name, spoil, checks, 
     assert set(checks.split("; ")) <= set(failed(bench, group))
 
 
-def test_the_script_tells_what_it_found_as_it_goes(tmp_path):
-    command = [sys.executable, str(ROOT / "benchmarks/gpu.py"), "--device", "cpu", "--quick", "--out", str(tmp_path)]
-    done = subprocess.run([*command, "--only", "masks"], capture_output=True, text=True, timeout=120, check=False)
-    assert done.returncode == 0, done.stderr
+@pytest.fixture
+def script(monkeypatch, tmp_path):
+    """`script("--device", "cpu")` -> the exit code."""
+
+    def start(*arguments: str) -> int:
+        monkeypatch.setattr(sys, "argv", ["gpu.py", "--out", str(tmp_path), *arguments])
+        return gpu.main()
+
+    return start
+
+
+def test_the_script_tells_what_it_found_as_it_goes(script, tmp_path, capsys):
+    assert script("--device", "cpu", "--quick", "--only", "masks") == 0
     content = json.loads((tmp_path / "gpu.json").read_text())
     assert len(content["checks"]) > 5 and all(check["ok"] for check in content["checks"])
-    assert f"{len(content['checks'])} checks, 0 off" in done.stdout
+    said = capsys.readouterr().out
+    assert f"{len(content['checks'])} checks, 0 off" in said
+    assert all(check["name"] in said for check in content["checks"])
     assert (tmp_path / "gpu.md").read_text().startswith("**cpu")
 
 
-def test_the_script_refuses_a_gpu_that_is_not_there(tmp_path):
-    if torch.cuda.is_available():
-        pytest.skip("there is one")
-    command = [sys.executable, str(ROOT / "benchmarks/gpu.py"), "--device", "cuda", "--out", str(tmp_path)]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=120, check=False)
-    assert done.returncode == 2
-    assert done.stderr.startswith("error: runtime.device=cuda: PyTorch")
+def test_a_check_that_breaks_off_is_one_that_failed(script, tmp_path, monkeypatch):
+    def wrong_shape(masks):
+        raise RuntimeError("no kernel image is available")
+
+    monkeypatch.setattr(gpu_checks, "low_res_boxes", wrong_shape)
+    monkeypatch.setattr(gpu_checks, "pool_masks", lambda masks, tokens: tokens)  # of another shape: off by infinity
+    assert script("--device", "cpu", "--quick", "--only", "masks") == 1
+    pooled, broken = json.loads((tmp_path / "gpu.json").read_text())["checks"]
+    assert (pooled["ok"], pooled["off"]) == (False, None)
+    assert (broken["name"], broken["ok"]) == ("masks", False) and "no kernel image" in broken["error"]
+
+
+def test_nothing_is_begun_when_the_time_is_over(tmp_path, bench, capsys):
+    results = gpu.Results(tmp_path, CPU)
+    gpu.check_all(bench, results, [], quick=True, end=0)
+    gpu.time_all(CPU, results, quick=True, end=0, folder=tmp_path)
+    assert results.content["checks"] == results.content["speed"] == []
+    assert len(results.content["left out"]) == 10
+    assert "left out, no time" in capsys.readouterr().out
+
+
+def test_the_script_refuses_a_gpu_that_is_not_there(script, capsys, monkeypatch):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    assert script("--device", "cuda") == 2
+    assert capsys.readouterr().err.startswith("error: runtime.device=cuda: PyTorch")
 
 
 @pytest.fixture
