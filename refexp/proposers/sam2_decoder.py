@@ -149,6 +149,14 @@ def times_image(x_BThd: Tensor, table_hdN: Tensor, out_BJN: Tensor, add: bool = 
     out_hIN.baddbmm_(x_BThd.flatten(0, 1).transpose(0, 1), table_hdN, beta=int(add))
 
 
+def attended(A_BJN: Tensor, values_hNd: Tensor) -> Tensor:
+    """Each head's attention times its values -> [B, T, h, d]."""
+    B, J, N = A_BJN.shape
+    h = len(values_hNd)
+    out_hId = torch.bmm(A_BJN.view(-1, h, N).transpose(0, 1), values_hNd)
+    return out_hId.transpose(0, 1).unflatten(0, (B, J // h))
+
+
 class Scores:
     """The scores between tokens and image tokens, for either direction of attention."""
 
@@ -201,12 +209,38 @@ class TokensToImage:
         for some in state.chunks():
             part = state[some]
             A_BJN = self.scores(q_BThd[some], inner_BJR[some], part, image.keys).softmax(dim=-1)
-            torch.bmm(A_BJN, part.Z_BRN.transpose(1, 2), out=far_BJR[some])
-            A_hIN = A_BJN.mul_(part.r_BN[:, None].to(state.dtype)).view(-1, *image.values_hNd.shape[:2]).transpose(0, 1)
-            near_BThd[some] = torch.bmm(A_hIN, image.values_hNd).transpose(0, 1).view_as(near_BThd[some])
-        read_BJD = far_BJR.to(state.G_BRD.dtype) @ state.G_BRD
-        far_BThd = torch.einsum("bthc,hcd->bthd", read_BJD.unflatten(1, q_BThd.shape[1:3]), self.value_hDd)
-        return self.attention.out_proj((near_BThd + far_BThd).flatten(2) + self.constant)
+            far_BJR[some] = A_BJN @ part.Z_BRN.transpose(1, 2)
+            A_BJN.mul_(part.r_BN[:, None].to(state.dtype))
+            near_BThd[some] = attended(A_BJN, image.values_hNd)
+        far_BThD = (far_BJR.to(state.G_BRD.dtype) @ state.G_BRD).unflatten(1, q_BThd.shape[1:3])
+        read_BThd = near_BThd + torch.einsum("bthc,hcd->bthd", far_BThD, self.value_hDd)
+        return self.attention.out_proj(read_BThd.flatten(2) + self.constant)
+
+
+class Norm:
+    """|r c(k) + Yᵀ C|² / D for prompts with C = [c(G); c(M)], of which each layer gave J rows."""
+
+    def __init__(
+        self, image: Write, C_BJD: Sequence[Tensor], values_BThe: Sequence[Tensor], dtype: torch.dtype
+    ) -> None:
+        self.image, self.values_BThe = image, [values.to(dtype) for values in values_BThe]
+        # C Cᵀ is symmetric: a layer's rows meet their own once and those of earlier layers twice.
+        rows_BRD = [torch.cat([*(2 * C for C in C_BJD[:i]), C_BJD[i]], dim=1) for i in range(len(C_BJD))]
+        self.products_BJR = [
+            (C @ rows.transpose(1, 2) / C.shape[-1]).to(dtype) for C, rows in zip(C_BJD, rows_BRD, strict=True)
+        ]
+
+    def mean_square(self, some: slice, r_BN: Tensor, Y_BRN: Tensor, scratch_BJN: Tensor) -> Tensor:
+        """[B, N], in r's precision. What it adds up has passed through the precision of Y."""
+        square_BN = r_BN.square() * self.image.square_N
+        r_B1N, start = r_BN[:, None].to(Y_BRN.dtype), 0
+        for values, table, products in zip(self.values_BThe, self.image.cross_heN, self.products_BJR, strict=True):
+            end = products.shape[-1]
+            times_image(values[some], table, scratch_BJN)
+            scratch_BJN.mul_(r_B1N).baddbmm_(products[some], Y_BRN[:, :end]).mul_(Y_BRN[:, start:end])
+            square_BN += scratch_BJN.sum(dim=1, dtype=square_BN.dtype)
+            start = end
+        return square_BN.clamp_(min=0)  # rounding alone can make it negative
 
 
 class ImageToTokens:
@@ -236,42 +270,22 @@ class ImageToTokens:
         """The tokens' values and a 1, which the constants are multiplied by, [B, T, h, e]."""
         return F.pad(self.attention.v_proj(tokens_BTD).unflatten(-1, (self.attention.num_heads, -1)), (0, 1), value=1.0)
 
-    def __call__(
-        self, key_BTD: Tensor, values_BThe: Sequence[Tensor], state: State, Y_BRN: Tensor, image: Write
-    ) -> State:
-        """values: of all layers so far. Y: Z, followed by room for this layer's P; becomes the new Z in place."""
+    def __call__(self, key_BTD: Tensor, values_BThe: Sequence[Tensor], state: State, image: Write) -> State:
+        """values: of all layers so far, this one included."""
         q_BThd, inner_BJR = self.scores.of_prompts(key_BTD, state)
-        C_BRD = torch.cat([times_weight(v, w) for v, w in zip(values_BThe, self.C_heD, strict=True)], dim=1)
-        gram_BRR = (C_BRD @ C_BRD.transpose(1, 2) / C_BRD.shape[-1]).to(state.dtype)
-        values = [v.to(state.dtype) for v in values_BThe]
-        r_BN = torch.empty_like(state.r_BN)
+        C_BJD = [times_weight(v, weight) for v, weight in zip(values_BThe, self.C_heD, strict=True)]
+        norm = Norm(image, C_BJD, values_BThe, state.dtype)
+        B, R, N = state.Z_BRN.shape
+        Y_BRN, r_BN = state.Z_BRN.new_empty(B, R + inner_BJR.shape[1], N), torch.empty_like(state.r_BN)
         for some in state.chunks():
             part, Y = state[some], Y_BRN[some]
-            S_BJN = self.scores(q_BThd[some], inner_BJR[some], part, image.queries)
-            by_token = (len(S_BJN), *q_BThd.shape[1:3], -1)
-            torch.softmax(S_BJN.view(by_token), dim=1, out=Y[:, -S_BJN.shape[1] :].view(by_token))
-            square_BN = mean_square(part.r_BN, Y, gram_BRR[some], [v[some] for v in values], image, S_BJN)
-            s_BN = (square_BN + self.norm.eps).rsqrt_()
+            scores_BJN = self.scores(q_BThd[some], inner_BJR[some], part, image.queries)
+            P_BThN = scores_BJN.view(len(Y), *q_BThd.shape[1:3], N).softmax(dim=1)
+            Y[:, :R], Y[:, R:] = part.Z_BRN, P_BThN.flatten(1, 2)
+            s_BN = (norm.mean_square(some, part.r_BN, Y, scores_BJN) + self.norm.eps).rsqrt_()
             Y.mul_(s_BN[:, None].to(state.dtype))
-            r_BN[some] = part.r_BN * s_BN
-        return State(r_BN, Y_BRN, C_BRD * self.norm.weight)
-
-
-def mean_square(
-    r_BN: Tensor, Y_BRN: Tensor, gram_BRR: Tensor, values_BThe: Sequence[Tensor], image: Write, scratch_BJN: Tensor
-) -> Tensor:
-    """|r c(k) + Yᵀ C|² / D, [B, N]: the sums in float32, every pair of layers once. gram: C Cᵀ / D."""
-    r_B1N = r_BN[:, None].to(Y_BRN.dtype)
-    square_BN = r_BN.square() * image.square_N
-    J = scratch_BJN.shape[1]
-    for i, (values, cross_heN) in enumerate(zip(values_BThe, image.cross_heN, strict=True)):
-        before, own = slice(0, i * J), slice(i * J, (i + 1) * J)
-        times_image(values, cross_heN, scratch_BJN)
-        scratch_BJN.mul_(r_B1N)
-        scratch_BJN.baddbmm_(gram_BRR[:, own, before], Y_BRN[:, before], alpha=2)
-        scratch_BJN.baddbmm_(gram_BRR[:, own, own], Y_BRN[:, own]).mul_(Y_BRN[:, own])
-        square_BN += scratch_BJN.sum(dim=1, dtype=square_BN.dtype)
-    return square_BN.clamp_(min=0)  # which only rounding can make negative
+            torch.mul(part.r_BN, s_BN, out=r_BN[some])
+        return State(r_BN, Y_BRN, torch.cat(C_BJD, dim=1) * self.norm.weight)
 
 
 def without_autocast(method: Callable[Concatenate[Any, Args], Result]) -> Callable[Concatenate[Any, Args], Result]:
@@ -353,7 +367,7 @@ class SharedDecoder:
         """Prompt embeddings [B, P, D] -> tokens [B, T, D] and image tokens after the two-way transformer."""
         output = self.output_tokens.expand(len(prompts), -1, -1)
         embedding = tokens = torch.cat([output, prompts.to(self.dtype)], dim=1)
-        state, Z_BRN = self.start(embedding, image)
+        state = self.start(embedding, image)
         values: list[Tensor] = []
         for i, layer in enumerate(self.transformer.layers):
             if layer.skip_first_layer_pe:
@@ -365,18 +379,15 @@ class SharedDecoder:
             tokens = layer.norm2(tokens + self.reads[i](tokens + embedding, state, image.reads[i]))
             tokens = layer.norm3(tokens + layer.mlp(tokens))
             values.append(self.writes[i].values(tokens))
-            Y_BRN = Z_BRN[:, : Z_BRN.shape[1] // len(self.writes) * (i + 1)]
-            state = self.writes[i](tokens + embedding, values, state, Y_BRN, image.writes[i])
+            state = self.writes[i](tokens + embedding, values, state, image.writes[i])
         tokens = tokens + self.reads[-1](tokens + embedding, state, image.reads[-1])
         return self.transformer.norm_final_attn(tokens), state
 
-    def start(self, tokens_BTD: Tensor, image: Image) -> tuple[State, Tensor]:
-        """The image embedding as a state, and memory for the Z of all layers."""
-        B, T, D = tokens_BTD.shape
+    def start(self, tokens: Tensor, image: Image) -> State:
+        """The image embedding, for the prompts of tokens [B, T, D]."""
+        B, _, D = tokens.shape
         N = len(image.first_NU)
-        J = T * self.transformer.num_heads
-        Z_BRN = image.first_NU.new_empty(B, J * len(self.writes), N)
-        return State(tokens_BTD.new_ones(B, N), Z_BRN[:, :0], tokens_BTD.new_empty(B, 0, D)), Z_BRN
+        return State(tokens.new_ones(B, N), image.first_NU.new_empty(B, 0, N), tokens.new_empty(B, 0, D))
 
     @without_autocast
     def best(self, tokens: Tensor) -> tuple[Tensor, Tensor]:
