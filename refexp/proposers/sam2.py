@@ -12,7 +12,7 @@ from pydantic import Field
 
 from refexp import checkpoints
 from refexp.errors import RefexpError, first_line
-from refexp.masks import Rle, areas, upscale_to_rle
+from refexp.masks import LOW_RES, Rle, areas, upscale_to_rle
 from refexp.networks import Precision, autocast, normalise
 from refexp.proposers.base import Proposer
 from refexp.proposers.sam2_decoder import Image, SharedDecoder, State
@@ -138,7 +138,11 @@ class SAM2Proposer(Proposer):
         tokens, state = self.attend(points[:, None], (1,), image)
         iou, hyper = self.decoder.best(tokens)
         passed = torch.nonzero(iou > self.iou_threshold)[:, 0]
-        return iou[passed], self.decoder.upscale(state[passed], hyper[passed], image).float()
+        logits = [
+            self.decoder.upscale(state[rows], hyper[rows], image).float()
+            for rows in passed.split(max(1, self.batch // 4))
+        ]
+        return iou[passed], torch.cat(logits) if logits else iou.new_zeros(0, LOW_RES, LOW_RES)
 
     def decode_boxes(self, corners: torch.Tensor, image: Image) -> torch.Tensor:
         """Corners f32 [B, 2, 2] -> logits f32 [B, 256, 256]: the single mask, or if unstable the best of the three."""

@@ -89,23 +89,30 @@ class Write:
 
 
 @dataclass(frozen=True)
-class Image:
-    """What all prompts on one image share, in the precision of the image side (the norms' squares in float32).
+class Pixels:
+    """What the upscaling needs of the image, channels last, with a pixel's 2 x 2 children together.
 
-    first_NU: k W_t. added_NU, added_MV: everything that is added to the two transposed convolutions, which are the
-    finer feature maps and constants, for N and M = 4 N pixels. A pixel's 2 x 2 children are together, channels last.
+    first_NU: k W_t. added_NU, added_MV: all that is added to the two transposed convolutions (the finer feature maps
+    and constants), for N pixels and for M = 4 N.
     """
 
-    reads: list[Read]
-    writes: list[Write]
     first_NU: Tensor
     added_NU: Tensor
     added_MV: Tensor
 
 
 @dataclass(frozen=True)
+class Image:
+    """What all prompts on one image share, in the precision of the image side (`Write.square_N` in the weights')."""
+
+    reads: list[Read]
+    writes: list[Write]
+    pixels: Pixels
+
+
+@dataclass(frozen=True)
 class State:
-    """The image tokens of B prompts, as in (1). r and G are float32; Z has the precision of the image side."""
+    """The image tokens of B prompts, as in (1). Z has the precision of the image side, r and G that of the weights."""
 
     r_BN: Tensor
     Z_BRN: Tensor
@@ -117,6 +124,11 @@ class State:
     @property
     def dtype(self) -> torch.dtype:
         return self.Z_BRN.dtype
+
+    @property
+    def r_B1N(self) -> Tensor:
+        """r in the precision of the image side, to multiply [B, J, N] with."""
+        return self.r_BN[:, None].to(self.dtype)
 
     def chunks(self, share: int = 1) -> Iterator[slice]:
         """The prompts to take over the image together, or a `share`-th of them."""
@@ -183,7 +195,7 @@ class Scores:
         out_BJN = state.Z_BRN.new_empty(len(q_BThd), inner_BJR.shape[1], state.r_BN.shape[1])
         times_image(q_BThd, image.scaled_hdN, out_BJN)
         if image.fixed_hdN is not None:
-            out_BJN.mul_(state.r_BN[:, None].to(state.dtype))
+            out_BJN.mul_(state.r_B1N)
             times_image(q_BThd, image.fixed_hdN, out_BJN, add=True)
             out_BJN.baddbmm_(inner_BJR, state.Z_BRN)
         return out_BJN
@@ -210,8 +222,7 @@ class TokensToImage:
             part = state[some]
             A_BJN = self.scores(q_BThd[some], inner_BJR[some], part, image.keys).softmax(dim=-1)
             far_BJR[some] = A_BJN @ part.Z_BRN.transpose(1, 2)
-            A_BJN.mul_(part.r_BN[:, None].to(state.dtype))
-            near_BThd[some] = attended(A_BJN, image.values_hNd)
+            near_BThd[some] = attended(A_BJN.mul_(part.r_B1N), image.values_hNd)
         far_BThD = (far_BJR.to(state.G_BRD.dtype) @ state.G_BRD).unflatten(1, q_BThd.shape[1:3])
         read_BThd = near_BThd + torch.einsum("bthc,hcd->bthd", far_BThD, self.value_hDd)
         return self.attention.out_proj(read_BThd.flatten(2) + self.constant)
@@ -230,14 +241,14 @@ class Norm:
             (C @ rows.transpose(1, 2) / C.shape[-1]).to(dtype) for C, rows in zip(C_BJD, rows_BRD, strict=True)
         ]
 
-    def mean_square(self, some: slice, r_BN: Tensor, Y_BRN: Tensor, scratch_BJN: Tensor) -> Tensor:
-        """[B, N], in r's precision. What it adds up has passed through the precision of Y."""
-        square_BN = r_BN.square() * self.image.square_N
-        r_B1N, start = r_BN[:, None].to(Y_BRN.dtype), 0
+    def mean_square(self, some: slice, before: State, Y_BRN: Tensor, scratch_BJN: Tensor) -> Tensor:
+        """[B, N] of the prompts `some`. Sums have the precision of r, so that they cannot overflow half precision."""
+        square_BN = before.r_BN.square() * self.image.square_N
+        start = 0
         for values, table, products in zip(self.values_BThe, self.image.cross_heN, self.products_BJR, strict=True):
             end = products.shape[-1]
             times_image(values[some], table, scratch_BJN)
-            scratch_BJN.mul_(r_B1N).baddbmm_(products[some], Y_BRN[:, :end]).mul_(Y_BRN[:, start:end])
+            scratch_BJN.mul_(before.r_B1N).baddbmm_(products[some], Y_BRN[:, :end]).mul_(Y_BRN[:, start:end])
             square_BN += scratch_BJN.sum(dim=1, dtype=square_BN.dtype)
             start = end
         return square_BN.clamp_(min=0)  # rounding alone can make it negative
@@ -258,13 +269,15 @@ class ImageToTokens:
         self.C_heD = [centre(weight) for weight in (*earlier, output_heD)]
         self.G_heD = [weight * norm.weight for weight in self.C_heD]
 
-    def prepare(self, k_DN: Tensor, position_DN: Tensor, dtype: torch.dtype) -> tuple[Write, Tensor]:
-        """And the k [D, N] after the norm."""
+    def prepare(self, k_DN: Tensor, position_DN: Tensor, dtype: torch.dtype) -> Write:
         centred_DN = centre(k_DN, dim=0)
         cross_heN = [((2 / len(k_DN)) * weight @ centred_DN).to(dtype) for weight in self.C_heD]
         square_N = centred_DN.square().mean(dim=0)
-        image = Write(self.scores.prepare(k_DN, position_DN, dtype), square_N, cross_heN)
-        return image, centred_DN * self.norm.weight[:, None]
+        return Write(self.scores.prepare(k_DN, position_DN, dtype), square_N, cross_heN)
+
+    def normalised(self, k_DN: Tensor) -> Tensor:
+        """The k after the norm."""
+        return centre(k_DN, dim=0) * self.norm.weight[:, None]
 
     def values(self, tokens_BTD: Tensor) -> Tensor:
         """The tokens' values and a 1, which the constants are multiplied by, [B, T, h, e]."""
@@ -282,10 +295,56 @@ class ImageToTokens:
             scores_BJN = self.scores(q_BThd[some], inner_BJR[some], part, image.queries)
             P_BThN = scores_BJN.view(len(Y), *q_BThd.shape[1:3], N).softmax(dim=1)
             Y[:, :R], Y[:, R:] = part.Z_BRN, P_BThN.flatten(1, 2)
-            s_BN = (norm.mean_square(some, part.r_BN, Y, scores_BJN) + self.norm.eps).rsqrt_()
+            s_BN = (norm.mean_square(some, part, Y, scores_BJN) + self.norm.eps).rsqrt_()
             Y.mul_(s_BN[:, None].to(state.dtype))
-            torch.mul(part.r_BN, s_BN, out=r_BN[some])
+            r_BN[some] = part.r_BN * s_BN
         return State(r_BN, Y_BRN, torch.cat(C_BJD, dim=1) * self.norm.weight)
+
+
+class Upscaling:
+    """Image tokens to the logits of one mask, four times as many pixels in height and in width."""
+
+    def __init__(self, layers: Any, b_D: Tensor) -> None:
+        first, self.norm, _, second, _ = layers
+        # The layer norm that follows takes each child's mean over its channels out anyway: best before any rounding.
+        self.first_DU = centre(transposed_convolution(first).unflatten(1, (4, -1))).flatten(1)
+        self.first_bias_U = centre(first.bias.expand(4, -1)).flatten() + b_D @ self.first_DU
+        self.second_UV, self.second_bias = transposed_convolution(second), second.bias
+
+    def prepare(self, k_DN: Tensor, fine0: Tensor, fine1: Tensor, dtype: torch.dtype) -> Pixels:
+        """Finer maps [C0, 4s, 4s] and [C1, 2s, 2s]."""
+        side = fine1.shape[-1] // 2
+        blocks1 = fine1.unflatten(1, (side, 2)).unflatten(3, (side, 2)).permute(1, 3, 2, 4, 0)
+        blocks0 = fine0.unflatten(1, (side, 2, 2)).unflatten(4, (side, 2, 2)).permute(1, 4, 2, 5, 3, 6, 0)
+        return Pixels(
+            first_NU=(k_DN.T @ self.first_DU).to(dtype),
+            added_NU=(centre(blocks1).reshape(side * side, -1) + self.first_bias_U).to(dtype),
+            added_MV=(blocks0 + self.second_bias).reshape(4 * side * side, -1).to(dtype),
+        )
+
+    def __call__(self, state: State, hyper: Tensor, image: Pixels) -> Tensor:
+        """Mask weights [B, C0] -> logits [B, 4s, 4s]."""
+        first_BRU = (state.G_BRD @ self.first_DU).to(state.dtype)
+        hyper, weight, bias, second_UV = (
+            x.to(state.dtype) for x in (hyper, self.norm.weight, self.norm.bias, self.second_UV)
+        )
+        logits = first_BRU.new_empty(len(hyper), 4 * image.added_MV.shape[0], 1)
+        for some in state.chunks(share=4):  # a mask takes about four times the memory of a prompt's attention
+            part = state[some]
+            x = torch.baddbmm(image.added_NU, part.Z_BRN.transpose(1, 2), first_BRU[some])
+            x.addcmul_(part.r_B1N.transpose(1, 2), image.first_NU)
+            x = F.gelu(F.layer_norm(x.unflatten(-1, (4, -1)), weight.shape, weight, bias, self.norm.eps))
+            x = F.gelu((x.flatten(1, 2) @ second_UV).add_(image.added_MV))
+            torch.bmm(x.unflatten(-1, (4, -1)).flatten(1, 2), hyper[some, :, None], out=logits[some])
+        # Rows of pixels, outermost to innermost: coarse (y, x), then the two halvings' (y, x).
+        side = round(image.first_NU.shape[0] ** 0.5)
+        blocks = logits.view(len(hyper), side, side, 2, 2, 2, 2)
+        return blocks.permute(0, 1, 3, 5, 2, 4, 6).reshape(len(hyper), 4 * side, 4 * side)
+
+
+def transposed_convolution(layer: Any) -> Tensor:
+    """A 2 x 2, stride 2 transposed convolution as a matrix [C_in, 4 * C_out]: each pixel has four children."""
+    return layer.weight.permute(0, 2, 3, 1).flatten(1)
 
 
 def without_autocast(method: Callable[Concatenate[Any, Args], Result]) -> Callable[Concatenate[Any, Args], Result]:
@@ -328,11 +387,7 @@ class SharedDecoder:
             self.writes.append(ImageToTokens(layer.cross_attn_image_to_token, layer.norm4, b_D, earlier))
             b_D, earlier = layer.norm4.bias, self.writes[-1].G_heD
         self.reads.append(TokensToImage(self.transformer.final_attn_token_to_image, b_D))
-        first, _, _, second, _ = self.decoder.output_upscaling
-        # A layer norm over each child's channels follows, which takes out their mean: better before rounding.
-        self.first_DU = centre(transposed_convolution(first).unflatten(1, (4, -1))).flatten(1)
-        self.second_UV = transposed_convolution(second)
-        self.first_bias = centre(first.bias + (b_D @ self.first_DU).unflatten(0, (4, -1)))
+        self.upscaling = Upscaling(self.decoder.output_upscaling, b_D)
 
     def prepare(self, embedding: Tensor, position: Tensor, finer: Sequence[Tensor]) -> Image:
         """Image embedding and positional encoding [1, D, s, s], finer maps [1, C0, 4s, 4s] and [1, C1, 2s, 2s]."""
@@ -343,31 +398,22 @@ class SharedDecoder:
 
     @without_autocast
     def tables(self, embedding: Tensor, position: Tensor, fine0: Tensor, fine1: Tensor, dtype: torch.dtype) -> Image:
-        side = embedding.shape[-1]
-        blocks1 = fine1.unflatten(1, (side, 2)).unflatten(3, (side, 2)).permute(1, 3, 2, 4, 0)
-        blocks0 = fine0.unflatten(1, (side, 2, 2)).unflatten(4, (side, 2, 2)).permute(1, 4, 2, 5, 3, 6, 0)
         k_DN, position_DN = embedding.flatten(1), position.flatten(1)
         reads, writes = [self.reads[0].prepare(k_DN, position_DN, dtype)], []
         for write, read in zip(self.writes, self.reads[1:], strict=True):
-            image, k_DN_next = write.prepare(k_DN, position_DN, dtype)
-            k_DN = k_DN_next
-            writes.append(image)
+            writes.append(write.prepare(k_DN, position_DN, dtype))
+            k_DN = write.normalised(k_DN)
             reads.append(read.prepare(k_DN, position_DN, dtype))
-        added = centre(blocks1.flatten(0, 1).flatten(1, 2)) + self.first_bias
-        return Image(
-            reads=reads,
-            writes=writes,
-            first_NU=(k_DN.T @ self.first_DU).to(dtype),
-            added_NU=added.flatten(1).to(dtype),
-            added_MV=(blocks0.flatten(0, 3).flatten(1, 2) + self.decoder.output_upscaling[3].bias).flatten(1).to(dtype),
-        )
+        return Image(reads, writes, self.upscaling.prepare(k_DN, fine0, fine1, dtype))
 
     @without_autocast
     def attend(self, prompts: Tensor, image: Image) -> tuple[Tensor, State]:
         """Prompt embeddings [B, P, D] -> tokens [B, T, D] and image tokens after the two-way transformer."""
         output = self.output_tokens.expand(len(prompts), -1, -1)
         embedding = tokens = torch.cat([output, prompts.to(self.dtype)], dim=1)
-        state = self.start(embedding, image)
+        B, _, D = embedding.shape
+        Z_BRN = image.pixels.first_NU.new_empty(B, 0, len(image.pixels.first_NU))
+        state = State(embedding.new_ones(B, Z_BRN.shape[2]), Z_BRN, embedding.new_empty(B, 0, D))
         values: list[Tensor] = []
         for i, layer in enumerate(self.transformer.layers):
             if layer.skip_first_layer_pe:
@@ -382,12 +428,6 @@ class SharedDecoder:
             state = self.writes[i](tokens + embedding, values, state, image.writes[i])
         tokens = tokens + self.reads[-1](tokens + embedding, state, image.reads[-1])
         return self.transformer.norm_final_attn(tokens), state
-
-    def start(self, tokens: Tensor, image: Image) -> State:
-        """The image embedding, for the prompts of tokens [B, T, D]."""
-        B, _, D = tokens.shape
-        N = len(image.first_NU)
-        return State(tokens.new_ones(B, N), image.first_NU.new_empty(B, 0, N), tokens.new_empty(B, 0, D))
 
     @without_autocast
     def best(self, tokens: Tensor) -> tuple[Tensor, Tensor]:
@@ -408,23 +448,4 @@ class SharedDecoder:
     @without_autocast
     def upscale(self, state: State, hyper: Tensor, image: Image) -> Tensor:
         """Image tokens of b prompts and mask weights [b, C0] -> logits [b, 4s, 4s]."""
-        norm, dtype = self.decoder.output_upscaling[1], state.dtype
-        first_BRU = (state.G_BRD @ self.first_DU).to(dtype)
-        weight, bias, second_UV, hyper = (x.to(dtype) for x in (norm.weight, norm.bias, self.second_UV, hyper))
-        side, count = round(state.r_BN.shape[1] ** 0.5), len(hyper)
-        logits = first_BRU.new_empty(count, 16 * side * side, 1)
-        for some in state.chunks(share=4):  # a mask takes four times the memory
-            part = state[some]
-            x = torch.baddbmm(image.added_NU, part.Z_BRN.transpose(1, 2), first_BRU[some])
-            x.addcmul_(part.r_BN[:, :, None].to(dtype), image.first_NU)
-            x = F.gelu(F.layer_norm(x.unflatten(-1, (4, -1)), weight.shape, weight, bias, norm.eps))
-            x = F.gelu((x.flatten(1, 2) @ second_UV).add_(image.added_MV))
-            logits[some] = torch.bmm(x.unflatten(-1, (4, -1)).flatten(1, 2), hyper[some, :, None])
-        # Rows of pixels, outermost to innermost: coarse (y, x), then the two halvings' (y, x).
-        blocks = logits.view(count, side, side, 2, 2, 2, 2)
-        return blocks.permute(0, 1, 3, 5, 2, 4, 6).reshape(count, 4 * side, 4 * side)
-
-
-def transposed_convolution(layer: Any) -> Tensor:
-    """A 2 x 2, stride 2 transposed convolution as a matrix [C_in, 4 * C_out]: each pixel has four children."""
-    return layer.weight.permute(0, 2, 3, 1).flatten(1)
+        return self.upscaling(state, hyper, image.pixels)
