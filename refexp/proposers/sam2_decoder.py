@@ -31,13 +31,17 @@ so that (1) holds after the norm with
 
     k <- c(k) w,    r <- s r,    Z <- s Y,    G <- C w,    b <- b'
 
-Here E [R, N] needs no product over D for each prompt: C is the values [T, d] of each layer and head times weights, and
-so E is these values times a table [d, N] of the image (or [e, N], e = d + 1: the constant is one more channel).
+Here E [R, N] needs no product over D for each prompt. C is the values [T, d] of each layer and head times a weight, so
+E is the values times a table [d, N] of the image. (The constant is one more channel: [e, N] with e = d + 1.)
 
 Upscaling. The first transposed convolution is a matrix W_t, and X W_t = r (k W_t) + Zᵀ (G W_t) + b W_t.
 
-Names end in their shapes: B prompts, T tokens, N image tokens, D channels, h heads of d channels, J = T h with
-j = (token, head), R rows of Z; U and V channels of the four children of a pixel, in the first and second upscaling.
+Precision. Under autocast, products with the image and with Z run in half precision. Everything of size [B, T, D] or
+[B, R, D], r, and the sums in the norms stay in the precision of the weights, because predicted IoUs rank proposals.
+
+Names of tensors end in their shapes: B prompts, T tokens, N image tokens, D channels, h heads of d channels, J = T h
+with j = (token, head), R rows of Z. The transposed convolutions make u and v channels, so that the 2 x 2 children of a
+pixel have U = 4 u and V = 4 v.
 """
 
 from __future__ import annotations
@@ -56,13 +60,13 @@ Result = TypeVar("Result")
 
 
 def prompts_at_once(device: torch.device, dtype: torch.dtype) -> int:
-    """How many prompts pass over the image together: on a CPU as many as stay in its caches."""
+    """How many prompts pass over the image together: on a CPU, as many as its caches hold."""
     return 16 // dtype.itemsize if device.type == "cpu" else 64
 
 
 @dataclass(frozen=True)
 class Projected:
-    """K and F of one projection, by heads. While r = 1 they are one table, their sum, and `fixed` is None."""
+    """K and F of one projection, by heads. In the first layer r = 1: there `scaled` is K + F, and `fixed` is None."""
 
     scaled_hdN: Tensor
     fixed_hdN: Tensor | None
@@ -80,7 +84,7 @@ class Read:
 class Write:
     """What an attention from the image to tokens and the norm after it need of the image.
 
-    square_N: |c(k)|² / D. cross_heN: for each layer so far the table that makes E / D of its tokens' values.
+    square_N: |c(k)|² / D. cross_heN: for each layer so far, the table that turns its tokens' values into E / D.
     """
 
     queries: Projected
@@ -229,13 +233,13 @@ class TokensToImage:
 
 
 class Norm:
-    """|r c(k) + Yᵀ C|² / D for prompts with C = [c(G); c(M)], of which each layer gave J rows."""
+    """Computes |r c(k) + Yᵀ C|² / D. Each layer so far gave J rows of C and Y."""
 
     def __init__(
         self, image: Write, C_BJD: Sequence[Tensor], values_BThe: Sequence[Tensor], dtype: torch.dtype
     ) -> None:
         self.image, self.values_BThe = image, [values.to(dtype) for values in values_BThe]
-        # C Cᵀ is symmetric: a layer's rows meet their own once and those of earlier layers twice.
+        # C Cᵀ is symmetric: each layer's rows meet those of earlier layers once, with twice the weight.
         rows_BRD = [torch.cat([*(2 * C for C in C_BJD[:i]), C_BJD[i]], dim=1) for i in range(len(C_BJD))]
         self.products_BJR = [
             (C @ rows.transpose(1, 2) / C.shape[-1]).to(dtype) for C, rows in zip(C_BJD, rows_BRD, strict=True)
@@ -257,7 +261,7 @@ class Norm:
 class ImageToTokens:
     """Image tokens attend to tokens and are normalised.
 
-    earlier: for each layer before, what makes rows of G of its tokens' values, [h, e, D].
+    earlier: one weight [h, e, D] for each earlier layer, which turns its tokens' values into their rows of G.
     """
 
     def __init__(self, attention: Any, norm: Any, b_D: Tensor | None, earlier: Sequence[Tensor]) -> None:
@@ -280,11 +284,11 @@ class ImageToTokens:
         return centre(k_DN, dim=0) * self.norm.weight[:, None]
 
     def values(self, tokens_BTD: Tensor) -> Tensor:
-        """The tokens' values and a 1, which the constants are multiplied by, [B, T, h, e]."""
+        """The tokens' values [B, T, h, e]; the last channel is 1 and carries the constant."""
         return F.pad(self.attention.v_proj(tokens_BTD).unflatten(-1, (self.attention.num_heads, -1)), (0, 1), value=1.0)
 
     def __call__(self, key_BTD: Tensor, values_BThe: Sequence[Tensor], state: State, image: Write) -> State:
-        """values: of all layers so far, this one included."""
+        """values: those of all layers so far, including this one."""
         q_BThd, inner_BJR = self.scores.of_prompts(key_BTD, state)
         C_BJD = [times_weight(v, weight) for v, weight in zip(values_BThe, self.C_heD, strict=True)]
         norm = Norm(image, C_BJD, values_BThe, state.dtype)
@@ -302,14 +306,14 @@ class ImageToTokens:
 
 
 class Upscaling:
-    """Image tokens to the logits of one mask, four times as many pixels in height and in width."""
+    """Image tokens and one mask token per prompt -> mask logits, at four times the height and width."""
 
     def __init__(self, layers: Any, b_D: Tensor) -> None:
         first, self.norm, _, second, _ = layers
-        # The layer norm that follows takes each child's mean over its channels out anyway: best before any rounding.
+        # The norm that follows subtracts each child's mean. Doing so here too keeps it out of half precision.
         self.first_DU = centre(transposed_convolution(first).unflatten(1, (4, -1))).flatten(1)
         self.first_bias_U = centre(first.bias.expand(4, -1)).flatten() + b_D @ self.first_DU
-        self.second_UV, self.second_bias = transposed_convolution(second), second.bias
+        self.second_uV, self.second_bias = transposed_convolution(second), second.bias
 
     def prepare(self, k_DN: Tensor, fine0: Tensor, fine1: Tensor, dtype: torch.dtype) -> Pixels:
         """Finer maps [C0, 4s, 4s] and [C1, 2s, 2s]."""
@@ -325,8 +329,8 @@ class Upscaling:
     def __call__(self, state: State, hyper: Tensor, image: Pixels) -> Tensor:
         """Mask weights [B, C0] -> logits [B, 4s, 4s]."""
         first_BRU = (state.G_BRD @ self.first_DU).to(state.dtype)
-        hyper, weight, bias, second_UV = (
-            x.to(state.dtype) for x in (hyper, self.norm.weight, self.norm.bias, self.second_UV)
+        hyper, weight, bias, second_uV = (
+            x.to(state.dtype) for x in (hyper, self.norm.weight, self.norm.bias, self.second_uV)
         )
         logits = first_BRU.new_empty(len(hyper), 4 * image.added_MV.shape[0], 1)
         for some in state.chunks(share=4):  # a mask takes about four times the memory of a prompt's attention
@@ -334,7 +338,7 @@ class Upscaling:
             x = torch.baddbmm(image.added_NU, part.Z_BRN.transpose(1, 2), first_BRU[some])
             x.addcmul_(part.r_B1N.transpose(1, 2), image.first_NU)
             x = F.gelu(F.layer_norm(x.unflatten(-1, (4, -1)), weight.shape, weight, bias, self.norm.eps))
-            x = F.gelu((x.flatten(1, 2) @ second_UV).add_(image.added_MV))
+            x = F.gelu((x.flatten(1, 2) @ second_uV).add_(image.added_MV))
             torch.bmm(x.unflatten(-1, (4, -1)).flatten(1, 2), hyper[some, :, None], out=logits[some])
         # Rows of pixels, outermost to innermost: coarse (y, x), then the two halvings' (y, x).
         side = round(image.first_NU.shape[0] ** 0.5)
@@ -348,7 +352,7 @@ def transposed_convolution(layer: Any) -> Tensor:
 
 
 def without_autocast(method: Callable[Concatenate[Any, Args], Result]) -> Callable[Concatenate[Any, Args], Result]:
-    """For inference. Which products run in half precision is chosen in this file, by the image's tables."""
+    """Run a method without autocast and gradients: the tables of the image decide what runs in half precision."""
 
     @functools.wraps(method)
     def run(self: Any, *args: Args.args, **kwargs: Args.kwargs) -> Result:
@@ -361,8 +365,8 @@ def without_autocast(method: Callable[Concatenate[Any, Args], Result]) -> Callab
 class SharedDecoder:
     """Wraps an upstream `MaskDecoder`, whose weights it uses. Prompts are single points or boxes (no mask prompts).
 
-    It keeps products of the weights: build it after they are loaded and moved. Prompts' tokens are computed in the
-    precision of the weights. Products with the image are too, unless autocast is on where `prepare` is called.
+    It keeps products of weights, so build it after the weights are loaded and moved to their device. The image side
+    runs in half precision if `prepare` is called under autocast; it does not matter where the other methods are called.
     """
 
     def __init__(self, decoder: Any) -> None:
@@ -390,7 +394,10 @@ class SharedDecoder:
         self.upscaling = Upscaling(self.decoder.output_upscaling, b_D)
 
     def prepare(self, embedding: Tensor, position: Tensor, finer: Sequence[Tensor]) -> Image:
-        """Image embedding and positional encoding [1, D, s, s], finer maps [1, C0, 4s, 4s] and [1, C1, 2s, 2s]."""
+        """Image embedding and positional encoding [1, D, s, s], finer maps [1, C0, 4s, 4s] and [1, C1, 2s, 2s].
+
+        Any floating dtype. The embedding includes what is added for prompts without a mask (`no_mask_embed`).
+        """
         device = self.device.type
         half = torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else self.dtype
         embedding, position, fine0, fine1 = (x[0].to(self.dtype) for x in (embedding, position, *finer))
@@ -408,7 +415,10 @@ class SharedDecoder:
 
     @without_autocast
     def attend(self, prompts: Tensor, image: Image) -> tuple[Tensor, State]:
-        """Prompt embeddings [B, P, D] -> tokens [B, T, D] and image tokens after the two-way transformer."""
+        """Prompt embeddings [B, P, D] -> tokens [B, T, D] and image tokens after the two-way transformer.
+
+        T = P + 6, or P + 5 for a decoder without object scores. Tokens have the precision of the weights.
+        """
         output = self.output_tokens.expand(len(prompts), -1, -1)
         embedding = tokens = torch.cat([output, prompts.to(self.dtype)], dim=1)
         B, _, D = embedding.shape
@@ -447,5 +457,5 @@ class SharedDecoder:
 
     @without_autocast
     def upscale(self, state: State, hyper: Tensor, image: Image) -> Tensor:
-        """Image tokens of b prompts and mask weights [b, C0] -> logits [b, 4s, 4s]."""
+        """Image tokens of b prompts and mask weights [b, C0] -> logits [b, 4s, 4s], in the image side's precision."""
         return self.upscaling(state, hyper, image.pixels)
