@@ -38,7 +38,8 @@ def network():
 
     def build(name):
         if name not in networks:
-            with pytest.MonkeyPatch.context() as patch:
+            with pytest.MonkeyPatch.context() as patch, torch.random.fork_rng(devices=[]):
+                torch.manual_seed(0)  # the positional encoding's matrix is not a parameter
                 for init in ("trunc_normal_", "kaiming_uniform_", "uniform_", "normal_"):
                     patch.setattr(torch.nn.init, init, lambda tensor, *args, **kwargs: tensor)
                 model = build_sam2(name)
@@ -102,12 +103,12 @@ def errors(found: dict[str, torch.Tensor], expected: dict[str, torch.Tensor]) ->
     }
 
 
-@pytest.mark.parametrize("kind", ["point", "box"])
+@pytest.mark.parametrize(("kind", "side"), [("point", 64), ("box", 32)])
 @pytest.mark.parametrize("name", MODELS)
-def test_equals_sam2(network, name, kind):
-    """At the real size: 64 x 64 image tokens."""
+def test_equals_sam2(network, name, kind, side):
+    """For points at the real size, 64 x 64 image tokens."""
     decoder, encoder = network(name)
-    case = decoder, make_prompts(encoder, kind, 1), make_image(64)
+    case = decoder, make_prompts(encoder, kind, 1), make_image(side)
     expected = upstream(*case)
     for dtype, tolerance in ((torch.float64, 1e-9), (torch.float32, 1e-5)):
         found = errors(ours(*case, dtype), expected)
@@ -131,9 +132,9 @@ def test_equals_sam2_with_peaked_attention(network, factor, kind):
     expected = upstream(*case)
     found = errors(ours(*case, torch.float64), expected)
     assert max(found.values()) < 1e-9, found
-    found, allowed = errors(ours(*case), expected), errors(upstream(*case, torch.float32), expected)
-    for name, error in found.items():
-        assert error < (max(1e-5, 2 * allowed[name]) if factor == 6 else 1e-5), (name, found, allowed)
+    found = errors(ours(*case), expected)
+    theirs = errors(upstream(*case, torch.float32), expected) if factor == 6 else dict.fromkeys(found, 0.0)
+    assert all(error < max(1e-5, 2 * theirs[name]) for name, error in found.items()), (found, theirs)
 
 
 def test_equals_sam2_without_object_scores(network):
@@ -162,6 +163,32 @@ def test_half_precision_is_close(network, half, scale):
     overlap = (one & other).sum(dim=(1, 2)) / (one | other).sum(dim=(1, 2))
     assert rough["best mask"].isfinite().all()
     assert overlap.min() > (0.995 if precise else 0.98)
+
+
+@pytest.mark.parametrize("half", [torch.bfloat16, torch.float16])
+def test_means_that_the_norm_subtracts_cost_no_precision(network, half):
+    """The first transposed convolution and its finer map may have a large mean over channels: the norm subtracts it."""
+    decoder, encoder = network(MODELS[0])
+    prompts, (embedding, position, finer) = make_prompts(encoder, "point", 3), make_image(16)
+    expected = ours(decoder, prompts, (embedding, position, finer))["single mask"] > 0
+    decoder = copy.deepcopy(decoder)
+    decoder.output_upscaling[0].weight += 8 * torch.randn(256, 1, 1, 1, generator=torch.Generator().manual_seed(4))
+    shifted = embedding, position, [finer[0], finer[1] + 120]
+    found = ours(decoder, prompts, shifted, half=half)["single mask"] > 0
+    assert (found == expected).float().mean().item() > (0.9995 if half == torch.float16 else 0.997)
+
+
+@pytest.mark.parametrize("half", [torch.bfloat16, torch.float16])
+def test_image_tokens_that_cancel_stay_finite(network, half):
+    """What the first layer writes is the negative of the image embedding, so that its norm meets zero and rounding."""
+    decoder, encoder = network(MODELS[0])
+    decoder = copy.deepcopy(decoder)
+    attention = decoder.transformer.layers[0].cross_attn_image_to_token
+    attention.v_proj.weight.zero_()
+    embedding, position, finer = make_image(16)
+    embedding = -attention.out_proj(attention.v_proj.bias)[None, :, None, None].expand_as(embedding)
+    found = ours(decoder, make_prompts(encoder, "point", 3), (embedding, position, finer), half=half)
+    assert all(value.isfinite().all() for value in found.values())
 
 
 def test_prompts_do_not_meet(network):

@@ -248,14 +248,15 @@ class Norm:
     def mean_square(self, some: slice, before: State, Y_BRN: Tensor, scratch_BJN: Tensor) -> Tensor:
         """[B, N] of the prompts `some`. Sums have the precision of r, so that they cannot overflow half precision."""
         square_BN = before.r_BN.square() * self.image.square_N
-        start = 0
+        # If a prompt cancels r c(k), no less than rounding is left of it. The floor keeps squares >= 0 and r finite.
+        floor_BN, start = square_BN * torch.finfo(before.dtype).eps, 0
         for values, table, products in zip(self.values_BThe, self.image.cross_heN, self.products_BJR, strict=True):
             end = products.shape[-1]
             times_image(values[some], table, scratch_BJN)
             scratch_BJN.mul_(before.r_B1N).baddbmm_(products[some], Y_BRN[:, :end]).mul_(Y_BRN[:, start:end])
             square_BN += scratch_BJN.sum(dim=1, dtype=square_BN.dtype)
             start = end
-        return square_BN.clamp_(min=0)  # rounding alone can make it negative
+        return torch.maximum(square_BN, floor_BN)
 
 
 class ImageToTokens:
