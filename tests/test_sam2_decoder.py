@@ -45,7 +45,7 @@ def network():
                 model = build_sam2(name)
             parts = model.sam_mask_decoder, model.sam_prompt_encoder
             for part in parts:
-                random_(part.eval().requires_grad_(False))
+                random_(part.eval().requires_grad_(False), seed=MODELS.index(name))
             networks[name] = parts
         return networks[name]
 
