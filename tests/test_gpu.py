@@ -218,8 +218,8 @@ def test_all_of_an_image_stays_on_the_gpu_without_a_wait(loaded, pretended):
     with torch.inference_mode():
         prompts = proposer.embed_prompts(proposer.points[:, None], (sam2.ON_OBJECT,))
         image = proposer.embed(pretended[0].cpu(), no_mem_embed=True)
-        tokens, keys = proposer.decoder.attend(prompts, image)
+        tokens, state = proposer.decoder.attend(prompts, image)
         quality, hyper = proposer.decoder.best(tokens)
-        logits = proposer.decoder.upscale(keys, hyper, image)
+        logits = proposer.decoder.upscale(state, hyper, image)
     assert quality.device == proposer.decoder.single(tokens).device == logits.device == GPU
     assert logits.shape == (16, 256, 256)

@@ -1,54 +1,374 @@
-"""SAM2's mask decoder for many prompts on one image, the same numbers for a third of the work.
+"""SAM2's mask decoder for many prompts on one image, without image tokens for each prompt.
 
-SAM2 decodes every prompt as if it had an image of its own: T = 8 prompt tokens and N = 4096 image tokens go through
-two two-way transformer layers, the image tokens being projected to keys, queries and values each time, and then all
-masks are upscaled. Here
-- image tokens are projected once per image as long as they are the same for every prompt (up to the first layer's end);
-- later the few prompt tokens are projected instead: with the weights of head h,
-  `(q_h)(W_k,h x)ᵀ = (q_h W_k,h) xᵀ`, `A (x W_v,h) = (A x) W_v,h`, `A (v_h) W_o,h = A (v_h W_o,h)`; the key bias cancels
-  in the softmax;
-- positions are added to the scores, from projections made once per image;
-- a mask is upscaled only if it is wanted, alone, as matrix products over pixels with channels last.
+SAM2's decoder gives every prompt its own copy of the image tokens ([N, D] = [4096, 256]), and projects, updates and
+normalises this copy in both layers of the two-way transformer. But a prompt has only T = 8 tokens (a box: 9), and
+what it adds to the image tokens has low rank. Everywhere in the decoder, the image tokens X [N, D] of a prompt are
 
-Shapes: B prompts, T tokens, N image tokens, D = 256 channels, h heads of d channels each.
+    X = r k + Zᵀ G + b                                                                                  (1)
+
+where k [N, D] depends only on the image and b [D] only on the weights. A prompt keeps r [N], one scale for each row
+of k, and two factors, Z [R, N] and G [R, D]. At the start, k is the image embedding, r = 1, b = 0 and R = 0. Each
+layer adds J = T h rows to Z and G, one for each token and head. The following holds exactly.
+
+Tokens attend to the image. Let A [J, N] be the softmax over N, W_k and W_v the part of a projection that belongs to
+one head, and p the positional encoding of the image tokens. By (1),
+
+    scores     q ((X + p) W_k + bias_k)ᵀ = r (q Kᵀ) + q Fᵀ + (q W_kᵀ Gᵀ) Z
+    attention  A (X W_v + bias_v)        = (A r) V + (A Zᵀ) G W_v + b W_v + bias_v
+
+K = k W_k, V = k W_v and F = (p + b) W_k + bias_k are made once per image, and q W_kᵀ Gᵀ is a small [J, R] matrix.
+
+The image attends to tokens. The scores are as above, with the image's queries in place of its keys. P [J, N] is
+their softmax over the T tokens of each head, M [J, D] the values of the tokens times W_o, and X becomes
+X + Pᵀ M + bias_o. In P the weights of one head add up to 1, so (b + bias_o) / h can be added to each row of M instead.
+
+Layer norm. LN(x) = s c(x) w + b' with c(x) = x - mean(x) and s = 1 / sqrt(|c(x)|² / D + eps). As c is linear,
+
+    c(X + Pᵀ M + bias_o) = r c(k) + Yᵀ C,    Y = [Z; P],    C = [c(G); c(M)]
+    |r c(k) + Yᵀ C|²     = r² |c(k)|² + Σ_j Y_j (r E + C Cᵀ Y)_j,    E = 2 C c(k)ᵀ
+
+so that (1) holds after the norm with
+
+    k <- c(k) w,    r <- s r,    Z <- s Y,    G <- C w,    b <- b'
+
+Here E [R, N] needs no product over D for each prompt. C is the values [T, d] of each layer and head times a weight, so
+E is the values times a table [d, N] of the image. (The constant is one more channel: [e, N] with e = d + 1.)
+
+Upscaling. The first transposed convolution is a matrix W_t, and X W_t = r (k W_t) + Zᵀ (G W_t) + b W_t.
+
+Precision. Under autocast, products with the image and with Z run in half precision. Everything of size [B, T, D] or
+[B, R, D], r, and the sums in the norms stay in the precision of the weights, because predicted IoUs rank proposals.
+
+Names of tensors end in their shapes: B prompts, T tokens, N image tokens, D channels, h heads of d channels, J = T h
+with j = (token, head), R rows of Z. The transposed convolutions make u and v channels, so that the 2 x 2 children of a
+pixel have U = 4 u and V = 4 v.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import functools
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Concatenate, ParamSpec, TypeVar
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+Args = ParamSpec("Args")
+Result = TypeVar("Result")
+
+
+def prompts_at_once(device: torch.device, dtype: torch.dtype) -> int:
+    """How many prompts pass over the image together: on a CPU, as many as its caches hold."""
+    return 16 // dtype.itemsize if device.type == "cpu" else 64
+
+
+@dataclass(frozen=True)
+class Projected:
+    """K and F of one projection, by heads. In the first layer r = 1: there `scaled` is K + F, and `fixed` is None."""
+
+    scaled_hdN: Tensor
+    fixed_hdN: Tensor | None
+
+
+@dataclass(frozen=True)
+class Read:
+    """What an attention from tokens to the image needs of the image: K and F, and V."""
+
+    keys: Projected
+    values_hNd: Tensor
+
+
+@dataclass(frozen=True)
+class Write:
+    """What an attention from the image to tokens and the norm after it need of the image.
+
+    square_N: |c(k)|² / D. cross_heN: for each layer so far, the table that turns its tokens' values into E / D.
+    """
+
+    queries: Projected
+    square_N: Tensor
+    cross_heN: list[Tensor]
+
+
+@dataclass(frozen=True)
+class Pixels:
+    """What the upscaling needs of the image, channels last, with a pixel's 2 x 2 children together.
+
+    first_NU: k W_t. added_NU, added_MV: all that is added to the two transposed convolutions (the finer feature maps
+    and constants), for N pixels and for M = 4 N.
+    """
+
+    first_NU: Tensor
+    added_NU: Tensor
+    added_MV: Tensor
+
 
 @dataclass(frozen=True)
 class Image:
-    """What all prompts on one image share.
+    """What all prompts on one image share, in the precision of the image side (`Write.square_N` in the weights')."""
 
-    keys, position: image tokens and their positional encoding [1, N, D].
-    fine: the two finer feature maps, channels last, each pixel's 2 x 2 children together: [N, 4, C1], [N * 4, 4, C0].
+    reads: list[Read]
+    writes: list[Write]
+    pixels: Pixels
+
+
+@dataclass(frozen=True)
+class State:
+    """The image tokens of B prompts, as in (1). Z has the precision of the image side, r and G that of the weights."""
+
+    r_BN: Tensor
+    Z_BRN: Tensor
+    G_BRD: Tensor
+
+    def __getitem__(self, rows: Tensor | slice) -> State:
+        return State(self.r_BN[rows], self.Z_BRN[rows], self.G_BRD[rows])
+
+    @property
+    def dtype(self) -> torch.dtype:
+        return self.Z_BRN.dtype
+
+    @property
+    def r_B1N(self) -> Tensor:
+        """r in the precision of the image side, to multiply [B, J, N] with."""
+        return self.r_BN[:, None].to(self.dtype)
+
+    def chunks(self, share: int = 1) -> Iterator[slice]:
+        """The prompts to take over the image together, or a `share`-th of them."""
+        size = max(1, prompts_at_once(self.Z_BRN.device, self.dtype) // share)
+        return (slice(start, start + size) for start in range(0, len(self.r_BN), size))
+
+
+def centre(x: Tensor, dim: int = -1) -> Tensor:
+    """c(x), over the channels."""
+    return x - x.mean(dim=dim, keepdim=True)
+
+
+def by_head(x: Tensor, heads: int) -> Tensor:
+    """[h * d, ...] -> [h, d, ...]."""
+    return x.unflatten(0, (heads, -1))
+
+
+def times_weight(x_BThd: Tensor, weight_hdD: Tensor) -> Tensor:
+    """Each head times its part of a weight -> [B, J, D]."""
+    return torch.einsum("bthd,hdc->bthc", x_BThd, weight_hdD).flatten(1, 2)
+
+
+def times_image(x_BThd: Tensor, table_hdN: Tensor, out_BJN: Tensor, add: bool = False) -> None:
+    """Each head times its table of the image, written or added to `out_BJN`.
+
+    With j = (token, head) the rows of a head are equally spaced in memory: one product per head serves all prompts
+    and copies nothing.
+    """
+    out_hIN = out_BJN.view(-1, *table_hdN.shape[::2]).transpose(0, 1)  # I = (prompt, token)
+    out_hIN.baddbmm_(x_BThd.flatten(0, 1).transpose(0, 1), table_hdN, beta=int(add))
+
+
+def attended(A_BJN: Tensor, values_hNd: Tensor) -> Tensor:
+    """Each head's attention times its values -> [B, T, h, d]."""
+    B, J, N = A_BJN.shape
+    h = len(values_hNd)
+    out_hId = torch.bmm(A_BJN.view(-1, h, N).transpose(0, 1), values_hNd)
+    return out_hId.transpose(0, 1).unflatten(0, (B, J // h))
+
+
+class Scores:
+    """The scores between tokens and image tokens, for either direction of attention."""
+
+    def __init__(self, of_tokens: Any, of_image: Any, heads: int, b_D: Tensor | None) -> None:
+        self.of_tokens, self.of_image, self.heads, self.b_D = of_tokens, of_image, heads, b_D
+        self.weight_hdD = by_head(of_image.weight, heads)
+
+    def prepare(self, k_DN: Tensor, position_DN: Tensor, dtype: torch.dtype) -> Projected:
+        weight, bias = self.of_image.weight, self.of_image.bias[:, None]
+        if self.b_D is None:
+            return Projected(by_head(weight @ (k_DN + position_DN) + bias, self.heads).to(dtype), None)
+        fixed = weight @ (position_DN + self.b_D[:, None]) + bias
+        return Projected(by_head(weight @ k_DN, self.heads).to(dtype), by_head(fixed, self.heads).to(dtype))
+
+    def of_prompts(self, tokens_BTD: Tensor, state: State) -> tuple[Tensor, Tensor]:
+        """The tokens' projection q [B, T, h, d], scaled, and q Wᵀ Gᵀ [B, J, R]."""
+        q_BThd = self.of_tokens(tokens_BTD).unflatten(-1, (self.heads, -1))
+        q_BThd = q_BThd * q_BThd.shape[-1] ** -0.5
+        inner_BJR = times_weight(q_BThd, self.weight_hdD) @ state.G_BRD.transpose(1, 2)
+        return q_BThd.to(state.dtype), inner_BJR.to(state.dtype)
+
+    def __call__(self, q_BThd: Tensor, inner_BJR: Tensor, state: State, image: Projected) -> Tensor:
+        """r (q Kᵀ) + q Fᵀ + (q Wᵀ Gᵀ) Z -> [B, J, N]."""
+        out_BJN = state.Z_BRN.new_empty(len(q_BThd), inner_BJR.shape[1], state.r_BN.shape[1])
+        times_image(q_BThd, image.scaled_hdN, out_BJN)
+        if image.fixed_hdN is not None:
+            out_BJN.mul_(state.r_B1N)
+            times_image(q_BThd, image.fixed_hdN, out_BJN, add=True)
+            out_BJN.baddbmm_(inner_BJR, state.Z_BRN)
+        return out_BJN
+
+
+class TokensToImage:
+    """Tokens attend to image tokens."""
+
+    def __init__(self, attention: Any, b_D: Tensor | None) -> None:
+        self.attention, heads = attention, attention.num_heads
+        self.scores = Scores(attention.q_proj, attention.k_proj, heads, b_D)
+        self.value_hDd = by_head(attention.v_proj.weight, heads).transpose(1, 2)
+        self.constant = attention.v_proj.bias if b_D is None else attention.v_proj(b_D)
+
+    def prepare(self, k_DN: Tensor, position_DN: Tensor, dtype: torch.dtype) -> Read:
+        values_hNd = (k_DN.T @ self.value_hDd).contiguous()
+        return Read(self.scores.prepare(k_DN, position_DN, dtype), values_hNd.to(dtype))
+
+    def __call__(self, query_BTD: Tensor, state: State, image: Read) -> Tensor:
+        """-> [B, T, D]."""
+        q_BThd, inner_BJR = self.scores.of_prompts(query_BTD, state)
+        near_BThd, far_BJR = torch.empty_like(q_BThd), torch.empty_like(inner_BJR)  # (A r) V and A Zᵀ
+        for some in state.chunks():
+            part = state[some]
+            A_BJN = self.scores(q_BThd[some], inner_BJR[some], part, image.keys).softmax(dim=-1)
+            far_BJR[some] = A_BJN @ part.Z_BRN.transpose(1, 2)
+            near_BThd[some] = attended(A_BJN.mul_(part.r_B1N), image.values_hNd)
+        far_BThD = (far_BJR.to(state.G_BRD.dtype) @ state.G_BRD).unflatten(1, q_BThd.shape[1:3])
+        read_BThd = near_BThd + torch.einsum("bthc,hcd->bthd", far_BThD, self.value_hDd)
+        return self.attention.out_proj(read_BThd.flatten(2) + self.constant)
+
+
+class Norm:
+    """Computes |r c(k) + Yᵀ C|² / D. Each layer so far gave J rows of C and Y."""
+
+    def __init__(
+        self, image: Write, C_BJD: Sequence[Tensor], values_BThe: Sequence[Tensor], dtype: torch.dtype
+    ) -> None:
+        self.image, self.values_BThe = image, [values.to(dtype) for values in values_BThe]
+        # C Cᵀ is symmetric: each layer's rows meet those of earlier layers once, with twice the weight.
+        rows_BRD = [torch.cat([*(2 * C for C in C_BJD[:i]), C_BJD[i]], dim=1) for i in range(len(C_BJD))]
+        self.products_BJR = [
+            (C @ rows.transpose(1, 2) / C.shape[-1]).to(dtype) for C, rows in zip(C_BJD, rows_BRD, strict=True)
+        ]
+
+    def mean_square(self, some: slice, before: State, Y_BRN: Tensor, scratch_BJN: Tensor) -> Tensor:
+        """[B, N] of the prompts `some`. Sums have the precision of r, so that they cannot overflow half precision."""
+        square_BN = before.r_BN.square() * self.image.square_N
+        # If a prompt cancels r c(k), no less than rounding is left of it. The floor keeps squares >= 0 and r finite.
+        floor_BN, start = square_BN * torch.finfo(before.dtype).eps, 0
+        for values, table, products in zip(self.values_BThe, self.image.cross_heN, self.products_BJR, strict=True):
+            end = products.shape[-1]
+            times_image(values[some], table, scratch_BJN)
+            scratch_BJN.mul_(before.r_B1N).baddbmm_(products[some], Y_BRN[:, :end]).mul_(Y_BRN[:, start:end])
+            square_BN += scratch_BJN.sum(dim=1, dtype=square_BN.dtype)
+            start = end
+        return torch.maximum(square_BN, floor_BN)
+
+
+class ImageToTokens:
+    """Image tokens attend to tokens and are normalised.
+
+    earlier: one weight [h, e, D] for each earlier layer, which turns its tokens' values into their rows of G.
     """
 
-    keys: Tensor
-    position: Tensor
-    fine: tuple[Tensor, Tensor]
+    def __init__(self, attention: Any, norm: Any, b_D: Tensor | None, earlier: Sequence[Tensor]) -> None:
+        self.attention, self.norm, heads = attention, norm, attention.num_heads
+        self.scores = Scores(attention.k_proj, attention.q_proj, heads, b_D)
+        constant_D = attention.out_proj.bias if b_D is None else attention.out_proj.bias + b_D
+        output_hdD = by_head(attention.out_proj.weight.T, heads)
+        output_heD = torch.cat([output_hdD, (constant_D / heads).expand(heads, 1, -1)], dim=1)
+        self.C_heD = [centre(weight) for weight in (*earlier, output_heD)]
+        self.G_heD = [weight * norm.weight for weight in self.C_heD]
+
+    def prepare(self, k_DN: Tensor, position_DN: Tensor, dtype: torch.dtype) -> Write:
+        centred_DN = centre(k_DN, dim=0)
+        cross_heN = [((2 / len(k_DN)) * weight @ centred_DN).to(dtype) for weight in self.C_heD]
+        square_N = centred_DN.square().mean(dim=0)
+        return Write(self.scores.prepare(k_DN, position_DN, dtype), square_N, cross_heN)
+
+    def normalised(self, k_DN: Tensor) -> Tensor:
+        """The k after the norm."""
+        return centre(k_DN, dim=0) * self.norm.weight[:, None]
+
+    def values(self, tokens_BTD: Tensor) -> Tensor:
+        """The tokens' values [B, T, h, e]; the last channel is 1 and carries the constant."""
+        return F.pad(self.attention.v_proj(tokens_BTD).unflatten(-1, (self.attention.num_heads, -1)), (0, 1), value=1.0)
+
+    def __call__(self, key_BTD: Tensor, values_BThe: Sequence[Tensor], state: State, image: Write) -> State:
+        """values: those of all layers so far, including this one."""
+        q_BThd, inner_BJR = self.scores.of_prompts(key_BTD, state)
+        C_BJD = [times_weight(v, weight) for v, weight in zip(values_BThe, self.C_heD, strict=True)]
+        norm = Norm(image, C_BJD, values_BThe, state.dtype)
+        B, R, N = state.Z_BRN.shape
+        Y_BRN, r_BN = state.Z_BRN.new_empty(B, R + inner_BJR.shape[1], N), torch.empty_like(state.r_BN)
+        for some in state.chunks():
+            part, Y = state[some], Y_BRN[some]
+            scores_BJN = self.scores(q_BThd[some], inner_BJR[some], part, image.queries)
+            P_BThN = scores_BJN.view(len(Y), *q_BThd.shape[1:3], N).softmax(dim=1)
+            Y[:, :R], Y[:, R:] = part.Z_BRN, P_BThN.flatten(1, 2)
+            s_BN = (norm.mean_square(some, part, Y, scores_BJN) + self.norm.eps).rsqrt_()
+            Y.mul_(s_BN[:, None].to(state.dtype))
+            r_BN[some] = part.r_BN * s_BN
+        return State(r_BN, Y_BRN, torch.cat(C_BJD, dim=1) * self.norm.weight)
 
 
-def split_heads(x: Tensor, heads: int) -> Tensor:
-    """[B, n, h * d] -> [B, h, n, d]."""
-    return x.unflatten(-1, (heads, -1)).transpose(1, 2)
+class Upscaling:
+    """Image tokens and one mask token per prompt -> mask logits, at four times the height and width."""
+
+    def __init__(self, layers: Any, b_D: Tensor) -> None:
+        first, self.norm, _, second, _ = layers
+        # The norm that follows subtracts each child's mean. Doing so here too keeps it out of half precision.
+        self.first_DU = centre(transposed_convolution(first).unflatten(1, (4, -1))).flatten(1)
+        self.first_bias_U = centre(first.bias.expand(4, -1)).flatten() + b_D @ self.first_DU
+        self.second_uV, self.second_bias = transposed_convolution(second), second.bias
+
+    def prepare(self, k_DN: Tensor, fine0: Tensor, fine1: Tensor, dtype: torch.dtype) -> Pixels:
+        """Finer maps [C0, 4s, 4s] and [C1, 2s, 2s]."""
+        side = fine1.shape[-1] // 2
+        blocks1 = fine1.unflatten(1, (side, 2)).unflatten(3, (side, 2)).permute(1, 3, 2, 4, 0)
+        blocks0 = fine0.unflatten(1, (side, 2, 2)).unflatten(4, (side, 2, 2)).permute(1, 4, 2, 5, 3, 6, 0)
+        return Pixels(
+            first_NU=(k_DN.T @ self.first_DU).to(dtype),
+            added_NU=(centre(blocks1).reshape(side * side, -1) + self.first_bias_U).to(dtype),
+            added_MV=(blocks0 + self.second_bias).reshape(4 * side * side, -1).to(dtype),
+        )
+
+    def __call__(self, state: State, hyper: Tensor, image: Pixels) -> Tensor:
+        """Mask weights [B, C0] -> logits [B, 4s, 4s]."""
+        first_BRU = (state.G_BRD @ self.first_DU).to(state.dtype)
+        hyper, weight, bias, second_uV = (
+            x.to(state.dtype) for x in (hyper, self.norm.weight, self.norm.bias, self.second_uV)
+        )
+        logits = first_BRU.new_empty(len(hyper), 4 * image.added_MV.shape[0], 1)
+        for some in state.chunks(share=4):  # a mask takes about four times the memory of a prompt's attention
+            part = state[some]
+            x = torch.baddbmm(image.added_NU, part.Z_BRN.transpose(1, 2), first_BRU[some])
+            x.addcmul_(part.r_B1N.transpose(1, 2), image.first_NU)
+            x = F.gelu(F.layer_norm(x.unflatten(-1, (4, -1)), weight.shape, weight, bias, self.norm.eps))
+            x = F.gelu((x.flatten(1, 2) @ second_uV).add_(image.added_MV))
+            torch.bmm(x.unflatten(-1, (4, -1)).flatten(1, 2), hyper[some, :, None], out=logits[some])
+        # Rows of pixels, outermost to innermost: coarse (y, x), then the two halvings' (y, x).
+        side = round(image.first_NU.shape[0] ** 0.5)
+        blocks = logits.view(len(hyper), side, side, 2, 2, 2, 2)
+        return blocks.permute(0, 1, 3, 5, 2, 4, 6).reshape(len(hyper), 4 * side, 4 * side)
 
 
-def merge_heads(x: Tensor) -> Tensor:
-    """[B, h, n, d] -> [B, n, h * d]."""
-    return x.transpose(1, 2).flatten(2)
+def transposed_convolution(layer: Any) -> Tensor:
+    """A 2 x 2, stride 2 transposed convolution as a matrix [C_in, 4 * C_out]: each pixel has four children."""
+    return layer.weight.permute(0, 2, 3, 1).flatten(1)
+
+
+def without_autocast(method: Callable[Concatenate[Any, Args], Result]) -> Callable[Concatenate[Any, Args], Result]:
+    """Run a method without autocast and gradients: the tables of the image decide what runs in half precision."""
+
+    @functools.wraps(method)
+    def run(self: Any, *args: Args.args, **kwargs: Args.kwargs) -> Result:
+        with torch.no_grad(), torch.autocast(self.device.type, enabled=False):
+            return method(self, *args, **kwargs)
+
+    return run
 
 
 class SharedDecoder:
-    """Wraps an upstream `MaskDecoder`, whose weights it uses. Prompts are single points or boxes (no mask prompts)."""
+    """Wraps an upstream `MaskDecoder`, whose weights it uses. Prompts are single points or boxes (no mask prompts).
+
+    It keeps products of weights, so build it after the weights are loaded and moved to their device. The image side
+    runs in half precision if `prepare` is called under autocast; it does not matter where the other methods are called.
+    """
 
     def __init__(self, decoder: Any) -> None:
         self.decoder, self.transformer = decoder, decoder.transformer
@@ -58,42 +378,71 @@ class SharedDecoder:
             else [decoder.iou_token.weight, decoder.mask_tokens.weight]
         )
         self.iou_row = 1 if decoder.pred_obj_scores else 0
+        self.device, self.dtype = self.output_tokens.device, self.output_tokens.dtype
+        self.combine_weights()
+
+    @without_autocast
+    def combine_weights(self) -> None:
+        self.reads: list[TokensToImage] = []
+        self.writes: list[ImageToTokens] = []
+        b_D: Any = None
+        earlier: list[Tensor] = []
+        for layer in self.transformer.layers:
+            self.reads.append(TokensToImage(layer.cross_attn_token_to_image, b_D))
+            self.writes.append(ImageToTokens(layer.cross_attn_image_to_token, layer.norm4, b_D, earlier))
+            b_D, earlier = layer.norm4.bias, self.writes[-1].G_heD
+        self.reads.append(TokensToImage(self.transformer.final_attn_token_to_image, b_D))
+        self.upscaling = Upscaling(self.decoder.output_upscaling, b_D)
 
     def prepare(self, embedding: Tensor, position: Tensor, finer: Sequence[Tensor]) -> Image:
-        """Image embedding and positional encoding [1, D, s, s], finer maps [1, C0, 4s, 4s] and [1, C1, 2s, 2s]."""
-        fine0, fine1 = finer
-        side = embedding.shape[-1]
-        blocks1 = fine1[0].unflatten(1, (side, 2)).unflatten(3, (side, 2)).permute(1, 3, 2, 4, 0)
-        blocks0 = fine0[0].unflatten(1, (side, 2, 2)).unflatten(4, (side, 2, 2)).permute(1, 4, 2, 5, 3, 6, 0)
-        return Image(
-            keys=embedding.flatten(2).transpose(1, 2),
-            position=position.flatten(2).transpose(1, 2),
-            fine=(blocks1.flatten(0, 1).flatten(1, 2), blocks0.flatten(0, 3).flatten(1, 2)),
-        )
+        """Image embedding and positional encoding [1, D, s, s], finer maps [1, C0, 4s, 4s] and [1, C1, 2s, 2s].
 
-    def attend(self, prompts: Tensor, image: Image) -> tuple[Tensor, Tensor]:
-        """Prompt embeddings [B, P, D] -> tokens [B, T, D] and image tokens [B, N, D] after the two-way transformer."""
+        Any floating dtype. The embedding includes what is added for prompts without a mask (`no_mask_embed`).
+        """
+        device = self.device.type
+        half = torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else self.dtype
+        embedding, position, fine0, fine1 = (x[0].to(self.dtype) for x in (embedding, position, *finer))
+        return self.tables(embedding, position, fine0, fine1, half)
+
+    @without_autocast
+    def tables(self, embedding: Tensor, position: Tensor, fine0: Tensor, fine1: Tensor, dtype: torch.dtype) -> Image:
+        k_DN, position_DN = embedding.flatten(1), position.flatten(1)
+        reads, writes = [self.reads[0].prepare(k_DN, position_DN, dtype)], []
+        for write, read in zip(self.writes, self.reads[1:], strict=True):
+            writes.append(write.prepare(k_DN, position_DN, dtype))
+            k_DN = write.normalised(k_DN)
+            reads.append(read.prepare(k_DN, position_DN, dtype))
+        return Image(reads, writes, self.upscaling.prepare(k_DN, fine0, fine1, dtype))
+
+    @without_autocast
+    def attend(self, prompts: Tensor, image: Image) -> tuple[Tensor, State]:
+        """Prompt embeddings [B, P, D] -> tokens [B, T, D] and image tokens after the two-way transformer.
+
+        T = P + 6, or P + 5 for a decoder without object scores. Tokens have the precision of the weights.
+        """
         output = self.output_tokens.expand(len(prompts), -1, -1)
-        embedding = torch.cat([output, prompts], dim=1)
-        tokens, keys = embedding, image.keys
-        for layer in self.transformer.layers:
+        embedding = tokens = torch.cat([output, prompts.to(self.dtype)], dim=1)
+        B, _, D = embedding.shape
+        Z_BRN = image.pixels.first_NU.new_empty(B, 0, len(image.pixels.first_NU))
+        state = State(embedding.new_ones(B, Z_BRN.shape[2]), Z_BRN, embedding.new_empty(B, 0, D))
+        values: list[Tensor] = []
+        for i, layer in enumerate(self.transformer.layers):
             if layer.skip_first_layer_pe:
                 tokens = layer.self_attn(tokens, tokens, tokens)
             else:
                 query = tokens + embedding
                 tokens = tokens + layer.self_attn(query, query, tokens)
             tokens = layer.norm1(tokens)
-            read = token_to_image(layer.cross_attn_token_to_image, tokens + embedding, keys, image.position)
-            tokens = layer.norm2(tokens + read)
+            tokens = layer.norm2(tokens + self.reads[i](tokens + embedding, state, image.reads[i]))
             tokens = layer.norm3(tokens + layer.mlp(tokens))
-            written = image_to_token(layer.cross_attn_image_to_token, keys, image.position, tokens + embedding, tokens)
-            keys = layer.norm4(written.add_(keys))
-        last = self.transformer.final_attn_token_to_image
-        read = token_to_image(last, tokens + embedding, keys, image.position)
-        return self.transformer.norm_final_attn(tokens + read), keys
+            values.append(self.writes[i].values(tokens))
+            state = self.writes[i](tokens + embedding, values, state, image.writes[i])
+        tokens = tokens + self.reads[-1](tokens + embedding, state, image.reads[-1])
+        return self.transformer.norm_final_attn(tokens), state
 
+    @without_autocast
     def best(self, tokens: Tensor) -> tuple[Tensor, Tensor]:
-        """Tokens [B, T, D] -> of the three masks the highest predicted IoU [B], and that mask's own token [B, D]."""
+        """Tokens [B, T, D] -> of the three masks the highest predicted IoU [B], and that mask's weights [B, C0]."""
         ious = self.decoder.iou_prediction_head(tokens[:, self.iou_row])[:, 1:]
         iou, which = ious.max(dim=1)
         mask_tokens = tokens[:, self.iou_row + 1 :]
@@ -102,62 +451,12 @@ class SharedDecoder:
         hyper = torch.stack([network(mask_tokens[:, i]) for i, network in networks], dim=1)
         return iou, hyper[torch.arange(len(which), device=which.device), which]
 
+    @without_autocast
     def single(self, tokens: Tensor) -> Tensor:
-        """Tokens [B, T, D] -> the token [B, D] of the one mask for prompts without ambiguity, such as boxes."""
+        """Tokens [B, T, D] -> weights [B, C0] of the one mask for prompts without ambiguity, such as boxes."""
         return self.decoder.output_hypernetworks_mlps[0](tokens[:, self.iou_row + 1])
 
-    def upscale(self, keys: Tensor, hyper: Tensor, image: Image) -> Tensor:
-        """Image tokens [b, N, D] and mask weights [b, C0] -> logits [b, 4s, 4s]."""
-        first, norm, _, second, _ = self.decoder.output_upscaling
-        side = round(keys.shape[1] ** 0.5)
-        x = keys @ transposed_convolution(first)
-        x = x.unflatten(-1, (4, -1)) + (image.fine[0] + first.bias)
-        x = F.gelu(F.layer_norm(x, x.shape[-1:], norm.weight, norm.bias, norm.eps))
-        x = x.flatten(1, 2) @ transposed_convolution(second)
-        x = F.gelu((x.unflatten(-1, (4, -1)) + (image.fine[1] + second.bias)).flatten(1, 2))
-        logits = torch.bmm(x, hyper[:, :, None].to(x.dtype))
-        # Rows of pixels, outermost to innermost: coarse (y, x), then the two halvings' (y, x).
-        blocks = logits.view(-1, side, side, 2, 2, 2, 2)
-        return blocks.permute(0, 1, 3, 5, 2, 4, 6).reshape(-1, 4 * side, 4 * side)
-
-
-def transposed_convolution(layer: Any) -> Tensor:
-    """A 2 x 2, stride 2 transposed convolution as a matrix [C_in, 4 * C_out]: each pixel has four children."""
-    return layer.weight.permute(0, 2, 3, 1).flatten(1)
-
-
-def token_to_image(attention: Any, query: Tensor, keys: Tensor, position: Tensor) -> Tensor:
-    """Prompt tokens [B, T, D] attend to image tokens [B or 1, N, D] -> [B, T, D]."""
-    heads = attention.num_heads
-    q = split_heads(attention.q_proj(query), heads)
-    scale = q.shape[-1] ** -0.5
-    if len(keys) == 1:
-        k = split_heads(attention.k_proj(keys + position), heads)
-        v = split_heads(attention.v_proj(keys), heads)
-        return attention.out_proj(merge_heads(((q * scale) @ k.transpose(2, 3)).softmax(dim=-1) @ v))
-    weight = attention.k_proj.weight.unflatten(0, (heads, -1))
-    place = split_heads(F.linear(position, attention.k_proj.weight), heads)
-    q = q * scale
-    scores = (q @ place.transpose(2, 3)).flatten(1, 2)
-    scores = torch.baddbmm(scores, (q @ weight).flatten(1, 2), keys.transpose(1, 2))
-    read = (scores.softmax(dim=-1) @ keys).unflatten(1, (heads, -1))
-    value = read @ attention.v_proj.weight.unflatten(0, (heads, -1)).transpose(1, 2)
-    return attention.out_proj(merge_heads(value) + attention.v_proj.bias)
-
-
-def image_to_token(attention: Any, keys: Tensor, position: Tensor, key: Tensor, value: Tensor) -> Tensor:
-    """Image tokens [B or 1, N, D] attend to prompt tokens, key and value [B, T, D] -> [B, N, D]."""
-    heads = attention.num_heads
-    k, v = split_heads(attention.k_proj(key), heads), split_heads(attention.v_proj(value), heads)
-    k = k * k.shape[-1] ** -0.5
-    if len(keys) == 1:
-        q = split_heads(attention.q_proj(keys + position), heads)
-        scores = k @ q.transpose(2, 3)
-    else:
-        place = split_heads(attention.q_proj(position), heads)
-        weight = attention.q_proj.weight.unflatten(0, (heads, -1))
-        scores = (k @ place.transpose(2, 3)).flatten(1, 2)
-        scores = torch.baddbmm(scores, (k @ weight).flatten(1, 2), keys.transpose(1, 2)).unflatten(1, (heads, -1))
-    mixed = (v @ attention.out_proj.weight.T.unflatten(0, (heads, -1))).flatten(1, 2)
-    # [B, h, T, N]: the softmax runs over the T tokens of a head.
-    return torch.baddbmm(attention.out_proj.bias, scores.softmax(dim=2).flatten(1, 2).transpose(1, 2), mixed)
+    @without_autocast
+    def upscale(self, state: State, hyper: Tensor, image: Image) -> Tensor:
+        """Image tokens of b prompts and mask weights [b, C0] -> logits [b, 4s, 4s], in the image side's precision."""
+        return self.upscaling(state, hyper, image.pixels)
