@@ -70,13 +70,13 @@ def networks(
 
 @torch.inference_mode()
 def threshold_for(proposer: SAM2Proposer, target: Target, keep: int) -> float:
-    """The predicted IoU that `keep` of the grid's points exceed (random weights know no good one)."""
+    """A predicted IoU that `keep` of the grid's points exceed (random weights know no good one)."""
     image = proposer.embed(target.square, proposer.no_mem_embed)
     ious = [
         proposer.decoder.best(proposer.decoder.attend(p, image)[0])[0] for p in proposer.prompts.split(proposer.batch)
     ]
     ranked = torch.cat(ious).sort(descending=True).values.tolist()
-    return ranked[keep] if keep < len(ranked) else 0.0
+    return (ranked[keep - 1] + ranked[keep]) / 2 if keep < len(ranked) else 0.0
 
 
 def some_bank(channels: int) -> MemoryBank:

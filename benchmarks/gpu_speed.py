@@ -80,7 +80,7 @@ def by_stage(
             (proposer.decoder, "best", "decoder"),
             (proposer.decoder, "upscale", "upscaling"),
             (sam2, "upscale_to_rle", "masks to full size"),
-            (masks, "encode_tensor", "run lengths"),
+            (masks, "encode_positive", "run lengths"),
             (encoder, "encode", "DINOv2"),
             (pipeline, "pool_masks", "pooling"),
             (pipeline, "low_res_boxes", "pooling"),

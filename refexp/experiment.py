@@ -31,6 +31,7 @@ from refexp.report.memory_bank import draw_memory_bank, shown
 from refexp.report.page import write_report
 from refexp.report.table import print_findings, print_metrics, print_places
 from refexp.results import detections_to_coco, findings, references_to_coco, remove_results, write_masks, write_summary
+from refexp.runtime import keep_heap
 from refexp.tracking.base import told
 from refexp.types import Detections, ImageId, MemoryBank, Proposals, Weights
 
@@ -44,6 +45,7 @@ def run(config: DictConfig, output: Path) -> dict[str, float | None]:
     """
     with told_how_to_get(config):
         experiment = build_experiment(config)
+        keep_heap()
         device = experiment.runtime.prepare()
         ranks_together = join(experiment.runtime.silence)
         with told(experiment.logger, experiment.config, output) as logger, ranks_together.run() as ranks:

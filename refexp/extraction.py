@@ -115,8 +115,7 @@ class Extractor:
             check_box(reference, split)
 
         def key(reference: Record) -> str:
-            # The 2 is for SAM2's fallback from unstable masks: what was stored before it counts no more.
-            return self._key("box mask 2", split, split.images[reference["image_id"]], ("proposer",), reference["bbox"])
+            return self._key("box mask", split, split.images[reference["image_id"]], ("proposer",), reference["bbox"])
 
         def compute(batch: Sequence[Record]) -> list[Entry]:
             (reference,) = batch
@@ -160,7 +159,7 @@ class Extractor:
             part: {name: value for name, value in self.settings[part].items() if name not in without} for part in parts
         }
         made_by = [[settings[part], self.weights[part].sha256 or self.weights[part].origin] for part in parts]
-        return digest([FORMAT, kind, self.store.dtype, image, made_by, more])
+        return digest([FORMAT[kind], kind, self.store.dtype, image, made_by, more])
 
     def _entries(
         self,

@@ -60,18 +60,31 @@ def upscale_to_rle(logits: torch.Tensor, size: tuple[int, int]) -> list[Rle]:
     rles: list[Rle] = []
     for chunk in logits.split(CHUNK):
         full = F.interpolate(chunk[:, None].float(), size=size, mode="bilinear", align_corners=False, antialias=True)
-        rles += encode_tensor(full[:, 0] > 0)
+        rles += encode_positive(full[:, 0])
     return rles
 
 
-def encode_tensor(masks: torch.Tensor) -> list[Rle]:
-    """Bool [M, H, W] -> M compressed RLEs, made where the masks are.
+def encode_positive(logits: torch.Tensor) -> list[Rle]:
+    """f32 [M, H, W] -> M compressed RLEs of where it is > 0, made on the device of the logits.
 
-    Full-size masks would take longer to copy from a GPU and to encode than everything before took to compute.
+    From a GPU, full-size masks would take longer to copy and encode than everything before took to compute. On a CPU
+    pycocotools encodes two to three times faster than `run_length_codes`.
     """
-    if masks.device.type == "cpu":
-        return encode(masks.numpy())
-    return [{"size": list(masks.shape[1:]), "counts": code} for code in run_length_codes(masks)]
+    if logits.device.type != "cpu":
+        return [{"size": list(logits.shape[1:]), "counts": code} for code in run_length_codes(logits > 0)]
+    count, height, width = logits.shape
+    columns = torch.empty(count, width, height, dtype=torch.bool)  # as the codes run, so nothing is copied to encode it
+    torch.gt(logits.transpose(1, 2), 0, out=columns)
+    return coco_mask.encode(columns.numpy().view(np.uint8).transpose(2, 1, 0))
+
+
+def in_both(masks_lr: torch.Tensor, masks: Sequence[Rle]) -> list[int]:
+    """The rows whose mask has a pixel at 256 x 256, bool [M, 256, 256], and at the original size."""
+    if not len(masks):
+        return []
+    (nothing,) = encode(np.zeros((1, *masks[0]["size"]), dtype=np.uint8))
+    seen = masks_lr.flatten(1).any(dim=1).tolist()
+    return [i for i, mask in enumerate(masks) if seen[i] and mask["counts"] != nothing["counts"]]
 
 
 def low_res_boxes(masks_lr: torch.Tensor) -> torch.Tensor:

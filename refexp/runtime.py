@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import ctypes
 import os
+import platform
 import re
 from dataclasses import dataclass
 from typing import Annotated
@@ -14,6 +16,9 @@ from pydantic_core import PydanticCustomError
 from refexp.distributed import place
 from refexp.errors import RefexpError
 from refexp.provenance import available_cores
+
+M_TRIM_THRESHOLD, M_TOP_PAD, M_MMAP_THRESHOLD = -1, -2, -3
+"""Numbers of glibc's mallopt."""
 
 
 def _known(device: str) -> str:
@@ -54,6 +59,20 @@ class Runtime:
         device = torch.device("cuda", index)
         torch.cuda.set_device(device)
         return device
+
+
+def keep_heap() -> None:
+    """Let this process keep the memory that it frees, where the C library is glibc.
+
+    glibc gives every large buffer back to the system, and the next image pays page faults for new ones: a tenth to a
+    fifth of its extraction on a CPU. Memory does not peak higher, but stays at its peak. Only for processes that are
+    refexp's own.
+    """
+    if platform.libc_ver()[0] != "glibc":
+        return
+    library = ctypes.CDLL(None)
+    for parameter, value in ((M_MMAP_THRESHOLD, 1 << 30), (M_TRIM_THRESHOLD, (1 << 31) - 1), (M_TOP_PAD, 1 << 26)):
+        library.mallopt(parameter, value)
 
 
 def _why_no_gpu() -> str:

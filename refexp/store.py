@@ -37,8 +37,8 @@ from refexp.status import is_alive
 
 log = logging.getLogger(__name__)
 
-FORMAT = 1
-"""Raised when the code's results or an entry's layout change: older entries are then no longer found."""
+FORMAT = {"proposals": 2, "prototype": 1, "box mask": 3}
+"""By kind of entry; raised when the code's results or the layout change: older ones are then no longer found."""
 
 MADE_BY = "made_by"
 NAMELESS_SECONDS = 10.0

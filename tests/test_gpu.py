@@ -220,6 +220,6 @@ def test_all_of_an_image_stays_on_the_gpu_without_a_wait(loaded, pretended):
         image = proposer.embed(pretended[0].cpu(), no_mem_embed=True)
         tokens, state = proposer.decoder.attend(prompts, image)
         quality, hyper = proposer.decoder.best(tokens)
-        logits = proposer.decoder.upscale(state, hyper, image)
+        logits = proposer.decoder.upscale(state, torch.arange(16, device=GPU), hyper, image)
     assert quality.device == proposer.decoder.single(tokens).device == logits.device == GPU
     assert logits.shape == (16, 256, 256)

@@ -132,7 +132,7 @@ def test_bfloat16_is_close(proposer):
 def test_only_what_passes_is_upscaled(proposer, monkeypatch):
     upscaled = []
     original = proposer.decoder.upscale
-    monkeypatch.setattr(proposer.decoder, "upscale", lambda s, h, i: upscaled.append(len(h)) or original(s, h, i))
+    monkeypatch.setattr(proposer.decoder, "upscale", lambda s, r, h, i: upscaled.append(len(h)) or original(s, r, h, i))
     proposer.iou_threshold = float(proposer.propose(make_target()).quality.median())
     upscaled.clear()
     found = proposer.propose(make_target())

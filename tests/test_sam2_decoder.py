@@ -89,7 +89,8 @@ def ours(decoder: MaskDecoder, prompts: torch.Tensor, image, dtype=torch.float32
         prepared = shared.prepare(embedding.to(dtype), position.to(dtype), [x.to(dtype) for x in finer])
         tokens, state = shared.attend(prompts.to(dtype), prepared)
         iou, hyper = shared.best(tokens)
-        best, single = (shared.upscale(state, weights, prepared) for weights in (hyper, shared.single(tokens)))
+        every = torch.arange(len(tokens))
+        best, single = (shared.upscale(state, every, weights, prepared) for weights in (hyper, shared.single(tokens)))
     row = 1 if decoder.pred_obj_scores else 0
     ious, tokens = shared.decoder.iou_prediction_head(tokens[:, row]), tokens[:, row + 1 : row + 5]
     return {"tokens": tokens, "ious": ious, "best iou": iou, "best mask": best, "single mask": single}
@@ -199,15 +200,16 @@ def test_prompts_do_not_meet(network):
     prompts = make_prompts(encoder, "point", 7)
     tokens, state = shared.attend(prompts, image)
     hyper = shared.single(tokens)
-    logits = shared.upscale(state, hyper, image)
+    every = torch.arange(len(tokens))
+    logits = shared.upscale(state, every, hyper, image)
     rows = torch.tensor([6, 1])
-    torch.testing.assert_close(shared.upscale(state[rows], hyper[rows], image), logits[rows])
-    assert shared.upscale(state[rows[:0]], hyper[:0], image).shape == (0, 64, 64)
+    torch.testing.assert_close(shared.upscale(state, rows, hyper[rows], image), logits[rows])
+    assert shared.upscale(state, rows[:0], hyper[:0], image).shape == (0, 64, 64)
     for row in (0, 6):
         alone, state_alone = shared.attend(prompts[row : row + 1], image)
         torch.testing.assert_close(alone[0], tokens[row], atol=1e-5, rtol=0)
         torch.testing.assert_close(
-            shared.upscale(state_alone, shared.single(alone), image)[0], logits[row], atol=1e-4, rtol=0
+            shared.upscale(state_alone, every[:1], shared.single(alone), image)[0], logits[row], atol=1e-4, rtol=0
         )
 
 
@@ -249,16 +251,31 @@ def test_nothing_makes_a_gpu_wait(network, half):
             prepared = shared.prepare(embedding, position, finer)
         tokens, state = shared.attend(fake.from_tensor(prompts), prepared)
         iou, hyper = shared.best(tokens)
-        logits = shared.upscale(state, hyper, prepared)
+        logits = shared.upscale(state, fake.from_tensor(torch.arange(5)), hyper, prepared)
         assert logits.shape == (5, 64, 64)
         with pytest.raises(DataDependentOutputException):
             iou.max().item()
 
 
-def test_chunks_cover_all_prompts():
-    for dtype, size in ((torch.float64, 2), (torch.float32, 4), (torch.bfloat16, 8)):
-        assert sam2_decoder.prompts_at_once(torch.device("cpu"), dtype) == size
+def test_pieces_cover_all_and_are_as_large_as_the_device_wants(monkeypatch):
+    cpu, gpu = torch.device("cpu"), torch.device("cuda")
+    for dtype, prompts, tokens in ((torch.float64, 2, 512), (torch.float32, 4, 1024), (torch.bfloat16, 8, 2048)):
+        assert sam2_decoder.at_once(cpu, dtype) == (prompts, 1, tokens)
         state = State(torch.empty(9, 1), torch.empty(9, 0, 1, dtype=dtype), torch.empty(9, 0, 1))
         assert sum(len(state[some].r_BN) for some in state.chunks()) == 9
-        assert max(len(state[some].r_BN) for some in state.chunks()) == size
-    assert sam2_decoder.prompts_at_once(torch.device("cuda"), torch.float16) == 64
+        assert max(len(state[some].r_BN) for some in state.chunks()) == prompts
+    assert sam2_decoder.at_once(gpu, torch.float16) == (64, 16, 4096)
+
+
+def test_pieces_do_not_change_the_result(network, monkeypatch):
+    decoder, encoder = network(MODELS[0])
+    shared = SharedDecoder(decoder)
+    image = shared.prepare(*make_image(16))
+    results = []
+    for sizes in ((64, 16, 4096), (2, 2, 100)):
+        monkeypatch.setattr(sam2_decoder, "at_once", lambda *_, sizes=sizes: sizes)
+        tokens, state = shared.attend(make_prompts(encoder, "point", 5), image)
+        _, hyper = shared.best(tokens)
+        results.append((tokens, shared.upscale(state, torch.arange(5), hyper, image)))
+    for found, expected in zip(*results, strict=True):
+        torch.testing.assert_close(found, expected, atol=1e-4, rtol=1e-5)

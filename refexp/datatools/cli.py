@@ -141,10 +141,11 @@ def _boxes2masks(options: argparse.Namespace) -> int:
     # What a run is made of, which the other commands need not wait for.
     from refexp.compose import resolve
     from refexp.datatools.boxes2masks import boxes2masks
-    from refexp.runtime import Runtime
+    from refexp.runtime import Runtime, keep_heap
 
     overrides = [f"proposer={options.proposer}", f"weights={options.weights}", f"checkpoints.dir={options.checkpoints}"]
     settings = resolve(composed(overrides))
+    keep_heap()
     proposer, device = build(settings["proposer"], "--proposer"), Runtime().prepare()
     if options.weights == "random":
         print("RANDOM WEIGHTS: the masks mean nothing.", file=sys.stderr)

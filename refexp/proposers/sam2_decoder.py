@@ -59,9 +59,12 @@ Args = ParamSpec("Args")
 Result = TypeVar("Result")
 
 
-def prompts_at_once(device: torch.device, dtype: torch.dtype) -> int:
-    """How many prompts pass over the image together: on a CPU, as many as its caches hold."""
-    return 16 // dtype.itemsize if device.type == "cpu" else 64
+def at_once(device: torch.device, dtype: torch.dtype) -> tuple[int, int, int]:
+    """How many prompts pass over the image together; how many masks are upscaled together, from how many image tokens.
+
+    On a CPU as many as its caches hold: a mask upscaled in pieces of 1 MiB takes two thirds of the time.
+    """
+    return (16 // dtype.itemsize, 1, 4096 // dtype.itemsize) if device.type == "cpu" else (64, 16, 4096)
 
 
 @dataclass(frozen=True)
@@ -134,10 +137,19 @@ class State:
         """r in the precision of the image side, to multiply [B, J, N] with."""
         return self.r_BN[:, None].to(self.dtype)
 
-    def chunks(self, share: int = 1) -> Iterator[slice]:
-        """The prompts to take over the image together, or a `share`-th of them."""
-        size = max(1, prompts_at_once(self.Z_BRN.device, self.dtype) // share)
-        return (slice(start, start + size) for start in range(0, len(self.r_BN), size))
+    def chunks(self) -> Iterator[slice]:
+        """The prompts that pass over the image together."""
+        return pieces(len(self.r_BN), at_once(self.Z_BRN.device, self.dtype)[0])
+
+
+def pieces(length: int, size: int) -> Iterator[slice]:
+    """Slices of `size` that cover `length`."""
+    return (slice(start, min(start + size, length)) for start in range(0, length, size))
+
+
+def children(n: slice, count: int) -> slice:
+    """Where the children of these image tokens are, if each has `count`."""
+    return slice(count * n.start, count * n.stop)
 
 
 def centre(x: Tensor, dim: int = -1) -> Tensor:
@@ -327,22 +339,27 @@ class Upscaling:
             added_MV=(blocks0 + self.second_bias).reshape(4 * side * side, -1).to(dtype),
         )
 
-    def __call__(self, state: State, hyper: Tensor, image: Pixels) -> Tensor:
-        """Mask weights [B, C0] -> logits [B, 4s, 4s]."""
-        first_BRU = (state.G_BRD @ self.first_DU).to(state.dtype)
+    def __call__(self, state: State, rows: Tensor, hyper: Tensor, image: Pixels) -> Tensor:
+        """Mask weights [B, C0] of the prompts `rows` -> logits [B, 4s, 4s]."""
+        first_BRU = (state.G_BRD[rows] @ self.first_DU).to(state.dtype)
         hyper, weight, bias, second_uV = (
             x.to(state.dtype) for x in (hyper, self.norm.weight, self.norm.bias, self.second_uV)
         )
-        logits = first_BRU.new_empty(len(hyper), 4 * image.added_MV.shape[0], 1)
-        for some in state.chunks(share=4):  # a mask takes about four times the memory of a prompt's attention
-            part = state[some]
-            x = torch.baddbmm(image.added_NU, part.Z_BRN.transpose(1, 2), first_BRU[some])
-            x.addcmul_(part.r_B1N.transpose(1, 2), image.first_NU)
-            x = F.gelu(F.layer_norm(x.unflatten(-1, (4, -1)), weight.shape, weight, bias, self.norm.eps))
-            x = F.gelu((x.flatten(1, 2) @ second_uV).add_(image.added_MV))
-            torch.bmm(x.unflatten(-1, (4, -1)).flatten(1, 2), hyper[some, :, None], out=logits[some])
+        N = len(image.first_NU)
+        logits = first_BRU.new_empty(len(hyper), 16 * N, 1)
+        _, masks, tokens = at_once(logits.device, state.dtype)
+        for some in pieces(len(hyper), masks):
+            part = state[rows[some]]
+            for n in pieces(N, tokens):
+                x = torch.baddbmm(image.added_NU[n], part.Z_BRN[:, :, n].transpose(1, 2), first_BRU[some])
+                x.addcmul_(part.r_B1N[:, :, n].transpose(1, 2), image.first_NU[n])
+                x = F.gelu(F.layer_norm(x.unflatten(-1, (4, -1)), weight.shape, weight, bias, self.norm.eps))
+                x = F.gelu((x.flatten(1, 2) @ second_uV).add_(image.added_MV[children(n, 4)]))
+                torch.bmm(
+                    x.unflatten(-1, (4, -1)).flatten(1, 2), hyper[some, :, None], out=logits[some, children(n, 16)]
+                )
         # Rows of pixels, outermost to innermost: coarse (y, x), then the two halvings' (y, x).
-        side = round(image.first_NU.shape[0] ** 0.5)
+        side = round(N**0.5)
         blocks = logits.view(len(hyper), side, side, 2, 2, 2, 2)
         return blocks.permute(0, 1, 3, 5, 2, 4, 6).reshape(len(hyper), 4 * side, 4 * side)
 
@@ -457,6 +474,6 @@ class SharedDecoder:
         return self.decoder.output_hypernetworks_mlps[0](tokens[:, self.iou_row + 1])
 
     @without_autocast
-    def upscale(self, state: State, hyper: Tensor, image: Image) -> Tensor:
-        """Image tokens of b prompts and mask weights [b, C0] -> logits [b, 4s, 4s], in the image side's precision."""
-        return self.upscaling(state, hyper, image.pixels)
+    def upscale(self, state: State, rows: Tensor, hyper: Tensor, image: Image) -> Tensor:
+        """Mask weights [b, C0] of the prompts at `rows`, i64 [b] -> logits [b, 4s, 4s], as precise as the image side."""
+        return self.upscaling(state, rows, hyper, image.pixels)
