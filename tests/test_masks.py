@@ -6,7 +6,17 @@ import numpy as np
 import pytest
 import torch
 
-from refexp.masks import areas, boxes_xywh, decode, encode, low_res_boxes, to_low_res, upscale_to_rle
+from refexp.masks import (
+    areas,
+    boxes_xywh,
+    decode,
+    encode,
+    encode_positive,
+    in_both,
+    low_res_boxes,
+    to_low_res,
+    upscale_to_rle,
+)  # fmt: skip
 from refexp.pooling import pool_masks, upsampling_matrix
 from refexp.run_lengths import run_length_codes
 
@@ -75,3 +85,26 @@ def test_run_lengths_of_tensors_are_those_of_pycocotools(size):
     masks = torch.stack([torch.zeros_like(odd), torch.ones_like(odd), odd, ~odd, one, ~one, *noise])
     assert run_length_codes(masks) == [rle["counts"] for rle in encode(masks.numpy())]
     assert run_length_codes(masks[:0]) == []
+
+
+def test_ten_thousand_masks_of_odd_sizes_are_coded_as_by_pycocotools():
+    """Random, empty, full, one-pixel and checkerboard masks, of heights below and above 256."""
+    generator = torch.Generator().manual_seed(5)
+    sizes = [(h, w) for h in (1, 3, 17, 255, 257, 301) for w in (1, 2, 31, 63)] + [(511, 5)]
+    for height, width in sizes:
+        logits = torch.randn(400, height, width, generator=generator) + torch.linspace(-4, 4, 400)[:, None, None]
+        logits[0], logits[1], logits[2] = -1, 1, 0
+        logits[3], logits[4] = -1, 1
+        logits[3, height // 2, width // 2], logits[4, -1, 0] = 1, -1
+        logits[5] = (torch.arange(height)[:, None] + torch.arange(width)) % 2 - 0.5
+        expected = encode((logits > 0).numpy())
+        assert encode_positive(logits) == expected
+        assert run_length_codes(logits > 0) == [rle["counts"] for rle in expected]
+
+
+def test_a_mask_must_have_a_pixel_in_both_sizes():
+    low = torch.zeros(4, 256, 256, dtype=torch.bool)
+    full = np.zeros((4, 300, 7), dtype=bool)
+    low[1:3, 0, 0], full[2:, 299, 6] = True, True
+    assert in_both(low, encode(full)) == [2]
+    assert in_both(low[:0], []) == []

@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
+import inspect
+import platform
+import subprocess
+import sys
+
 import pytest
 import torch
 
-from refexp import runtime
+from refexp import api, runtime
 from refexp.build import build
 from refexp.distributed import Place
 from refexp.errors import RefexpError
@@ -70,3 +75,39 @@ def test_other_names_are_refused_before_anything_is_loaded(device):
     with pytest.raises(RefexpError, match=r"^runtime\.device=") as refusal:
         build({"device": device}, "runtime", Runtime)
     assert "\n" not in str(refusal.value)
+
+
+FAULTS = """
+import resource, sys
+import numpy as np
+if sys.argv[1] == "kept":
+    from refexp.runtime import keep_heap
+    keep_heap()
+def work():
+    return [np.ones(50_000_000, dtype=np.uint8) for _ in range(2)]
+work()
+before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+work()
+print(resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before)
+"""
+
+
+@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="another C library")
+def test_memory_that_is_kept_is_not_paid_for_again():
+    faults = {
+        side: int(subprocess.run([sys.executable, "-c", FAULTS, side], capture_output=True, check=True).stdout)
+        for side in ("kept", "given back")
+    }
+    assert faults["kept"] < faults["given back"] / 2
+
+
+def test_loading_a_model_leaves_the_callers_heap_alone(monkeypatch):
+    monkeypatch.setattr(runtime.ctypes, "CDLL", lambda *_: pytest.fail("refexp.load set the C library's heap"))
+    Runtime("cpu").prepare()
+    assert "keep_heap" not in inspect.getsource(api)
+
+
+def test_another_c_library_is_left_alone(monkeypatch):
+    monkeypatch.setattr(platform, "libc_ver", lambda: ("", ""))
+    monkeypatch.setattr(runtime.ctypes, "CDLL", lambda *_: pytest.fail("there is no glibc"))
+    runtime.keep_heap()
