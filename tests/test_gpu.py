@@ -217,6 +217,7 @@ def test_all_of_an_image_stays_on_the_gpu_without_a_wait(loaded, pretended):
 
     with torch.inference_mode():
         prompts = proposer.embed_prompts(proposer.points[:, None], (sam2.ON_OBJECT,))
+        proposer.position = proposer.model.sam_prompt_encoder.get_dense_pe()
         image = proposer.embed(pretended[0].cpu(), no_mem_embed=True)
         tokens, state = proposer.decoder.attend(prompts, image)
         quality, hyper = proposer.decoder.best(tokens)

@@ -96,11 +96,12 @@ class SAM2Proposer(Proposer):
         self.model = model.eval().requires_grad_(False).to(device)
         if self.compile:
             self.model.image_encoder = torch.compile(self.model.image_encoder)
-        self.decoder = SharedDecoder(self.model.sam_mask_decoder)
         self.device = device
         self.batch = self.points_per_batch or (64 if device.type == "cuda" else 32)
-        with torch.inference_mode(), computing(device, self.precision):
+        with torch.inference_mode(), computing(device):
+            self.decoder = SharedDecoder(self.model.sam_mask_decoder)
             self.prompts = self.embed_prompts(self.points[:, None], (ON_OBJECT,))
+            self.position = self.model.sam_prompt_encoder.get_dense_pe()
 
     @torch.inference_mode()
     def propose(self, target: Target) -> MaskProposals:
@@ -136,9 +137,8 @@ class SAM2Proposer(Proposer):
         if no_mem_embed:
             features[-1] = features[-1] + self.model.no_mem_embed
         *finer, embedding = (f.permute(1, 2, 0).reshape(1, -1, *size) for f, size in zip(features, sizes, strict=True))
-        prompts = self.model.sam_prompt_encoder
-        no_mask = prompts.no_mask_embed.weight[:, :, None, None]
-        return self.decoder.prepare(embedding + no_mask, prompts.get_dense_pe(), finer)
+        no_mask = self.model.sam_prompt_encoder.no_mask_embed.weight[:, :, None, None]
+        return self.decoder.prepare(embedding + no_mask, self.position, finer)
 
     def embed_prompts(self, points: torch.Tensor, kinds: tuple[int, ...]) -> torch.Tensor:
         """B prompts of P points each, f32 [B, P, 2] in pixels of the square, -> embeddings f32 [B, P + 1, D].
@@ -147,7 +147,8 @@ class SAM2Proposer(Proposer):
         """
         labels = torch.tensor([kinds], dtype=torch.int32).expand(len(points), len(kinds))
         prompts = points.to(self.device), labels.to(self.device)
-        return self.model.sam_prompt_encoder(points=prompts, boxes=None, masks=None)[0]
+        with computing(self.device):  # bfloat16 would move a point by up to 4 pixels
+            return self.model.sam_prompt_encoder(points=prompts, boxes=None, masks=None)[0]
 
     def decode(self, prompts: torch.Tensor, image: Image) -> tuple[torch.Tensor, torch.Tensor]:
         """Embedded points [B, 2, D] -> predicted IoU f32 [M] and logits f32 [M, 256, 256] of those above the threshold.
