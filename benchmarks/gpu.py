@@ -1,13 +1,14 @@
-"""Is refexp right on this GPU, and how fast? One command, five minutes, no network and no weights needed.
+"""Does every component of refexp give correct results on this GPU, and how fast is it? No network, no weights needed.
 
-    python benchmarks/gpu.py                       # all of it: correctness first, then speed, a table last
-    python benchmarks/gpu.py --quick               # 90 seconds: the small networks, two rows of timings
-    python benchmarks/gpu.py --device cpu --quick  # the same script without a GPU, in two minutes
-    python benchmarks/gpu.py --only "SAM2, small" --only speed
+    python benchmarks/gpu.py                       # correctness first, then speed, tables last
+    python benchmarks/gpu.py --quick               # the small networks, two rows of timings
+    python benchmarks/gpu.py --device cpu --quick  # the same script without a GPU
+    python benchmarks/gpu.py --only sam2-small speed
 
-Each result is printed, and written to OUT/gpu.json, as it comes: a run that is cut off has still told something.
-OUT/gpu.md holds the tables. Networks have RANDOM weights at real architecture: timings are real, detections are not.
-The exit code is 1 if anything is off by more than its limit.
+Nothing is begun after 5 minutes (--quick: 90 seconds); what that leaves out is listed. Each result is printed, and
+written to OUT/gpu.json, as it comes: an interrupted run keeps its results so far. OUT/gpu.md holds the tables.
+Networks have RANDOM weights at real architecture: timings are real, detections are not.
+The exit code is 1 if anything is off by more than its limit, or nothing was checked or timed.
 """
 
 from __future__ import annotations
@@ -31,13 +32,14 @@ import torch
 from gpu_checks import GROUPS, Bench
 from gpu_speed import measure
 
+from refexp.build import build
 from refexp.errors import RefexpError, first_line
 from refexp.files import write_json, write_text
-from refexp.provenance import device_name, versions
+from refexp.provenance import commit, device_name, versions
 from refexp.runtime import Runtime
 
 MINUTES = {True: 1.5, False: 5.0}
-"""For --quick, and for all of it: nothing is begun later. Without a GPU some is left out, and the rest has its time."""
+"""For --quick, and for all of it: nothing is begun later. A CPU has all the time it needs."""
 
 
 def rows(device: torch.device, quick: bool) -> list[tuple[str, str, int, int]]:
@@ -59,9 +61,11 @@ class Results:
     def __init__(self, folder: Path, device: torch.device) -> None:
         self.folder = folder
         self.content: dict[str, Any] = {
+            "date": time.strftime("%Y-%m-%d %H:%M"), "commit": commit(), "arguments": sys.argv[1:],
             "device": device_name(device), "machine": platform.machine(), "versions": versions(),
             "cuda": torch.version.cuda, "checks": [], "speed": [], "left out": [],
         }  # fmt: skip
+        (folder / "gpu.md").unlink(missing_ok=True)  # of an earlier run
         self.write()
 
     def add(self, kind: str, result: Any, line: str) -> None:
@@ -76,12 +80,16 @@ class Results:
 def check_all(bench: Bench, results: Results, wanted: list[str], quick: bool, end: float) -> None:
     """Run the groups of checks; one that breaks off is a check that failed."""
     for name, group in GROUPS.items():
-        if (wanted and name not in wanted) or (quick and name.endswith("large")):
+        if wanted and name not in wanted:
             continue
-        if time.monotonic() > end:
-            results.add("left out", name, f"--  {name}: left out, no time")
+        why = "--quick" if quick and name.endswith("large") and not wanted else ""
+        why = why or ("needs a GPU" if name == "out-of-memory" and not bench.gpu else "")
+        why = why or ("no time" if time.monotonic() > end else "")
+        if why:
+            results.add("left out", f"{name} ({why})", f"--  {name}: left out ({why})")
             continue
         start = time.monotonic()
+        print(f"{name} ...", flush=True)
         try:
             for check in group(bench):
                 sign = "ok " if check.ok else "OFF"
@@ -100,9 +108,10 @@ def time_all(device: torch.device, results: Results, quick: bool, end: float, fo
     for number, (pair, precision, survivors, side) in enumerate(rows(device, quick)):
         name = f"{pair}, {precision}, {survivors} of {side**2} points"
         if time.monotonic() + last > end:
-            results.add("left out", name, f"--  {name}: left out, no time")
+            results.add("left out", f"{name} (no time)", f"--  {name}: left out (no time)")
             continue
         start = time.monotonic()
+        print(f"{name} ...", flush=True)
         with_plain = number < 2 or (not quick and survivors == 880 and precision == "float32")
         try:
             row = measure(device, pair, precision, survivors, side, folder / str(number), with_plain)
@@ -120,9 +129,9 @@ def speed_line(row: dict[str, Any]) -> Iterator[str]:
     """A row of timings as one line."""
     yield f"    {row['networks']} {row['precision']} {row['survivors']} of {row['points']}:"
     yield f"image {row['image']:.3f} s ({', '.join(f'{k} {v:.3f}' for k, v in row['stages'].items())});"
-    yield f"into the store {row['into the store']:.3f} s an image; peak {row['peak MiB']:.0f} MiB"
+    yield f"into the store {row['into the store']:.3f} s an image of {row['proposals']:.0f} proposals"
     if row["busy"] is not None:
-        yield f"; a kernel runs {100 * row['busy']:.0f} % of the time"
+        yield f"; peak {row['peak MiB']:.0f} MiB; a kernel runs {100 * row['busy']:.0f} % of the time"
     if "plain" in row:
         yield f"; plain {row['plain']:.3f} s, ratio {row['ratio']:.2f}"
 
@@ -131,45 +140,62 @@ def tables(content: dict[str, Any]) -> Iterator[str]:
     """All results as Markdown."""
     torch_version, cuda = content["versions"]["torch"], content["cuda"] or "none"
     yield f"**{content['device']}**, torch {torch_version}, CUDA {cuda}. RANDOM weights."
+    yield f"{content['date']}, commit {content['commit'] or 'unknown'}, arguments: {' '.join(content['arguments'])}."
     wrong = [check["name"] for check in content["checks"] if not check["ok"]]
     yield ""
     yield f"{len(content['checks'])} checks, {len(wrong)} off{': ' + '; '.join(wrong) if wrong else ''}."
     if content["left out"]:
-        yield f"Left out, no time: {'; '.join(content['left out'])}."
+        yield f"Left out: {'; '.join(content['left out'])}."
     if content["speed"]:
         yield ""
-        columns = ("networks", "precision", "survivors", "image s", "into the store s", "plain s", "ratio", "peak MiB")
-        yield f"| {' | '.join((*columns, 'kernel running', 'by stage, ms'))} |"
-        yield "|---" * (len(columns) + 2) + "|"
+        yield f"| {' | '.join(COLUMNS)} |"
+        yield "|---" * len(COLUMNS) + "|"
     for row in content["speed"]:
         plain = f"{row['plain']:.3f} | **{row['ratio']:.1f}**" if "plain" in row else "- | -"
-        busy = "-" if row["busy"] is None else f"{100 * row['busy']:.0f} %"
+        gpu = "- | -" if row["busy"] is None else f"{row['peak MiB']:.0f} | {100 * row['busy']:.0f} %"
         stages = ", ".join(f"{name} {1000 * value:.1f}" for name, value in row["stages"].items())
         yield (
             f"| {row['networks']} | {row['precision']} | {row['survivors']} of {row['points']} | {row['image']:.3f} | "
-            f"{row['into the store']:.3f} | {plain} | {row['peak MiB']:.0f} | {busy} | {stages} |"
+            f"{plain} | {row['into the store']:.3f} ({row['proposals']:.0f}) | {gpu} | {stages} |"
         )
+    if content["speed"]:
+        yield ""
+        yield LEGEND
+
+
+COLUMNS = (
+    "networks", "precision", "survivors", "image, s", "reference, s", "ratio", "into the store, s (proposals)",
+    "peak MiB", "kernel running", "by stage, ms",
+)  # fmt: skip
+LEGEND = """survivors: points of the grid whose predicted IoU passes the threshold.
+image: one photograph of 640 x 427, from its file to its entry; the device is waited for after every stage.
+reference: the same by plain.py, with matching and merging, on the same device and in the same precision.
+into the store: seconds an image of a whole extraction of other photographs, of so many proposals each.
+peak MiB: GPU memory during that extraction. kernel running: share of an image's time in which the GPU computes."""
 
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--device", default="cuda", help="cuda (the default), cuda:1, cpu")
+    parser.add_argument("--device", default="cuda", help="auto, cpu, cuda (the default), or cuda:N")
     parser.add_argument("--quick", action="store_true", help="90 seconds instead of five minutes")
-    parser.add_argument("--only", action="append", choices=[*GROUPS, "speed"], help="these groups; may be repeated")
+    groups = [*GROUPS, "speed"]
+    only = f"run these groups only: {', '.join(groups)}"
+    parser.add_argument("--only", nargs="+", choices=groups, metavar="GROUP", default=[], help=only)
     parser.add_argument("--out", type=Path, default=Path("outputs/gpu"), help="folder for gpu.json and gpu.md")
     options = parser.parse_args()
     warnings.simplefilter("ignore")
     logging.basicConfig(level=logging.ERROR)
     try:
-        device = Runtime(options.device).prepare()
+        device = build({"device": options.device}, "runtime", Runtime).prepare()
     except RefexpError as error:
-        print(f"error: {error}", file=sys.stderr)
+        said = str(error).replace("runtime.device", "--device")
+        print(f"error: {said} Without a GPU: --device cpu --quick.", file=sys.stderr)
         return 2
     end = time.monotonic() + (60 * MINUTES[options.quick] if device.type == "cuda" else math.inf)
     results = Results(options.out, device)
     print(f"{device_name(device)}, torch {torch.__version__}; results go to {options.out}", flush=True)
     with tempfile.TemporaryDirectory(prefix="refexp-gpu-") as temporary:
-        wanted = options.only or []
+        wanted = options.only
         if wanted != ["speed"]:
             check_all(Bench(device, Path(temporary)), results, wanted, options.quick, end)
         if not wanted or "speed" in wanted:
@@ -177,7 +203,8 @@ def main() -> int:
     text = "\n".join(tables(json.loads((options.out / "gpu.json").read_text())))
     write_text(options.out / "gpu.md", text + "\n")
     print(f"\n{text}")
-    return int(not all(check["ok"] for check in results.content["checks"]))
+    checks, speed = results.content["checks"], results.content["speed"]
+    return int(not all(check["ok"] for check in checks) or not (checks or speed))
 
 
 if __name__ == "__main__":

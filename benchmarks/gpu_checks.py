@@ -389,8 +389,6 @@ def two_ranks(bench: Bench, device: str) -> bytes:
 
 def out_of_memory(bench: Bench) -> Iterator[Check]:
     """What a person reads when the GPU's memory ends."""
-    if not bench.gpu:
-        return
     encoder = DINOv2("vits14", weights="random")
     logging.getLogger("refexp").setLevel(logging.CRITICAL)
     torch.cuda.empty_cache()
@@ -410,15 +408,15 @@ def out_of_memory(bench: Bench) -> Iterator[Check]:
 
 
 GROUPS: dict[str, Callable[[Bench], Iterator[Check]]] = {
-    "SAM2, small": partial(sam2_networks, size="small"),
-    "DINOv2, small": partial(dinov2, size="small"),
+    "sam2-small": partial(sam2_networks, size="small"),
+    "dinov2-small": partial(dinov2, size="small"),
     "masks": mask_operations,
-    "default encoder": default_encoder,
+    "default-encoder": default_encoder,
     "matching": matching,
-    "whole image": whole_image,
-    "whole run": whole_run,
-    "out of memory": out_of_memory,
-    "SAM2, large": partial(sam2_networks, size="large"),
-    "DINOv2, large": partial(dinov2, size="large"),
+    "whole-image": whole_image,
+    "whole-run": whole_run,
+    "out-of-memory": out_of_memory,
+    "sam2-large": partial(sam2_networks, size="large"),
+    "dinov2-large": partial(dinov2, size="large"),
 }
 """All groups of checks, the most important first; those of the large networks are not quick."""

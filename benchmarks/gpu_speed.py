@@ -187,8 +187,8 @@ def measure(
         "networks": "+".join(PAIRS[pair]), "precision": precision, "points": side**2, "survivors": survivors,
     }  # fmt: skip
     with computing(device):
-        runs = [by_stage(proposer, encoder, photograph(), store, device) for _ in range(4 if gpu else 1)]
-    counted = runs[1:] or runs
+        runs = [by_stage(proposer, encoder, photograph(), store, device) for _ in range(4 if gpu else 2)]
+    counted = runs[1:]  # the first warms up
     row["stages"] = {name: float(np.median([run[name] for run in counted])) for name in counted[0]}
     row["image"] = float(np.median([sum(run.values()) for run in counted]))
     if gpu:

@@ -396,13 +396,15 @@ SECTIONS = {
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("sections", nargs="*", help=f"of {', '.join(SECTIONS)}")
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("sections", nargs="*", metavar="SECTION", help=f"of {', '.join(SECTIONS)}")
     parser.add_argument("--photographs", nargs=3, metavar=("DIR", "REFERENCES", "TARGETS"), help="of that section")
     parser.add_argument("--quick", action="store_true", help="of the image section: one row, in five minutes")
     parser.add_argument("--peak", nargs=3, help=argparse.SUPPRESS)
     parser.add_argument("--published", nargs=2, help=argparse.SUPPRESS)
     options = parser.parse_args()
+    if unknown := set(options.sections) - set(SECTIONS):
+        parser.error(f"no such section: {', '.join(sorted(unknown))}; there are {', '.join(SECTIONS)}")
     torch.set_num_threads(2)
     if options.peak or options.published:
         peak(*options.peak) if options.peak else published(*options.published)

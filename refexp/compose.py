@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, Literal, cast
 
+import torch
 from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
@@ -19,6 +20,7 @@ from refexp.data.sampling import Sampler, Shots
 from refexp.encoders.base import Encoder
 from refexp.errors import MissingData, RefexpError, data_command
 from refexp.evaluation.base import Evaluation
+from refexp.networks import Precision
 from refexp.pipeline import Matcher, Step
 from refexp.proposers.base import Proposer
 from refexp.results import SummaryFormat
@@ -60,6 +62,7 @@ class Experiment:
     vis: Vis
     store: Store
     runtime: Runtime
+    device: torch.device
     summary: SummaryFormat | None
     masks: bool
 
@@ -97,6 +100,7 @@ def told_how_to_get(config: DictConfig) -> Iterator[None]:
 
 def build_networks(plain: dict[str, Any]) -> tuple[Proposer, Encoder]:
     """Proposer and encoder. Raises MissingWeights for the weights of both at once."""
+    check(plain.get("precision", "float32"), Precision, "precision")  # not every network has a precision to check
     built, missing = [], []
     for part in ("proposer", "encoder"):
         try:
@@ -111,6 +115,8 @@ def build_networks(plain: dict[str, Any]) -> tuple[Proposer, Encoder]:
 def build_experiment(config: DictConfig) -> Experiment:
     """Build every component. Raises RefexpError that names the config key at fault."""
     plain = resolve(config)
+    runtime = build(plain.get("runtime"), "runtime", Runtime)
+    device = runtime.prepare()  # before weights are asked for
     proposer, encoder = build_networks(plain)
     return Experiment(
         config=plain,
@@ -119,7 +125,8 @@ def build_experiment(config: DictConfig) -> Experiment:
         shots=build(plain.get("shots"), "shots", Shots),
         vis=build(plain.get("vis"), "vis", Vis),
         store=build(plain.get("store"), "store", Store),
-        runtime=build(plain.get("runtime"), "runtime", Runtime),
+        runtime=runtime,
+        device=device,
         sampler=build(plain.get("sampler"), "sampler"),
         evaluation=build(plain.get("evaluation"), "evaluation"),
         logger=build(plain.get("logger"), "logger"),

@@ -46,10 +46,9 @@ def run(config: DictConfig, output: Path) -> dict[str, float | None]:
     with told_how_to_get(config):
         experiment = build_experiment(config)
         keep_heap()
-        device = experiment.runtime.prepare()
         ranks_together = join(experiment.runtime.silence)
         with told(experiment.logger, experiment.config, output) as logger, ranks_together.run() as ranks:
-            outcome = run_ranks(experiment, output, device, ranks)
+            outcome = run_ranks(experiment, output, ranks)
             if outcome is None:
                 return {}
             show(outcome, experiment.vis)
@@ -57,16 +56,16 @@ def run(config: DictConfig, output: Path) -> dict[str, float | None]:
             return outcome.metrics
 
 
-def run_ranks(experiment: Experiment, output: Path, device: torch.device, ranks: Ranks) -> Outcome | None:
+def run_ranks(experiment: Experiment, output: Path, ranks: Ranks) -> Outcome | None:
     """The experiment's steps, on this rank. What came of it on rank 0, None on others and for stage=extract."""
     if ranks.first:
-        warn_without_effect(experiment.config, device)
+        warn_without_effect(experiment.config, experiment.device)
     clock = Clock()
 
     with clock.stage("read annotations"):
         offered: Data = experiment.dataset.load()
     extractor = Extractor(
-        experiment.encoder, experiment.proposer, experiment.store, experiment.config, device, clock,
+        experiment.encoder, experiment.proposer, experiment.store, experiment.config, experiment.device, clock,
         may_compute=experiment.stage != "ablate",
     )  # fmt: skip
     features = features_of(offered.references, extractor)
@@ -108,7 +107,7 @@ def run_ranks(experiment: Experiment, output: Path, device: torch.device, ranks:
             picture_memory_bank(output / "memory_bank.png", data, references, bank, extractor, note)
     left_out = [name for name in offered.classes if name not in data.classes]
     summary = summarise(experiment, data, references, detections, extractor.weights) | {"classes_left_out": left_out}
-    summary |= describe_run(device, clock, ranks.world_size)
+    summary |= describe_run(experiment.device, clock, ranks.world_size)
     write_json(output / "metrics.json", {"metrics": metrics, "note": note} | summary, indent=2)
     return Outcome(
         output=output, config=experiment.config, data=data, references=references, bank=bank, detections=detections,
@@ -138,7 +137,7 @@ def warn_without_effect(config: dict[str, Any], device: torch.device) -> None:
     """Say so where a key that speeds up networks is set, and neither network knows it, or the device cannot do it."""
     for key, default in (("precision", "float32"), ("compile", False)):
         if config.get(key, default) != default and not any(key in config[part] for part in ("encoder", "proposer")):
-            log.warning("%s=%s has no effect on this encoder and proposer", key, config[key])
+            log.warning("%s=%s has no effect: this encoder and proposer ignore it", key, config[key])
     wants_tf32 = any(config[part].get("precision") == "tf32" for part in ("encoder", "proposer"))
     if wants_tf32 and (device.type == "cpu" or torch.cuda.get_device_capability(device) < (8, 0)):
         log.warning("precision=tf32: %s has no TF32 and computes in float32", device)

@@ -7,10 +7,10 @@ import os
 import platform
 import re
 from dataclasses import dataclass
-from typing import Annotated
+from typing import Annotated, Any
 
 import torch
-from pydantic import AfterValidator, Field
+from pydantic import BeforeValidator, Field
 from pydantic_core import PydanticCustomError
 
 from refexp.distributed import place
@@ -21,8 +21,8 @@ M_TRIM_THRESHOLD, M_TOP_PAD, M_MMAP_THRESHOLD = -1, -2, -3
 """Numbers of glibc's mallopt."""
 
 
-def _known(device: str) -> str:
-    if not re.fullmatch(r"auto|cpu|cuda(:\d+)?", device):
+def _known(device: Any) -> Any:
+    if not re.fullmatch(r"auto|cpu|cuda(:\d+)?", str(device)):
         raise PydanticCustomError("device", "expected auto, cpu, cuda, or cuda:N with N counted from 0")
     return device
 
@@ -38,7 +38,7 @@ class Runtime:
     silence: seconds without a heartbeat before a rank is considered dead and the run ends.
     """
 
-    device: Annotated[str, AfterValidator(_known)] = "auto"
+    device: Annotated[str, BeforeValidator(_known)] = "auto"
     threads: Annotated[int, Field(ge=1)] | None = None
     silence: Annotated[float, Field(ge=5, allow_inf_nan=False)] = 45.0
 
@@ -55,7 +55,8 @@ class Runtime:
         index = int(self.device[5:]) if ":" in self.device else here.local_rank % count
         if index >= count:
             there = "only cuda:0" if count == 1 else f"cuda:0 to cuda:{count - 1}"
-            raise RefexpError(f"runtime.device={self.device}: PyTorch sees {there} on this machine{_visible()}.")
+            seen = f"PyTorch sees {there} on this machine{_visible()}"
+            raise RefexpError(f"runtime.device={self.device}: {seen}. Use one of these, or runtime.device=auto.")
         device = torch.device("cuda", index)
         torch.cuda.set_device(device)
         return device

@@ -125,7 +125,7 @@ def test_random_weights_are_said_everywhere(configure, folder, tmp_path, capsys)
 @pytest.mark.parametrize(
     ("overrides", "said"),
     [
-        (["precision=bfloat16"], ["precision=bfloat16 has no effect on this encoder and proposer"]),
+        (["precision=bfloat16"], ["precision=bfloat16 has no effect: this encoder and proposer ignore it"]),
         (["precision=bfloat16", "experiment=paper"], []),
         (["precision=tf32", "experiment=paper"], ["precision=tf32: cpu has no TF32 and computes in float32"]),
     ],

@@ -43,9 +43,9 @@ def one_process(monkeypatch):
 
 
 ON_THE_CPU = [
-    pytest.param(name, marks=[pytest.mark.slow] if name == "whole image" else [])
+    pytest.param(name, marks=[pytest.mark.slow] if name == "whole-image" else [])
     for name in GROUPS
-    if "large" not in name and name != "out of memory"
+    if "large" not in name and name != "out-of-memory"
 ]
 
 
@@ -85,10 +85,10 @@ def noisy(tokens: torch.Tensor) -> torch.Tensor:
 
 
 BREAKS = [
-    ("DINOv2, small", DINOv2, "forward", after(transposed), "DINOv2 vits14, float32"),
-    ("DINOv2, small", dinov2, "computing", in_bfloat16, "DINOv2 vits14, float32"),
-    ("default encoder", EfficientNetLite0, "forward", after(transposed), "EfficientNet-Lite0, float32"),
-    ("default encoder", EfficientNetLite0, "forward", after(lambda x: x.bfloat16()), "EfficientNet-Lite0, float32"),
+    ("dinov2-small", DINOv2, "forward", after(transposed), "DINOv2 vits14, float32"),
+    ("dinov2-small", dinov2, "computing", in_bfloat16, "DINOv2 vits14, float32"),
+    ("default-encoder", EfficientNetLite0, "forward", after(transposed), "EfficientNet-Lite0, float32"),
+    ("default-encoder", EfficientNetLite0, "forward", after(lambda x: x.bfloat16()), "EfficientNet-Lite0, float32"),
     ("masks", gpu_checks, "pool_masks", on_masks(lambda m: m.mT), "pooling"),
     ("masks", gpu_checks, "low_res_boxes", on_masks(lambda m: m.mT), "low-resolution boxes"),
     ("masks", gpu_checks, "run_length_codes", on_masks(lambda m: ~m), "run lengths at 640 x 427"),
@@ -99,15 +99,15 @@ BREAKS = [
     ("matching", TopK, "__call__", lambda f: lambda self, c, p: c.pick(torch.arange(10)), "best 10"),
 ]  # fmt: skip
 SLOW_BREAKS = [
-    ("whole run", pipeline, "pool_masks", after(noisy), "a run: same again; a run: its store again; a run: scores"),
-    ("SAM2, small", sam2, "computing", in_bfloat16, "sam2_hiera_t image encoder, float32"),
-    ("SAM2, small", sam2, "point_grid", after(lambda xy: xy.flip(1)), "sam2_hiera_t prompt encoder, float32"),
-    ("SAM2, small", SharedDecoder, "upscale", after(lambda x: x.mT), "sam2_hiera_t masks, float32"),
-    ("SAM2, small", SharedDecoder, "best", after(lambda x: (x[0] + 1e-3, x[1])), "sam2_hiera_t predicted IoU, float32"),
-    ("SAM2, small", sam2, "STABILITY", lambda _: 0.0, "sam2_hiera_t boxes to masks, float32"),
-    ("whole image", pipeline, "pool_masks", on_masks(lambda m: m.mT), "a whole image, float32: features"),
-    ("whole image", pipeline, "pool_masks", after(noisy), "a whole image, float32: same again"),
-    ("whole image", sam2, "point_grid", after(lambda xy: xy.flip(1)), "a whole image, float32: masks"),
+    ("whole-run", pipeline, "pool_masks", after(noisy), "a run: same again; a run: its store again; a run: scores"),
+    ("sam2-small", sam2, "computing", in_bfloat16, "sam2_hiera_t image encoder, float32"),
+    ("sam2-small", sam2, "point_grid", after(lambda xy: xy.flip(1)), "sam2_hiera_t prompt encoder, float32"),
+    ("sam2-small", SharedDecoder, "upscale", after(lambda x: x.mT), "sam2_hiera_t masks, float32"),
+    ("sam2-small", SharedDecoder, "best", after(lambda x: (x[0] + 1e-3, x[1])), "sam2_hiera_t predicted IoU, float32"),
+    ("sam2-small", sam2, "STABILITY", lambda _: 0.0, "sam2_hiera_t boxes to masks, float32"),
+    ("whole-image", pipeline, "pool_masks", on_masks(lambda m: m.mT), "a whole image, float32: features"),
+    ("whole-image", pipeline, "pool_masks", after(noisy), "a whole image, float32: same again"),
+    ("whole-image", sam2, "point_grid", after(lambda xy: xy.flip(1)), "a whole image, float32: masks"),
 ]  # fmt: skip
 
 
@@ -165,14 +165,21 @@ def test_nothing_is_begun_when_the_time_is_over(tmp_path, bench, capsys):
     gpu.check_all(bench, results, [], quick=True, end=0)
     gpu.time_all(CPU, results, quick=True, end=0, folder=tmp_path)
     assert results.content["checks"] == results.content["speed"] == []
-    assert len(results.content["left out"]) == 10
-    assert "left out, no time" in capsys.readouterr().out
+    assert len(results.content["left out"]) == len(GROUPS) + 2
+    assert "sam2-small: left out (no time)" in capsys.readouterr().out
 
 
 def test_the_script_refuses_a_gpu_that_is_not_there(script, capsys, monkeypatch):
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     assert script("--device", "cuda") == 2
-    assert capsys.readouterr().err.startswith("error: runtime.device=cuda: PyTorch")
+    assert capsys.readouterr().err.startswith("error: --device=cuda: PyTorch")
+    assert script("--device", "xyz") == 2
+    assert "expected auto, cpu, cuda, or cuda:N" in capsys.readouterr().err
+
+
+def test_nothing_checked_is_no_success(script, tmp_path):
+    assert script("--device", "cpu", "--only", "out-of-memory") == 1
+    assert "out-of-memory (needs a GPU)" in (tmp_path / "gpu.md").read_text()
 
 
 @pytest.fixture
