@@ -41,6 +41,9 @@ from refexp.runtime import Runtime
 MINUTES = {True: 1.5, False: 5.0}
 """For --quick, and for all of it: nothing is begun later. A CPU has all the time it needs."""
 
+CHECKS_SHARE = 0.65
+"""Of that time, for the checks; timings have the rest."""
+
 
 def rows(device: torch.device, quick: bool) -> list[tuple[str, str, int, int]]:
     """What is timed: networks, precision, survivors, points a side; the most important first."""
@@ -152,7 +155,8 @@ def tables(content: dict[str, Any]) -> Iterator[str]:
         yield "|---" * len(COLUMNS) + "|"
     for row in content["speed"]:
         plain = f"{row['plain']:.3f} | **{row['ratio']:.1f}**" if "plain" in row else "- | -"
-        gpu = "- | -" if row["busy"] is None else f"{row['peak MiB']:.0f} | {100 * row['busy']:.0f} %"
+        peak = f"{row['peak MiB']:.0f}" if content["device"].startswith("cuda") else "-"
+        gpu = f"{peak} | " + ("-" if row["busy"] is None else f"{100 * row['busy']:.0f} %")
         stages = ", ".join(f"{name} {1000 * value:.1f}" for name, value in row["stages"].items())
         yield (
             f"| {row['networks']} | {row['precision']} | {row['survivors']} of {row['points']} | {row['image']:.3f} | "
@@ -191,13 +195,14 @@ def main() -> int:
         said = str(error).replace("runtime.device", "--device")
         print(f"error: {said} Without a GPU: --device cpu --quick.", file=sys.stderr)
         return 2
-    end = time.monotonic() + (60 * MINUTES[options.quick] if device.type == "cuda" else math.inf)
+    whole = 60 * MINUTES[options.quick] if device.type == "cuda" else math.inf
+    end, checks_end = time.monotonic() + whole, time.monotonic() + CHECKS_SHARE * whole
     results = Results(options.out, device)
     print(f"{device_name(device)}, torch {torch.__version__}; results go to {options.out}", flush=True)
     with tempfile.TemporaryDirectory(prefix="refexp-gpu-") as temporary:
         wanted = options.only
         if wanted != ["speed"]:
-            check_all(Bench(device, Path(temporary)), results, wanted, options.quick, end)
+            check_all(Bench(device, Path(temporary)), results, wanted, options.quick, checks_end)
         if not wanted or "speed" in wanted:
             time_all(device, results, options.quick, end, Path(temporary) / "speed")
     text = "\n".join(tables(json.loads((options.out / "gpu.json").read_text())))

@@ -11,6 +11,7 @@ import io
 import json
 import logging
 import os
+import signal
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
@@ -53,9 +54,9 @@ CPU = torch.device("cpu")
 ROOT = Path(__file__).parent.parent
 LIMIT = {"float32": 2e-5, "tf32": 5e-3, "bfloat16": 3e-2, "float16": 5e-3}
 """Relative norm of a network's output to the CPU's in float32. TF32 where float32 was asked for is some 5e-4 off."""
-IOU_LIMIT = {"float32": 1e-5, "tf32": 1e-3, "bfloat16": 1e-2, "float16": 1e-3}
+IOU_LIMIT = {"float32": 1e-5, "tf32": 2e-4, "bfloat16": 1e-3, "float16": 2e-4}
 """Predicted IoUs, absolute."""
-MASK_LIMIT = {"float32": 1e-3, "tf32": 2e-2, "bfloat16": 1e-1, "float16": 2e-2}
+MASK_LIMIT = {"float32": 5e-5, "tf32": 2e-2, "bfloat16": 1e-1, "float16": 2e-2}
 """1 - IoU of masks, mean over masks; random weights make noise, whose pixels flip easily."""
 
 
@@ -196,6 +197,8 @@ def sam2_networks(bench: Bench, size: str) -> Iterator[Check]:
         maps = zip(reversed(seen[0]["backbone_fpn"]), [image[0], *reversed(image[1])], strict=True)
         worst = max(norm(a, b) for a, b in maps)
         yield Check(f"{name} image encoder, {precision}", worst, LIMIT[precision], "relative norm")
+        if precision == "tf32" and torch.cuda.get_device_capability(bench.device) >= (8, 0):
+            yield Check(f"{name}: tf32 is on", float(worst < 5e-5), 0, "1 if as exact as float32")
         off = float((found.quality.cpu() - ious.amax(dim=1)).abs().max()) if len(found) == len(ious) else float("inf")
         yield Check(f"{name} predicted IoU, {precision}", off, IOU_LIMIT[precision], "absolute")
         off = to_closest(found.masks_lr.cpu(), logits > 0)
@@ -296,14 +299,16 @@ def whole_image(bench: Bench) -> Iterator[Check]:
         (found,), (again,) = (pipeline.extract([target], *rough, bench.device) for _ in range(2))
         name = f"a whole image, {precision}"
         first, second = (pack(proposals, "float32") for proposals in (found, again))
-        yield Check(f"{name}: same again", sum((first[k] != second[k]).any() for k in first), 0, "arrays that differ")
+        yield Check(
+            f"{name}: same again", sum(not np.array_equal(first[k], second[k]) for k in first), 0, "arrays that differ"
+        )
         yield Check(f"{name}: proposals", abs(len(found) - len(ious)), 0, "number")
         if len(found) != len(ious):
             continue
         yield Check(f"{name}: predicted IoUs", norm(found.quality, ious), IOU_LIMIT[precision], "relative norm")
         if precision == "float32":
             yield Check(f"{name}: masks", apart(decode(found.masks), full.numpy()), MASK_LIMIT[precision], "1 - IoU")
-            yield Check(f"{name}: features", norm(found.features, features), 1e-3, "relative norm")
+            yield Check(f"{name}: features", norm(found.features, features), 5e-5, "relative norm")
             detected = pipeline.detect(1, found, bank, PrototypeMatcher(), (ClassNMS(), SoftMerge(), TopK()))
             rows, labels, _, masks = plain.match_and_merge(logits, ious, tokens, bank.prototypes, target.size)
             yield Check(f"{name}: labels", wrong_rows(detected.labels, labels), 0, "detections that differ")
@@ -379,11 +384,16 @@ def two_ranks(bench: Bench, device: str) -> bytes:
         *arguments(bench, device, "store-ranks"), f"hydra.run.dir={output}",
     ]  # fmt: skip
     path = os.pathsep.join([str(ROOT), os.environ.get("PYTHONPATH", "")])
-    done = subprocess.run(
-        command, env=os.environ | {"PYTHONPATH": path}, capture_output=True, text=True, timeout=150, check=False
-    )
-    if done.returncode:
-        raise RuntimeError(f"two ranks on {device}: exit code {done.returncode}: {done.stderr[-600:]}")
+    environment = os.environ | {"PYTHONPATH": path}
+    with subprocess.Popen(command, env=environment, stderr=subprocess.PIPE, stdout=subprocess.DEVNULL,
+                          text=True, start_new_session=True) as ranks:  # fmt: skip
+        try:
+            _, said = ranks.communicate(timeout=60)
+        except subprocess.TimeoutExpired:
+            os.killpg(ranks.pid, signal.SIGKILL)  # the ranks too: they would go on in the device's memory
+            raise
+    if ranks.returncode:
+        raise RuntimeError(f"two ranks on {device}: exit code {ranks.returncode}: {said[-600:]}")
     return (output / "detections.json").read_bytes()
 
 

@@ -129,7 +129,7 @@ def into_the_store(
 
 
 def busy_share(work: Callable[[], Any], device: torch.device) -> float | None:
-    """The share of the wall time of `work` with a kernel running; None on a CPU."""
+    """The share of the wall time of `work` with a kernel running; None on a CPU, and where no kernel was seen."""
     if device.type != "cuda":
         return None
     from torch.profiler import ProfilerActivity, profile
@@ -141,6 +141,8 @@ def busy_share(work: Callable[[], Any], device: torch.device) -> float | None:
         for event in profiled.events()
         if event.device_type == torch.autograd.DeviceType.CUDA and not event.name.startswith(("Memcpy", "Memset"))
     ]
+    if not kernels:  # the profiler may not look
+        return None
     busy, end = 0.0, 0.0
     for span in sorted(kernels, key=lambda span: span.start):
         busy += max(0.0, span.end - max(span.start, end))
@@ -197,6 +199,19 @@ def measure(
     row |= {"into the store": seconds_each, "proposals": proposals, "peak MiB": peak_mib(device)}
     row["busy"] = busy_share(lambda: extract([target], encoder, proposer, device), device)
     if with_plain:
-        row["plain"] = plain_seconds(proposer, encoder, target, 256 if gpu else 32, device)
-        row["ratio"] = row["plain"] / row["image"]
+        row |= beside(row["image"], proposer, encoder, target, device)
     return row
+
+
+def beside(
+    image: float, proposer: SAM2Proposer, encoder: DINOv2, target: Target, device: torch.device
+) -> dict[str, float]:
+    """The plain side of a row, at the largest batch that fits the device; nothing if none does."""
+    for batch in (256, 32) if device.type == "cuda" else (32,):
+        try:
+            plain_image = plain_seconds(proposer, encoder, target, batch, device)
+        except torch.OutOfMemoryError:
+            torch.cuda.empty_cache()
+        else:
+            return {"plain": plain_image, "plain batch": batch, "ratio": plain_image / image}
+    return {}

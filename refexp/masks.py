@@ -18,8 +18,8 @@ LOW_RES = 256
 Rle = dict[str, Any]
 """Compressed COCO run-length encoding: `{"size": [H, W], "counts": bytes}`."""
 
-CHUNK = 32
-"""Masks upscaled at a time: bounds memory to CHUNK x H x W floats."""
+CHUNK, PIXELS = 32, 1 << 25
+"""Masks upscaled at a time, and pixels: bounds memory to some 128 MiB of floats."""
 
 
 def encode(masks: np.ndarray) -> list[Rle]:
@@ -58,7 +58,7 @@ def boxes_xywh(rles: Sequence[Rle]) -> np.ndarray:
 def upscale_to_rle(logits: torch.Tensor, size: tuple[int, int]) -> list[Rle]:
     """f32 [M, 256, 256] logits -> M RLEs at `size` = (H, W): bilinear with antialias, then `> 0` (METHOD 4.1)."""
     rles: list[Rle] = []
-    for chunk in logits.split(CHUNK):
+    for chunk in logits.split(max(1, min(CHUNK, PIXELS // (size[0] * size[1])))):
         full = F.interpolate(chunk[:, None].float(), size=size, mode="bilinear", align_corners=False, antialias=True)
         rles += encode_positive(full[:, 0])
     return rles

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import threading
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from functools import lru_cache
+from functools import lru_cache, partial
 from typing import Any, Literal
 
 import torch
@@ -36,39 +37,43 @@ def computing(device: torch.device, precision: Precision = "float32") -> Iterato
     float32: IEEE single precision, on a GPU too, where PyTorch would round the inputs of convolutions to TF32.
     tf32: inputs rounded to 10 bits on GPUs that can (Ampere and later), float32 elsewhere.
     bfloat16, float16: by autocast, which keeps norms and softmax in float32.
-    Blocks nest; PyTorch's switches are as before afterwards.
+    Blocks nest. PyTorch's switches belong to the whole process, so the blocks of several threads wait for each other.
     """
     half = HALF.get(precision)
-    with switched(tf32=precision == "tf32"), torch.autocast(device.type, half or torch.bfloat16, half is not None):
+    tf32 = precision == "tf32" and device.type != "cpu"
+    with LOCK, switched(tf32), torch.autocast(device.type, half or torch.bfloat16, half is not None):
         yield
+
+
+LOCK = threading.RLock()
 
 
 @contextmanager
 def switched(tf32: bool) -> Iterator[None]:
     """PyTorch's global switches: TF32 on or off, and only algorithms of cuDNN that give the same bits every time."""
-    wanted: list[tuple[Any, str, Any]] = [
-        (torch.backends.cudnn, "deterministic", True),
-        (torch.backends.cudnn, "benchmark", False),
-        (torch.backends.cuda.matmul, "allow_tf32", tf32),
-        (torch.backends.cudnn, "allow_tf32", tf32),
-    ]
-    if hasattr(torch.backends.cudnn, "conv"):  # since 2.9 these go before allow_tf32, and may say something else
-        value = "tf32" if tf32 else "ieee"
-        wanted += [(part, "fp32_precision", value) for part in (torch.backends.cuda.matmul, torch.backends.cudnn.conv)]
-    before = [(part, name, _read(part, name)) for part, name, _ in wanted]
+    cudnn, matmul = torch.backends.cudnn, torch.backends.cuda.matmul
+    wanted = [(cudnn, "deterministic", True), (cudnn, "benchmark", False), (cudnn, "allow_tf32", tf32)]
+    newer: list[tuple[Any, str, Any]] = []
+    if hasattr(cudnn, "conv"):  # since 2.9 these go before allow_tf32, and may say something else
+        newer = [(part, "fp32_precision", "tf32" if tf32 else "ieee") for part in (matmul, cudnn.conv, cudnn.rnn)]
+    before = [(part, name, _read(partial(getattr, part, name))) for part, name, _ in wanted + newer]
+    products = _read(torch.get_float32_matmul_precision)
     try:
-        for part, name, value in wanted:
+        torch.set_float32_matmul_precision("high" if tf32 else "highest")
+        for part, name, value in wanted + newer:
             setattr(part, name, value)
         yield
     finally:
+        if products is not None:
+            torch.set_float32_matmul_precision(products)
         for part, name, value in before:
             if value is not None:
                 setattr(part, name, value)
 
 
-def _read(part: Any, name: str) -> Any:
+def _read(switch: Callable[[], Any]) -> Any:
     """A switch's value; None where PyTorch refuses because the program set its twin to something else."""
     try:
-        return getattr(part, name)
+        return switch()
     except RuntimeError:
         return None

@@ -71,9 +71,11 @@ def keep_heap() -> None:
     """
     if platform.libc_ver()[0] != "glibc":
         return
-    library = ctypes.CDLL(None)
-    for parameter, value in ((M_MMAP_THRESHOLD, 1 << 30), (M_TRIM_THRESHOLD, (1 << 31) - 1), (M_TOP_PAD, 1 << 26)):
-        library.mallopt(parameter, value)
+    mallopt = ctypes.CDLL(None).mallopt
+    # Older versions take no more than 32 MiB. Without this one, the other two would make matters worse.
+    if mallopt(M_MMAP_THRESHOLD, 1 << 30) or mallopt(M_MMAP_THRESHOLD, 1 << 25):
+        mallopt(M_TRIM_THRESHOLD, (1 << 31) - 1)
+        mallopt(M_TOP_PAD, 1 << 26)
 
 
 def _why_no_gpu() -> str:

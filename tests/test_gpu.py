@@ -9,10 +9,12 @@ from typing import Any
 
 import gpu
 import gpu_checks
+import gpu_speed
 import pytest
 import torch
 from gpu_checks import GROUPS, Bench
 from torch._subclasses.fake_tensor import DynamicOutputShapeException, FakeTensorDeviceMismatchError, FakeTensorMode
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from refexp import masks, networks, pipeline, pooling
 from refexp.encoders import dinov2
@@ -210,6 +212,18 @@ def loaded():
     return encoders, proposer
 
 
+class Transfers(TorchDispatchMode):
+    """Counts operations that take a tensor from one device to another; numbers (0 dimensions) may be anywhere."""
+
+    count = 0
+
+    def __torch_dispatch__(self, function, types, arguments=(), settings=None):
+        result = function(*arguments, **(settings or {}))
+        tensors = (x for x in (*arguments, result) if isinstance(x, torch.Tensor) and x.ndim)
+        self.count += len({tensor.device for tensor in tensors}) > 1
+        return result
+
+
 def test_all_of_an_image_stays_on_the_gpu_without_a_wait(loaded, pretended):
     """What decides how much work there is (which proposals are kept, run lengths) has to be read, and is left out."""
     encoders, proposer = loaded
@@ -217,17 +231,31 @@ def test_all_of_an_image_stays_on_the_gpu_without_a_wait(loaded, pretended):
         network.to(GPU)
     proposer.device, proposer.decoder = GPU, SharedDecoder(proposer.model.sam_mask_decoder)
     for encoder in encoders:
-        tokens = encoder.encode(pretended)
-        assert tokens.device == GPU
+        encoder.encode(pretended)  # makes the constants
+        with Transfers() as transfers:
+            tokens = encoder.encode(pretended)
+        assert tokens.device == GPU and not transfers.count
     proposals = torch.empty(70, 256, 256, dtype=torch.bool, device=GPU)
     assert pooling.pool_masks(proposals, tokens[0]).device == masks.low_res_boxes(proposals).device == GPU
 
     with torch.inference_mode():
         prompts = proposer.embed_prompts(proposer.points[:, None], (sam2.ON_OBJECT,))
         proposer.position = proposer.model.sam_prompt_encoder.get_dense_pe()
-        image = proposer.embed(pretended[0].cpu(), no_mem_embed=True)
-        tokens, state = proposer.decoder.attend(prompts, image)
-        quality, hyper = proposer.decoder.best(tokens)
-        logits = proposer.decoder.upscale(state, torch.arange(16, device=GPU), hyper, image)
+        square, rows = pretended[0].cpu(), torch.arange(16, device=GPU)
+        with Transfers() as transfers:
+            image = proposer.embed(square, no_mem_embed=True)
+            tokens, state = proposer.decoder.attend(prompts, image)
+            quality, hyper = proposer.decoder.best(tokens)
+            logits = proposer.decoder.upscale(state, rows, hyper, image)
+        assert transfers.count == 1  # the square's
     assert quality.device == proposer.decoder.single(tokens).device == logits.device == GPU
     assert logits.shape == (16, 256, 256)
+
+
+@pytest.mark.slow
+def test_an_image_is_timed_by_stage(tmp_path):
+    row = gpu_speed.measure(CPU, "small", "float32", 3, 2, tmp_path, with_plain=True)
+    assert {"read", "SAM2 encoder", "decoder", "upscaling", "run lengths", "DINOv2", "store"} <= row["stages"].keys()
+    assert row["image"] == pytest.approx(sum(row["stages"].values()), rel=0.5)
+    assert row["plain"] > 0 and row["into the store"] > 0 and row["busy"] is None
+    assert "sam2_hiera_t+vits14 float32 3 of 4:" in " ".join(gpu.speed_line(row))

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import threading
+
 import pytest
 import torch
 
-from refexp.networks import computing
+from refexp.networks import computing, switched
 
 CPU = torch.device("cpu")
 MATMUL, CUDNN = torch.backends.cuda.matmul, torch.backends.cudnn
@@ -13,27 +15,54 @@ NEW = hasattr(CUDNN, "conv")
 
 
 def switches() -> list:
-    newer = [MATMUL.fp32_precision, CUDNN.conv.fp32_precision] if NEW else []
-    return [MATMUL.allow_tf32, CUDNN.allow_tf32, CUDNN.deterministic, CUDNN.benchmark, *newer]
+    newer = [part.fp32_precision for part in (MATMUL, CUDNN.conv, CUDNN.rnn)] if NEW else []
+    older = [MATMUL.allow_tf32, CUDNN.allow_tf32, CUDNN.deterministic, CUDNN.benchmark]
+    return [*older, torch.get_float32_matmul_precision(), *newer]
 
 
-@pytest.mark.parametrize(("precision", "tf32"), [("float32", False), ("tf32", True), ("bfloat16", False)])
-def test_tf32_is_on_only_where_asked_for_in_convolutions_too(precision, tf32):
-    before = switches()
-    with computing(CPU, precision):
-        assert (MATMUL.allow_tf32, CUDNN.allow_tf32) == (tf32, tf32)
-        assert CUDNN.deterministic and not CUDNN.benchmark
-        if NEW:
-            assert {MATMUL.fp32_precision, CUDNN.conv.fp32_precision} == {"tf32" if tf32 else "ieee"}
-    assert switches() == before
+@pytest.mark.parametrize("tf32", [False, True])
+@pytest.mark.parametrize("program", ["highest", "high", "medium"])
+def test_tf32_is_on_only_where_asked_for_in_convolutions_too(tf32, program):
+    torch.set_float32_matmul_precision(program)
+    try:
+        before = switches()
+        with switched(tf32):
+            assert (MATMUL.allow_tf32, CUDNN.allow_tf32) == (tf32, tf32)
+            assert torch.get_float32_matmul_precision() == ("high" if tf32 else "highest")
+            assert CUDNN.deterministic and not CUDNN.benchmark
+            if NEW:
+                assert {MATMUL.fp32_precision, CUDNN.conv.fp32_precision} == {"tf32" if tf32 else "ieee"}
+        assert switches() == before
+    finally:
+        torch.set_float32_matmul_precision("highest")
 
 
 def test_blocks_nest_and_an_error_leaves_no_trace():
     before = switches()
-    with computing(CPU, "tf32"):
+    with switched(tf32=True):
         with pytest.raises(ZeroDivisionError), computing(CPU):
             assert not MATMUL.allow_tf32 and 1 / 0
         assert MATMUL.allow_tf32
+    assert switches() == before
+
+
+def test_blocks_of_threads_wait_for_each_other():
+    """Else the block that ends last would restore what the other had set."""
+    before, inside, events = switches(), threading.Event(), []
+
+    def other() -> None:
+        inside.wait()
+        with computing(CPU):
+            events.append("second")
+
+    thread = threading.Thread(target=other)
+    thread.start()
+    with computing(CPU):
+        inside.set()
+        thread.join(0.2)
+        events.append("first")
+    thread.join()
+    assert events == ["first", "second"]
     assert switches() == before
 
 

@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-import inspect
 import platform
 import subprocess
 import sys
+from types import SimpleNamespace
 
 import pytest
 import torch
 
-from refexp import api, runtime
+import refexp
+from refexp import experiment, runtime
 from refexp.build import build
 from refexp.distributed import Place
 from refexp.errors import RefexpError
@@ -84,7 +85,7 @@ if sys.argv[1] == "kept":
     from refexp.runtime import keep_heap
     keep_heap()
 def work():
-    return [np.ones(50_000_000, dtype=np.uint8) for _ in range(2)]
+    return [np.ones(20_000_000, dtype=np.uint8) for _ in range(5)]
 work()
 before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
 work()
@@ -102,12 +103,27 @@ def test_memory_that_is_kept_is_not_paid_for_again():
 
 
 def test_loading_a_model_leaves_the_callers_heap_alone(monkeypatch):
-    monkeypatch.setattr(runtime.ctypes, "CDLL", lambda *_: pytest.fail("refexp.load set the C library's heap"))
-    Runtime("cpu").prepare()
-    assert "keep_heap" not in inspect.getsource(api)
+    for module in (runtime, experiment):
+        monkeypatch.setattr(module, "keep_heap", lambda: pytest.fail("refexp.load set the C library's heap"))
+    refexp.load()
 
 
 def test_another_c_library_is_left_alone(monkeypatch):
     monkeypatch.setattr(platform, "libc_ver", lambda: ("", ""))
     monkeypatch.setattr(runtime.ctypes, "CDLL", lambda *_: pytest.fail("there is no glibc"))
     runtime.keep_heap()
+
+
+@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="another C library")
+@pytest.mark.parametrize(("most", "expected"), [(1 << 30, 3), (1 << 25, 4), (0, 2)])
+def test_an_older_glibc_gets_what_it_takes(most, expected, monkeypatch):
+    """Where a large threshold is refused, none of the other settings may be made alone."""
+    calls = []
+
+    def mallopt(parameter, value):
+        calls.append(parameter)
+        return int(parameter != runtime.M_MMAP_THRESHOLD or value <= most)
+
+    monkeypatch.setattr(runtime.ctypes, "CDLL", lambda *_: SimpleNamespace(mallopt=mallopt))
+    runtime.keep_heap()
+    assert len(calls) == expected
