@@ -7,7 +7,7 @@ import hydra
 from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig
 
-from refexp.cli import command_line, job
+from refexp.cli import command_line, run_job
 
 
 @hydra.main(version_base="1.3", config_path="conf", config_name="config")
@@ -15,10 +15,7 @@ def main(config: DictConfig) -> None:
     """Run the composed experiment into its output folder."""
     running = HydraConfig.get()
     output = Path(running.runtime.output_dir)
-    with job(output, list(running.overrides.task)):
-        from refexp.experiment import run  # imports torch, which --help need not wait for
-
-        run(config, output)
+    run_job(config, output, list(running.overrides.task))
 
 
 if __name__ == "__main__":

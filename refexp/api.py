@@ -12,10 +12,10 @@ import numpy as np
 import torch
 from PIL import Image, ImageOps
 
-from refexp.box_masks import boxes_by_image, check_box, complete_boxes
+from refexp.box_masks import check_box, complete, without_mask
 from refexp.build import build, build_all, composed
 from refexp.compose import build_networks, resolve
-from refexp.data.coco import Data, Record, Split, make_split
+from refexp.data.coco import Data, Split, make_split
 from refexp.data.folder import read_given, to_content
 from refexp.data.images import as_rgb, open_upright, to_mask, to_square
 from refexp.data.sampling import AllSampler, Shots, choose_references
@@ -26,7 +26,7 @@ from refexp.pipeline import Matcher, Step, detect, extract
 from refexp.proposers.base import Proposer
 from refexp.provenance import weights_note
 from refexp.runtime import Runtime
-from refexp.types import Detections, ImageId, MemoryBank, Target
+from refexp.types import Detections, ImageId, MemoryBank, Reference, Target
 
 log = logging.getLogger(__name__)
 
@@ -82,16 +82,15 @@ class Model:
         `{class: [(image, mask), ...]}`, a mask being a file, a PIL image or an array [H, W], 0 but on the thing.
         """
         data, per_class = choose_references(self._read(references, reference_images), AllSampler(), Shots(1), seed=0)
-        unmasked = boxes_by_image([reference for of_class in per_class for reference in of_class])
-        masked: dict[Any, Record] = {}
-        for image_id, boxes in unmasked.items():
-            for reference in boxes:
+        masked: dict[ImageId, Reference] = {}
+        for of_image in without_mask(reference for of_class in per_class for reference in of_class).values():
+            for reference in of_image:
                 check_box(reference, data.references)
-            masked |= {r["id"]: r for r in complete_boxes(data.references, image_id, boxes, self.proposer)}
+            masked |= {reference.id: reference for reference in complete(data.references, of_image, self.proposer)}
 
-        def prototype(reference: Record) -> torch.Tensor:
-            complete = masked.get(reference["id"], reference)
-            return view_reference(data.references, complete, self.encoder, self.device).prototype
+        def prototype(reference: Reference) -> torch.Tensor:
+            whole = masked.get(reference.id, reference)
+            return view_reference(data.references, whole, self.encoder, self.device).prototype
 
         self.bank = build_bank(torch.stack([prototype(reference) for reference in of_class]) for of_class in per_class)
         self.classes = data.classes

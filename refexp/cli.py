@@ -10,13 +10,17 @@ import sys
 import tempfile
 import threading
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager, nullcontext
+from contextlib import ExitStack, contextmanager, nullcontext
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from refexp.distributed import place
 from refexp.errors import RefexpError, did_you_mean, first_line
+from refexp.progress import watched
 from refexp.status import Status
+
+if TYPE_CHECKING:
+    from omegaconf import DictConfig
 
 log = logging.getLogger("refexp")
 
@@ -88,6 +92,23 @@ def quoted(argument: str, multirun: bool = False) -> str:
     return "{}='{}'".format(path[1], value.replace("'", r"\'"))
 
 
+def run_job(config: DictConfig, output: Path, overrides: Sequence[str]) -> None:
+    """One job: compute, then show; beside it the logger reads its folder, and once more when the job has ended."""
+    with ExitStack() as afterwards, job(output, overrides):
+        # They import torch, which --help need not wait for.
+        from refexp.build import build
+        from refexp.compose import resolve
+        from refexp.experiment import run
+        from refexp.show.run import Options, show_run
+        from refexp.tracking.base import reading
+
+        settings = resolve(config)
+        Options.of(settings)  # names a mistake before anything is computed
+        afterwards.enter_context(reading(build(settings.get("logger"), "logger"), output))
+        if finished := run(config, output):
+            show_run(finished)
+
+
 @contextmanager
 def job(output: Path, overrides: Sequence[str]) -> Iterator[None]:
     """Keep `output`/status.json and log a failure at once; the other jobs of a multirun go on."""
@@ -97,7 +118,7 @@ def job(output: Path, overrides: Sequence[str]) -> Iterator[None]:
         logging.getLogger().handlers = [logging.NullHandler()]
         os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")
     try:
-        with failing(), terminable():
+        with failing(), terminable(), watched(status.progress) if status else nullcontext():
             yield
     except JobFailed as error:
         if status:

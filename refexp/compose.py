@@ -23,18 +23,20 @@ from refexp.evaluation.base import Evaluation
 from refexp.networks import Precision
 from refexp.pipeline import Matcher, Step
 from refexp.proposers.base import Proposer
-from refexp.results import SummaryFormat
 from refexp.runtime import Runtime
 from refexp.store import Store
-from refexp.tracking.base import Logger
+
+SummaryFormat = Literal["csv", "json"]
+"""Of the list of what was found (task=predict)."""
 
 
 @dataclass(frozen=True)
 class Vis:
-    """What is drawn. limit: how many targets, spread evenly over the split (None: all).
+    """What is shown of a run. limit: how many targets are drawn, spread evenly over the split (None: all).
 
     score_threshold: from which score on detections are drawn and, with task=predict, listed and saved as masks.
-    report: write report.html. memory_bank: draw memory_bank.png, for which the encoder sees up to 40 references again.
+    report: write report.html. memory_bank: draw memory_bank.png; for it the run keeps what the encoder sees of up to 40
+    references, and computes that again.
     """
 
     limit: Annotated[int, Field(ge=0)] | None = 8
@@ -58,13 +60,10 @@ class Experiment:
     matcher: Matcher
     steps: dict[str, Step]
     evaluation: Evaluation
-    logger: Logger
     vis: Vis
     store: Store
     runtime: Runtime
     device: torch.device
-    summary: SummaryFormat | None
-    masks: bool
 
 
 def missing_keys(node: Any, prefix: str = "") -> list[str]:
@@ -129,13 +128,9 @@ def build_experiment(config: DictConfig) -> Experiment:
         device=device,
         sampler=build(plain.get("sampler"), "sampler"),
         evaluation=build(plain.get("evaluation"), "evaluation"),
-        logger=build(plain.get("logger"), "logger"),
         matcher=build(plain.get("matcher"), "matcher"),
         steps=build_all(plain.get("postprocess"), "postprocess"),
         proposer=proposer,
         encoder=encoder,
         dataset=build(plain.get("dataset"), "dataset"),
-        # Keys of task=predict alone.
-        summary=check(plain.get("summary"), SummaryFormat | None, "summary"),
-        masks=check(plain.get("masks", False), bool, "masks"),
     )

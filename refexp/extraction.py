@@ -5,13 +5,14 @@ from __future__ import annotations
 import inspect
 import logging
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 import torch
 
-from refexp.box_masks import check_box, complete_boxes
+from refexp.box_masks import check_box, complete, without_mask
 from refexp.data.ahead import ReadAhead
 from refexp.data.coco import Record, Split, has_mask
 from refexp.data.images import to_square
@@ -24,9 +25,10 @@ from refexp.pipeline import extract
 from refexp.proposers.base import Proposer
 from refexp.provenance import Clock, device_name
 from refexp.store import FORMAT, Entry, Store, digest
-from refexp.types import ImageId, Proposals, Target, Weights
+from refexp.types import ImageId, Proposals, Reference, Target, Weights
 
 log = logging.getLogger(__name__)
+Item = TypeVar("Item", Record, Reference)
 
 
 class Extractor:
@@ -88,13 +90,13 @@ class Extractor:
         finally:
             ahead.close()
 
-    def prototypes(self, split: Split, references: Sequence[Record]) -> Iterator[tuple[Any, torch.Tensor]]:
+    def prototypes(self, split: Split, references: Sequence[Reference]) -> Iterator[tuple[ImageId, torch.Tensor]]:
         """Every reference's id with its instance prototype f32 [C]."""
 
-        def key(reference: Record) -> str:
+        def key(reference: Reference) -> str:
             return self.reference_key(split, reference)
 
-        def compute(batch: Sequence[Record]) -> list[Entry]:
+        def compute(batch: Sequence[Reference]) -> list[Entry]:
             (reference,) = batch
             self.load()
             with self.clock.stage("remember"):
@@ -103,47 +105,46 @@ class Extractor:
 
         made_by = {"kind": "prototype", "encoder": name_of(self.settings["encoder"])}
         for reference, entry in self._entries(references, key, compute, made_by):
-            yield reference["id"], torch.from_numpy(entry["prototype"].astype(np.float32))
+            yield reference.id, torch.from_numpy(entry["prototype"].astype(np.float32))
 
-    def with_masks(self, split: Split, references: Sequence[Sequence[Record]]) -> list[list[Record]]:
+    def with_masks(self, split: Split, references: Sequence[Sequence[Reference]]) -> list[list[Reference]]:
         """The references, those that come with a box only completed by the mask that the proposer makes of it.
 
         Raises RefexpError for a box that is not inside its image, and where the proposer makes no masks of boxes.
         """
-        lacking = {r["id"]: r for per_class in references for r in per_class if not has_mask(r)}
-        for reference in lacking.values():
+        by_image = without_mask(reference for per_class in references for reference in per_class)
+        lacking = list({reference.id: reference for of_image in by_image.values() for reference in of_image}.values())
+        for reference in lacking:
             check_box(reference, split)
 
-        def key(reference: Record) -> str:
-            return self._key("box mask", split, split.images[reference["image_id"]], ("proposer",), reference["bbox"])
+        def key(reference: Reference) -> str:
+            image = split.images[reference.image_id]
+            return self._key("box mask", split, image, ("proposer",), list(reference.box))
 
-        def compute(batch: Sequence[Record]) -> list[Entry]:
-            (reference,) = batch
+        def compute(batch: Sequence[Reference]) -> list[Entry]:
             self.load()
             with self.clock.stage("masks of boxes"):
-                (complete,) = complete_boxes(split, reference["image_id"], [reference], self.proposer)
-            return [{"mask": np.frombuffer(complete["segmentation"]["counts"].encode(), dtype=np.uint8)}]
+                (masked,) = complete(split, batch, self.proposer)
+            return [{"mask": np.frombuffer(masked.known_mask["counts"], dtype=np.uint8)}]
 
         made_by = {"kind": "mask of a box", "proposer": name_of(self.settings["proposer"])}
-        made = {
-            reference["id"]: reference | {"segmentation": {"counts": entry["mask"].tobytes().decode(), "size": size}}
-            for reference, entry in self._entries(list(lacking.values()), key, compute, made_by)
-            for image in [split.images[reference["image_id"]]]
-            for size in [[image["height"], image["width"]]]
-        }
-        return [[made.get(r["id"], r) for r in per_class] for per_class in references]
+        made: dict[ImageId, Reference] = {}
+        for reference, entry in self._entries(lacking, key, compute, made_by):
+            image = split.images[reference.image_id]
+            mask = {"size": [image["height"], image["width"]], "counts": entry["mask"].tobytes()}
+            made[reference.id] = replace(reference, mask=mask)
+        return [[made.get(reference.id, reference) for reference in per_class] for per_class in references]
 
     def target_key(self, split: Split, record: Record, truth: Sequence[Rle]) -> str:
         """Key of an image's proposals; `truth` only where the proposer sees it."""
         masks = [mask["counts"].decode() for mask in truth]
         return self._key("proposals", split, record, ("encoder", "proposer"), masks, without=("reference_context",))
 
-    def reference_key(self, split: Split, reference: Record) -> str:
+    def reference_key(self, split: Split, reference: Reference) -> str:
         """Key of a reference's prototype."""
-        image = split.images[reference["image_id"]]
-        return self._key(
-            "prototype", split, image, ("encoder",), [split.mask(reference)["counts"].decode(), reference["bbox"]]
-        )
+        image = split.images[reference.image_id]
+        seen = [reference.known_mask["counts"].decode(), list(reference.box)]
+        return self._key("prototype", split, image, ("encoder",), seen)
 
     def _key(
         self,
@@ -163,25 +164,26 @@ class Extractor:
 
     def _entries(
         self,
-        records: Sequence[Record],
-        key: Callable[[Record], str],
-        compute: Callable[[Sequence[Record]], Sequence[Entry]],
+        items: Sequence[Item],
+        key: Callable[[Item], str],
+        compute: Callable[[Sequence[Item]], Sequence[Entry]],
         made_by: Mapping[str, Any],
         batch: int = 1,
-    ) -> Iterator[tuple[Record, Entry]]:
+    ) -> Iterator[tuple[Item, Entry]]:
+        """Each item, an image's record or a reference, with its entry."""
         if self.may_compute:
-            yield from self.store.share(records, key, compute, made_by, batch)
+            yield from self.store.share(items, key, compute, made_by, batch)
             return
-        for record in records:
-            entry = self.store.load(key(record))
+        for item in items:
+            entry = self.store.load(key(item))
             if entry is None:
-                image = "file_name" in record
-                what = f"image {record['file_name']}" if image else f"reference {record['id']}"
-                more = "" if image else " store.references=all (those of every seed and number of shots)"
+                what, more = f"image {item['file_name']}" if isinstance(item, dict) else f"reference {item.id}", ""
+                if isinstance(item, Reference):
+                    more = " store.references=all (those of every seed and number of shots)"
                 raise RefexpError(
                     f"stage=ablate: {what} is not in the store '{self.store.dir}'; run stage=extract{more} first."
                 )
-            yield record, entry
+            yield item, entry
 
     def load(self) -> None:
         """Load both networks, unless they are."""

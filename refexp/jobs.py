@@ -19,7 +19,7 @@ from typing import Any
 
 from refexp.errors import RefexpError
 from refexp.files import write_json
-from refexp.status import is_alive, now, read_status
+from refexp.status import is_alive, now, progress_text, read_status
 
 NAME = "sweep.json"
 EXTRACT_FOLDER = "extract"
@@ -42,7 +42,7 @@ class Job:
 
 @dataclass(frozen=True)
 class SweepRecord:
-    """What is known of a job now. alive: it waits or runs. message: why it failed, in one line."""
+    """What is known of a job now. alive: it waits or runs. message: why it failed, or how far it is, in one line."""
 
     job: Job
     state: str
@@ -159,7 +159,7 @@ def record_of(folder: Path, job: Job, status: dict[str, Any] | None, scheduled: 
         return SweepRecord(job, "failed", False, seconds, (status or {})["error"]["message"])
     if alive:
         shown = "running" if state == "running" and scheduled != "PENDING" else "waiting"
-        return SweepRecord(job, shown, True)
+        return SweepRecord(job, shown, True, message=progress_text(status) if status and shown == "running" else "")
     by = f"job {id_}" if id_ else "its process"
     if status is None:
         why = "" if scheduled == GONE else f"; SLURM says {scheduled}"

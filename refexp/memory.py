@@ -9,11 +9,11 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 
-from refexp.data.coco import Record, Split
+from refexp.data.coco import Split
 from refexp.encoders.base import Encoder
 from refexp.errors import RefexpError
 from refexp.masks import decode
-from refexp.types import MemoryBank
+from refexp.types import MemoryBank, Reference
 
 
 def crop_window(box_xyxy: tuple[float, float, float, float], context: float, size: tuple[int, int]) -> tuple[int, ...]:
@@ -80,13 +80,13 @@ class ReferenceView:
         return instance_prototype(self.tokens, self.weights)
 
 
-def view_reference(split: Split, reference: Record, encoder: Encoder, device: torch.device) -> ReferenceView:
+def view_reference(split: Split, reference: Reference, encoder: Encoder, device: torch.device) -> ReferenceView:
     """Read, crop and encode one reference; the encoder must be loaded. Raises RefexpError that names the reference."""
-    rgb, mask = split.read(split.images[reference["image_id"]]), decode([split.mask(reference)])[0]
+    rgb, mask = split.read(split.images[reference.image_id]), decode([reference.known_mask])[0]
     try:
-        image, inside = crop_reference(rgb, mask, reference["bbox"], encoder.reference_context)
+        image, inside = crop_reference(rgb, mask, reference.box, encoder.reference_context)
     except ValueError as error:
-        raise RefexpError(f"{split.source}: reference {reference['id']} {error}") from None
+        raise RefexpError(f"{split.source}: reference {reference.id} {error}") from None
     tokens = encoder.encode(image.to(device))[0].float().cpu()
     crop = (image[0].permute(1, 2, 0) * 255).round().to(torch.uint8).numpy()
     weights = mask_weights(inside, encoder.input_size, encoder.grid)

@@ -1,6 +1,6 @@
 """Progress of long work: a bar with rate and time left on a terminal, a plain line now and then elsewhere.
 
-Whoever wants to know besides the person at the terminal (a logger) is told through `watched`.
+Whoever wants to know besides the person at the terminal (status.json) is told through `watched`.
 """
 
 from __future__ import annotations

@@ -90,8 +90,8 @@ def available_cores() -> int:
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
-def describe_run(device: torch.device, clock: Clock, ranks: int) -> dict[str, Any]:
-    """All of the above, for metrics.json; seconds and memory are rank 0's."""
+def describe_how(device: torch.device, clock: Clock, ranks: int) -> dict[str, Any]:
+    """All of the above, for the record; seconds and memory are rank 0's."""
     return {
         "ranks": ranks,
         "stages": clock.report(),

@@ -1,8 +1,10 @@
-"""status.json: what became of a job, for people and for `python -m refexp.sweep`."""
+"""status.json: what a job does or what became of it, for whoever asks while it runs or later."""
 
 from __future__ import annotations
 
+import csv
 import json
+import logging
 import os
 import socket
 import time
@@ -14,13 +16,17 @@ from typing import Any
 
 from refexp.files import write_json
 
+log = logging.getLogger(__name__)
+
 NAME = "status.json"
+PROGRESS = "progress.csv"
 
 
 class Status:
     """The state of one job, kept in its folder: running, then completed, failed or stopped.
 
-    A job that is killed leaves "running" behind; who reads it must ask whether the process still lives.
+    A job that is killed leaves "running" behind; who reads it must ask whether the process still lives. progress.csv
+    beside it has a row for each report of progress, also those of earlier starts in the same folder.
     """
 
     def __init__(self, folder: Path, overrides: Sequence[str]) -> None:
@@ -35,6 +41,20 @@ class Status:
             "started": now(),
         }
         write_json(self.path, self.content, indent=2)
+
+    def progress(self, stage: str, done: int, total: int, rate: float) -> None:
+        """Note that of the work called `stage`, `done` items of `total` are done, `rate` a second."""
+        row = {"stage": stage, "done": done, "total": total, "per_second": round(rate, 4)}
+        self.content |= row
+        path = self.path.with_name(PROGRESS)
+        try:
+            write_json(self.path, self.content, indent=2)
+            with path.open("a", encoding="utf-8", newline="") as file:
+                if not file.tell():
+                    csv.writer(file, lineterminator="\n").writerow(("time", *row))
+                csv.writer(file, lineterminator="\n").writerow((now(), *row.values()))
+        except OSError as error:  # a full disk ends the run where it matters
+            log.warning("progress is not noted: %s", error)
 
     def end(self, state: str, message: str | None = None, error: BaseException | None = None) -> None:
         """Note how the job ended, with the error's message and traceback if it did not end well."""
@@ -51,6 +71,23 @@ def read_status(folder: Path) -> dict[str, Any] | None:
         return json.loads((folder / NAME).read_text(encoding="utf-8"))
     except (OSError, ValueError):
         return None
+
+
+def is_running(folder: Path) -> bool:
+    """Whether a job says that it runs and, if it is one of this machine, its process lives."""
+    status = read_status(folder)
+    if status is None or status["state"] != "running":
+        return False
+    return status["host"] != socket.gethostname() or is_alive(status["pid"])
+
+
+def progress_text(status: dict[str, Any]) -> str:
+    """`targets 120/5000, 2.1/s, 39 min left`, or "" before any progress."""
+    if not status.get("total"):
+        return ""
+    rate = status["per_second"]
+    left = f", {(status['total'] - status['done']) / rate / 60:.0f} min left" if rate else ""
+    return f"{status['stage']} {status['done']}/{status['total']}, {rate:.2f}/s{left}"
 
 
 def is_alive(pid: int) -> bool:

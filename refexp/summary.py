@@ -249,14 +249,19 @@ def show(summary: Summary) -> None:
     console.print(f"[green]summary in[/] {escape(f'{summary.files[0].parent}: {names}')}")
 
 
-def summarise_sweep(folder: Path) -> None:
-    """Summary and page at the end of a multirun. They are extras: what goes wrong is said, and harms no result."""
+def show_sweep(folder: Path) -> None:
+    """Summary and page of a sweep, or of any folder with runs in it. Raises RefexpError if there is none."""
     from refexp.report.sweep_page import write_sweep_report
 
+    summary = summarise([folder], Wanted())
+    show(summary)
+    print(f"report: {write_sweep_report(folder, summary)}")
+
+
+def summarise_sweep(folder: Path) -> None:
+    """The same at the end of a multirun. They are extras: what goes wrong is said, and harms no result."""
     try:
-        summary = summarise([folder], Wanted())
-        show(summary)
-        print(f"report: {write_sweep_report(folder, summary)}")
+        show_sweep(folder)
     except Exception as error:
         log.warning("no summary: %s. Again: python -m refexp.summary %s", first_line(error), folder)
         log.debug("", exc_info=True)

@@ -74,6 +74,9 @@ def report(sweep: Sweep, records: Sequence[SweepRecord] | None = None) -> int:
         table.add_row(str(r.job.number), escape(what), f"[{colour}]{r.state}[/]", took, *shown)
     console = Console(soft_wrap=True)
     console.print(table)
+    for r in records:
+        if r.alive and r.message:
+            console.print(f"[cyan]#{r.job.number} {r.state}:[/] {escape(r.message)}")
     bad = [r for r in records if r.state != "completed" and not r.alive]
     for r in bad:
         console.print(f"[bold red]#{r.job.number} {r.state}:[/] {escape(r.message)}")

@@ -48,6 +48,27 @@ class Target:
 
 
 @dataclass(frozen=True)
+class Reference:
+    """An annotated instance that teaches its class (METHOD 0).
+
+    id, image_id: the annotation's and its image's. label: class index in [0, K). box: `x y w h` in pixels.
+    mask: RLE at the image's size; None where only a box is annotated, until the proposer has made one.
+    """
+
+    id: ImageId
+    image_id: ImageId
+    label: int
+    box: tuple[float, float, float, float]
+    mask: Rle | None
+
+    @property
+    def known_mask(self) -> Rle:
+        """The mask; it must be there."""
+        assert self.mask is not None, "references are completed before they are used"
+        return self.mask
+
+
+@dataclass(frozen=True)
 class MaskProposals:
     """What a proposer finds in one image, before any class is known.
 

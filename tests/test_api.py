@@ -13,13 +13,13 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from runs import run
 from test_predict import coco_references, drawn_folder, overrides, read_json, scenes  # noqa: F401 - fixtures
 
 import refexp
 from refexp.api import Model, to_rgb
 from refexp.build import conf_folder
 from refexp.errors import RefexpError
-from refexp.experiment import run
 from refexp.masks import decode, encode
 from refexp.types import Detections
 

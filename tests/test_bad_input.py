@@ -7,10 +7,10 @@ import json
 import numpy as np
 import pytest
 from pycocotools import mask as coco_mask
+from runs import run
 
 from refexp.data.coco import annotation_rle, check_coco, has_mask
 from refexp.errors import RefexpError
-from refexp.experiment import run
 from refexp.masks import decode
 
 

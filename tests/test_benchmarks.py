@@ -14,6 +14,8 @@ from conftest import ROOT
 from hydra import compose, initialize_config_dir
 from miniature import read
 from omegaconf import OmegaConf
+from refexp.show.page.mistakes import judge_all
+from runs import run
 from torchvision.models.segmentation import FCN_ResNet50_Weights
 
 from refexp.build import build
@@ -28,9 +30,7 @@ from refexp.evaluation.coco import CocoEvaluation
 from refexp.evaluation.errors import BACKGROUND, HIT, IGNORED
 from refexp.evaluation.lvis import LvisEvaluation
 from refexp.evaluation.semantic import SemanticEvaluation
-from refexp.experiment import run
 from refexp.masks import encode
-from refexp.report.page_errors import judge_all
 from refexp.types import Detections
 
 CDFSOD = {
@@ -144,10 +144,10 @@ def test_all_references_of_a_published_list_serve(option, shots, on, root):
     data, references = choose_references(offered, experiment.sampler, experiment.shots, seed=0)
     listed = read(root / f"cdfsod/{CDFSOD[option]}/annotations/{shots}_shot.json")["annotations"]
     assert list(data.classes) == EXPECTED[option]
-    assert sorted(a["id"] for per_class in references for a in per_class) == sorted(a["id"] for a in listed)
+    assert sorted(r.id for per_class in references for r in per_class) == sorted(a["id"] for a in listed)
     assert max(len(per_class) for per_class in references) == shots
     if shots == 10:
-        assert len({a["image_id"] for a in references[0]}) < 10, "several references from one image"
+        assert len({r.image_id for r in references[0]}) < 10, "several references from one image"
         assert len(references[-1]) == 3, "a list with too few"
 
 
@@ -336,7 +336,7 @@ def detections(image, *rows):
 
 def evaluate(split, *found, **given):
     names = [f"c{i}" for i in sorted(split.labels)]
-    return LvisEvaluation(["segm"], **given).evaluate(split, found, names)
+    return LvisEvaluation(["segm"], **given).evaluate(split, found, names).metrics
 
 
 HERE, ELSEWHERE = rectangle(5, 5), rectangle(40, 40)

@@ -7,9 +7,8 @@ from pathlib import Path
 
 import pytest
 from browser import CHROMIUM, Browser
-from test_page import EVIL, outcome_of, splits, sweep_of
+from test_page import EVIL, report_of, splits, sweep_of
 
-from refexp.report.page import write_report
 from refexp.report.sweep_page import write_sweep_report
 from refexp.summary import Wanted, summarise
 
@@ -33,7 +32,7 @@ def browser(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def report(tmp_path_factory) -> str:
-    return write_report(outcome_of(tmp_path_factory.mktemp("run"), splits(names=(EVIL, "leaf")))).as_uri()
+    return report_of(tmp_path_factory.mktemp("run"), splits(names=(EVIL, "leaf"))).as_uri()
 
 
 @pytest.fixture
@@ -89,7 +88,7 @@ def test_class_filter_goes_by_what_is_drawn(page):
 
 
 def test_paper_has_all_masks(browser, tmp_path):
-    page = browser.open(write_report(outcome_of(tmp_path, splits(images=30))).as_uri())
+    page = browser.open(report_of(tmp_path, splits(images=30)).as_uri())
     page.wait("document.querySelectorAll('script[src^=\"report/layers/\"]').length === 30")
     last = "[...document.querySelectorAll('script[src^=\"report/layers/\"]')].pop()"
     page.run(f"new Promise(done => {{ {last}.addEventListener('load', done); setTimeout(done, 10000); }})")
@@ -189,7 +188,7 @@ def test_print_leaves_the_controls_out(page):
 def test_without_annotations(browser, tmp_path):
     data = splits()
     data = replace(data, targets=replace(data.targets, annotations=[]))
-    page = browser.open(write_report(outcome_of(tmp_path, data)).as_uri())
+    page = browser.open(report_of(tmp_path, data).as_uri())
     page.run(SET_SCORE.format(0.2))
     page.wait(f"{DRAWN.format('found')} > 0")
     page.click(".card .picture")

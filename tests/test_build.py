@@ -8,11 +8,11 @@ from typing import Annotated, Literal
 import pytest
 from hydra.core.global_hydra import GlobalHydra
 from pydantic import Field
+from runs import run
 
 from refexp.build import build, composed, conf_folder
 from refexp.cli import quoted
 from refexp.errors import RefexpError
-from refexp.experiment import run
 
 
 class Thing:

@@ -14,7 +14,7 @@ from refexp.evaluation.coco import CocoEvaluation
 from refexp.evaluation.diagnostics import COUNTS, Diagnostics, score_of_rank
 from refexp.evaluation.verdict import losses, reach_verdict
 from refexp.masks import boxes_xywh, encode
-from refexp.report.diagnosis import print_diagnosis
+from refexp.show.terminal import print_diagnosis
 from refexp.types import Detections, Proposals
 
 SIDE = 48
@@ -60,7 +60,7 @@ def found_in(image_id, rows):
 
 def concluded(diagnostics, records, found):
     """diagnostics.json's content, with the evaluation that goes before it."""
-    metrics = CocoEvaluation(diagnostics.kinds).evaluate(diagnostics.targets, found, CLASSES)
+    metrics = CocoEvaluation(diagnostics.kinds).evaluate(diagnostics.targets, found, CLASSES).metrics
     return diagnostics.conclude(records, found, CLASSES, metrics)
 
 
@@ -186,7 +186,7 @@ def test_neither_order_nor_ranks_matter(several):
 
 def test_the_numbers_agree_with_each_other(several):
     diagnostics, records, found = several
-    metrics = CocoEvaluation().evaluate(diagnostics.targets, found, CLASSES)
+    metrics = CocoEvaluation().evaluate(diagnostics.targets, found, CLASSES).metrics
     for kind, of in concluded(diagnostics, records, found)["kinds"].items():
         assert of["nAP"] == metrics[f"{kind}/nAP"] and of["errors"]["nAP50"] == pytest.approx(of["nAP50"], abs=1e-9)
         assert 0.05 < of["nAP"] < min(bound["nAP"] for bound in of["bounds"].values())

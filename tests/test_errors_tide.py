@@ -162,7 +162,7 @@ def judge_all(split, found, kind):
 def test_nap50_is_that_of_the_evaluation(kind, crowds):
     split, found = random_data(5, crowds)
     base, _ = cost_of_errors(judge_all(split, found, kind), 3)
-    expected = CocoEvaluation([kind]).evaluate(split, found, ("0", "1", "2"))[f"{kind}/nAP50"]
+    expected = CocoEvaluation([kind]).evaluate(split, found, ("0", "1", "2")).metrics[f"{kind}/nAP50"]
     assert base == pytest.approx(expected, abs=1e-9) and 0.1 < base < 0.9
 
 

@@ -12,13 +12,13 @@ import torch
 from conftest import CLASSES
 from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
+from refexp.results import detections_to_coco
 
 from refexp.data.coco import Data, make_split
 from refexp.errors import RefexpError
-from refexp.evaluation.base import Evaluation, need_instances
+from refexp.evaluation.base import Evaluated, Evaluation, need_instances
 from refexp.evaluation.coco import SUMMARY, CocoEvaluation, result_rows
 from refexp.masks import decode, encode
-from refexp.results import detections_to_coco
 from refexp.types import Detections
 
 
@@ -53,7 +53,7 @@ def noisy(targets, seed=0) -> list[Detections]:
 
 
 def test_perfect_detections_score_one(targets):
-    metrics = CocoEvaluation().evaluate(targets, perfect(targets), CLASSES)
+    metrics = CocoEvaluation().evaluate(targets, perfect(targets), CLASSES).metrics
     for name in ("nAP", "nAP50", "nAP75", "AR100", "nAP/leaf", "nAP50/ladybird", "nAP75/leaf"):
         assert metrics[f"segm/{name}"] == pytest.approx(1)
         assert metrics[f"bbox/{name}"] == pytest.approx(1)
@@ -62,7 +62,7 @@ def test_perfect_detections_score_one(targets):
 def test_a_box_may_end_on_its_last_pixel(targets):
     """Then the same masks' boxes are one pixel smaller each way; masks are as they were."""
     found, number = noisy(targets), {image_id: image_id for image_id in targets.images}
-    past, last = (CocoEvaluation(box_end=end).evaluate(targets, found, CLASSES) for end in ("past", "last"))
+    past, last = (CocoEvaluation(box_end=end).evaluate(targets, found, CLASSES).metrics for end in ("past", "last"))
     boxes = [[row["bbox"] for row in result_rows("bbox", found[0], number, end)] for end in ("past", "last")]
     assert boxes[1] == [[x, y, w - 1, h - 1] for x, y, w, h in boxes[0]]
     assert last["bbox/nAP"] != past["bbox/nAP"]
@@ -74,7 +74,7 @@ def test_a_box_may_end_on_its_last_pixel(targets):
 @pytest.mark.parametrize("kind", ["bbox", "segm"])
 def test_equals_pycocotools_on_the_plain_files(targets, drawn, kind, tmp_path):
     found = noisy(targets)
-    metrics = CocoEvaluation([kind]).evaluate(targets, found, CLASSES)
+    metrics = CocoEvaluation([kind]).evaluate(targets, found, CLASSES).metrics
     rows = detections_to_coco(found, Data(CLASSES, targets, targets))
     if kind == "segm":  # with a box present, loadRes would take the box's area for the mask's
         rows = [{k: v for k, v in row.items() if k != "bbox"} for row in rows]
@@ -96,8 +96,8 @@ def test_the_fast_engine_gives_the_same_numbers_in_silence(targets, seed, caplog
     caplog.set_level("INFO")
     targets.annotations[seed]["iscrowd"] = 1
     for found in (noisy(targets, seed), noisy(targets, seed)[:3], perfect(targets), []):
-        reference = CocoEvaluation(engine="pycocotools").evaluate(targets, found, CLASSES)
-        fast = CocoEvaluation(engine="faster").evaluate(targets, found, CLASSES)
+        reference = CocoEvaluation(engine="pycocotools").evaluate(targets, found, CLASSES).metrics
+        fast = CocoEvaluation(engine="faster").evaluate(targets, found, CLASSES).metrics
         assert fast == pytest.approx(reference, abs=1e-9, rel=0)
     assert caplog.messages == []
 
@@ -111,22 +111,22 @@ def test_a_protocol_needs_two_methods_and_no_more(targets):
             need_instances(targets)
 
         def evaluate(self, targets, detections, classes):
-            return {"count": self.factor * len(detections)}
+            return Evaluated({"count": self.factor * len(detections)}, {})
 
     protocol = Count(2.0)
     protocol.check(targets)
-    assert protocol.evaluate(targets, perfect(targets), CLASSES) == {"count": 2.0 * len(targets.images)}
-    assert protocol.curves == {}
+    assert protocol.evaluate(targets, perfect(targets), CLASSES).metrics == {"count": 2.0 * len(targets.images)}
+    assert protocol.evaluate(targets, perfect(targets), CLASSES).curves == {}
 
 
 def test_wrong_classes_score_nothing(targets):
     wrong = [Detections(d.image_id, 1 - d.labels, d.scores, d.masks) for d in perfect(targets)]
-    assert CocoEvaluation(["segm"]).evaluate(targets, wrong, CLASSES)["segm/nAP"] == 0
+    assert CocoEvaluation(["segm"]).evaluate(targets, wrong, CLASSES).metrics["segm/nAP"] == 0
 
 
 def test_no_detections_at_all(targets):
     nothing = [Detections(i, torch.zeros(0, dtype=torch.int64), torch.zeros(0), []) for i in targets.images]
-    metrics = CocoEvaluation().evaluate(targets, nothing, CLASSES)
+    metrics = CocoEvaluation().evaluate(targets, nothing, CLASSES).metrics
     assert metrics["segm/nAP"] == metrics["bbox/nAP"] == 0
 
 
@@ -141,18 +141,20 @@ def test_a_class_without_instances_does_not_count(targets):
 def test_crowds_are_neither_asked_for_nor_held_against(targets):
     crowd = targets.annotations[0]
     crowd["iscrowd"] = 1
-    missed = CocoEvaluation(["segm"]).evaluate(targets, perfect(targets, keep=lambda a: a is not crowd), CLASSES)
-    found = CocoEvaluation(["segm"]).evaluate(targets, perfect(targets), CLASSES)
+    missed = (
+        CocoEvaluation(["segm"]).evaluate(targets, perfect(targets, keep=lambda a: a is not crowd), CLASSES).metrics
+    )
+    found = CocoEvaluation(["segm"]).evaluate(targets, perfect(targets), CLASSES).metrics
     assert missed["segm/nAP"] == found["segm/nAP"] == pytest.approx(1)
 
 
 def test_annotation_id_zero_counts(targets):
     """COCOeval takes id 0 for "unmatched"; ids are renumbered, so such a file is evaluated like any other."""
     targets.annotations[0]["id"] = 0
-    assert CocoEvaluation(["segm"]).evaluate(targets, perfect(targets), CLASSES)["segm/nAP"] == pytest.approx(1)
+    assert CocoEvaluation(["segm"]).evaluate(targets, perfect(targets), CLASSES).metrics["segm/nAP"] == pytest.approx(1)
 
 
 def test_area_is_derived_where_it_is_missing(targets):
     for annotation in targets.annotations:
         del annotation["area"]
-    assert CocoEvaluation().evaluate(targets, perfect(targets), CLASSES)["bbox/nAP"] == pytest.approx(1)
+    assert CocoEvaluation().evaluate(targets, perfect(targets), CLASSES).metrics["bbox/nAP"] == pytest.approx(1)

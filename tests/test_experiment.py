@@ -12,9 +12,10 @@ from conftest import ROOT
 from omegaconf import OmegaConf
 from PIL import Image
 from pycocotools import mask as coco_mask
+from runs import run
 
 from refexp.compose import build_experiment
-from refexp.experiment import run, warn_without_effect
+from refexp.experiment import warn_without_effect
 
 
 @pytest.fixture(scope="module")

@@ -14,8 +14,9 @@ from refexp.data.coco import Data, make_split
 from refexp.encoders.base import Encoder
 from refexp.masks import decode
 from refexp.memory import build_bank, view_reference
-from refexp.report.memory_bank import DPI, draw_memory_bank, named_by_the_others, shown
-from refexp.report.patch_colours import feature_colours, neighbourhood
+from refexp.run_folder import RunFolder
+from refexp.show.memory_bank import DPI, draw_memory_bank, named_by_the_others
+from refexp.show.patch_colors import feature_colors
 from refexp.types import Weights
 
 
@@ -35,14 +36,14 @@ class Blocks(Encoder):
 
 
 def rgb_of(data, reference) -> np.ndarray:
-    return data.references.read(data.references.images[reference["image_id"]])
+    return data.references.read(data.references.images[reference.image_id])
 
 
 CPU = torch.device("cpu")
 
 
 def mask_of(data, reference) -> np.ndarray:
-    return decode([data.references.mask(reference)])[0]
+    return decode([reference.mask])[0]
 
 
 @pytest.fixture
@@ -55,7 +56,7 @@ def taught(drawn):
 
     def teach(shots: int, copies: int = 1):
         of_class = [[a for a in split.annotations if split.labels[a["category_id"]] == label] for label in range(2)]
-        references = [per_class[:shots] for per_class in of_class] * copies
+        references = [[split.reference(a) for a in per_class[:shots]] for per_class in of_class] * copies
         data = Data(tuple(f"$x_{n}^$ {name} with a long name" for n in range(copies) for name in classes), split, split)
         encoder = Blocks()
         prototypes = [[view_reference(split, r, encoder, CPU).prototype for r in row] for row in references]
@@ -66,7 +67,7 @@ def taught(drawn):
 
 def test_views_are_what_the_prototypes_are_made_of(taught):
     data, references, bank = taught(3)
-    views = [[view_reference(data.references, r, Blocks(), CPU) for r in row] for row in shown(references)]
+    views = [[view_reference(data.references, r, Blocks(), CPU) for r in row[:5]] for row in references[:8]]
     for label, row in enumerate(views):
         for shot, view in enumerate(row):
             prototype = (view.weights @ view.tokens) / view.weights.sum()
@@ -75,24 +76,24 @@ def test_views_are_what_the_prototypes_are_made_of(taught):
             assert np.array_equal(view.mask, mask_of(data, references[label][shot]))
 
 
-def test_colours_tell_features_apart():
-    """Two kinds of patches: one colour each, far from each other; bleached outside the mask."""
+def test_colors_tell_features_apart():
+    """Two kinds of patches: one color each, far from each other; bleached outside the mask."""
     generator = torch.Generator().manual_seed(0)
     kinds = torch.randn(2, 16, generator=generator)
     tokens = kinds[(torch.arange(64) // 32)] + 0.01 * torch.randn(64, 16, generator=generator)
     inside = torch.ones(64)
     inside[::8] = 0
-    (picture,) = feature_colours([(tokens, inside)])
+    (picture,) = feature_colors([(tokens, inside)])
     assert picture.shape == (8, 8, 3) and picture.min() >= 0 and picture.max() <= 1
     first, second = picture[:4, 1:, 0], picture[4:, 1:, 0]
     assert abs(first.mean() - second.mean()) > 0.8 and first.std() < 0.1 and second.std() < 0.1
     assert picture[:, 0].min() >= 0.75
-    assert np.array_equal(picture, feature_colours([(tokens, inside)])[0])
+    assert np.array_equal(picture, feature_colors([(tokens, inside)])[0])
 
 
-def test_colours_of_equal_patches_and_of_few_channels():
+def test_colors_of_equal_patches_and_of_few_channels():
     for channels in (2, 16):
-        (picture,) = feature_colours([(torch.ones(16, channels), torch.eye(4).flatten())])
+        (picture,) = feature_colors([(torch.ones(16, channels), torch.eye(4).flatten())])
         assert np.isfinite(picture).all()
 
 
@@ -105,23 +106,22 @@ def test_a_stray_reference_is_named_by_the_others():
     assert named_by_the_others(2, 0, bank) is None
 
 
-def test_neighbourhood_stays_in_the_image():
-    mask = np.zeros((40, 60), dtype=bool)
-    mask[0:10, 55:60] = True
-    assert neighbourhood(mask) == (46, 0, 60, 14)
-    assert neighbourhood(np.ones((40, 60), dtype=bool)) == (0, 0, 60, 40)
-
-
 @pytest.mark.parametrize(("shots", "copies"), [(1, 1), (6, 6), (1, 15)])
 def test_the_picture(taught, tmp_path, shots, copies):
     """One reference of two classes, and more of both than are drawn; names with signs that mean something to TeX."""
     data, references, bank = taught(shots, copies)
-    views = [[view_reference(data.references, r, Blocks(), CPU) for r in row] for row in shown(references)]
+    views = [[view_reference(data.references, r, Blocks(), CPU) for r in row[:5]] for row in references[:8]]
     assert len(views) == min(2 * copies, 8) and len(views[0]) == min(shots, 5)
+    RunFolder(tmp_path).write_memory_bank(views, bank)
+    again, same_bank = RunFolder(tmp_path).memory_bank
+    assert [len(row) for row in again] == [len(row) for row in views]
+    assert all(torch.equal(a, b) for a, b in zip(same_bank.instances, bank.instances, strict=True))
+    assert torch.equal(again[-1][-1].tokens, views[-1][-1].tokens)
+    assert np.array_equal(again[-1][-1].mask, views[-1][-1].mask)
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        draw_memory_bank(tmp_path / "memory_bank.png", data.classes, views, bank, "RANDOM WEIGHTS: a note")
+        draw_memory_bank(tmp_path / "memory_bank.png", data.classes, again, same_bank, "RANDOM WEIGHTS: a note")
     with Image.open(tmp_path / "memory_bank.png") as picture:
         assert picture.width > 6 * DPI and picture.height > 5 * DPI
         assert len(picture.convert("RGB").getcolors(1 << 24)) > 1000
-    assert [path.name for path in tmp_path.iterdir()] == ["memory_bank.png"]
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["memory_bank.npz", "memory_bank.png"]

@@ -15,14 +15,17 @@ from PIL import Image
 
 from refexp.data.coco import Data, make_split
 from refexp.data.rendering import render_split
+from refexp.evaluation.base import Evaluated
 from refexp.evaluation.coco import CocoEvaluation
 from refexp.masks import decode, encode
-from refexp.outcome import Outcome
-from refexp.report.page import write_report
-from refexp.report.page_images import SIDE, crop, mask_path, page_size
 from refexp.report.sweep_page import write_sweep_report
+from refexp.run_folder import Metrics, RunFolder, RunRecord, references_to_coco
+from refexp.show.instances import Instance
+from refexp.show.overlays import color
+from refexp.show.page.drawing import SIDE, crop, mask_path, page_size
+from refexp.show.page.report import write_report
 from refexp.summary import Wanted, summarise
-from refexp.types import Detections, MemoryBank
+from refexp.types import Detections
 
 EVIL = '</script><script>boom()</script><b title="it\'s">'
 ORDINARY = r"https?://(www\.w3\.org/2000/svg|arxiv\.org/abs/2507\.02798)"
@@ -65,30 +68,43 @@ def detect(data: Data) -> list[Detections]:
     return detections
 
 
-def outcome_of(output: Path, data: Data, limit: int | None = None, note: str | None = None) -> Outcome:
-    """A run's outcome without the run."""
-    detections, evaluation = detect(data), CocoEvaluation()
-    metrics = evaluation.evaluate(data.targets, detections, data.classes) if data.targets.annotations else {}
+def run_of(output: Path, data: Data, note: str | None = None) -> RunFolder:
+    """The folder of a run, without the run."""
+    detections, annotations = detect(data), data.targets.annotations
+    evaluated = CocoEvaluation().evaluate(data.targets, detections, data.classes) if annotations else Evaluated({}, {})
     by_label = [
         [a for a in data.references.annotations if data.references.labels[a["category_id"]] == k] for k in (0, 1)
     ]
-    summary = {
-        "targets": data.targets.source, "seed": 0, "shots": 2, "classes": list(data.classes),
-        "images": len(data.targets.images), "instances": len(data.targets.annotations),
-        "detections": sum(map(len, detections)), "ranks": 1, "device": "cpu (1 threads)", "commit": None,
-        "weights": {"encoder": {"origin": "RANDOM WEIGHTS, seed 0", "kind": "random", "file": None, "sha256": None}},
-        "stages": {"extract": {"seconds": 2.0, "items": 4, "per_second": 2.0}},
-        "peak_memory_mib": {"process": 100.0}, "versions": {"torch": "2"},
-    }  # fmt: skip
+    references = [[data.references.reference(a) for a in per_class[:2]] for per_class in by_label]
     config = {
-        "name": "run", "vis": {"limit": limit, "score_threshold": 0.5}, "encoder": {"_target_": "x.Encoder"},
+        "name": "run", "vis": {"score_threshold": 0.5}, "encoder": {"_target_": "x.Encoder"},
         "proposer": {"_target_": "x.SAM2", "model": "sam2_hiera_l"}, "matcher": {"_target_": "x.Matcher"},
     }  # fmt: skip
-    bank = MemoryBank(torch.zeros(2, 4), [torch.zeros(2, 4)] * 2)
-    curves = evaluation.curves if metrics else {}
-    output.mkdir(parents=True, exist_ok=True)
-    references = [per_class[:2] for per_class in by_label]
-    return Outcome(output, config, data, references, bank, detections, metrics, summary, curves, note=note)
+    run = RunFolder(output)
+    run.begin(config, references_to_coco(references, data), note)
+    run.write_detections(detections, data)
+    run.write_curves(evaluated.curves)
+    instances = {
+        name: sum(data.targets.labels[a["category_id"]] == k for a in annotations)
+        for k, name in enumerate(data.classes)
+    }
+    record = RunRecord(
+        config=config, targets=data.targets.source, seed=0, shots=2, classes=data.classes, note=note,
+        metrics=Metrics.from_flat(evaluated.metrics), images=len(data.targets.images), instances=len(annotations),
+        instances_of_class=instances, detections=sum(map(len, detections)), device="cpu (1 threads)",
+        references={name: len(drawn) for name, drawn in zip(data.classes, references, strict=True)},
+        reference_ids={name: [r.id for r in drawn] for name, drawn in zip(data.classes, references, strict=True)},
+        weights={"encoder": {"origin": "RANDOM WEIGHTS, seed 0", "kind": "random", "file": None, "sha256": None}},
+        stages={"extract": {"seconds": 2.0, "items": 4, "per_second": 2.0}},
+        peak_memory_mib={"process": 100.0}, versions={"torch": "2"},
+    )  # fmt: skip
+    run.write_record(record)
+    return run
+
+
+def report_of(output: Path, data: Data, limit: int | None = None, note: str | None = None) -> Path:
+    """The page of a run."""
+    return write_report(run_of(output, data, note), limit, 0.5)
 
 
 def local_links(text: str) -> set[str]:
@@ -101,7 +117,7 @@ def part(path: Path):
 
 
 def test_page_stands_on_its_files_alone(tmp_path):
-    text = write_report(outcome_of(tmp_path, splits(), note="RANDOM WEIGHTS (encoder)")).read_text()
+    text = report_of(tmp_path, splits(), note="RANDOM WEIGHTS (encoder)").read_text()
     assert not re.findall(r"(?:https?:)?//(?!/)[\w.]+\.\w\w+", re.sub(ORDINARY, "", text))
     links = local_links(re.sub(ORDINARY, "#", text))
     assert len(links) >= 4 + 4 + 4  # images, misses and references at least
@@ -112,15 +128,15 @@ def test_page_stands_on_its_files_alone(tmp_path):
 
 
 def test_memory_bank_is_shown_where_it_was_drawn(tmp_path):
-    outcome = outcome_of(tmp_path, splits())
-    assert "memory_bank.png" not in write_report(outcome).read_text()
-    outcome.config["vis"]["memory_bank"] = True
-    assert "memory_bank.png" in local_links(write_report(outcome).read_text())
+    assert "memory_bank.png" not in report_of(tmp_path, splits()).read_text()
+    run = run_of(tmp_path, splits())
+    (tmp_path / "memory_bank.png").write_bytes(b"")
+    assert "memory_bank.png" in local_links(write_report(run, None, 0.5).read_text())
 
 
 def test_names_never_become_markup(tmp_path):
     data = splits(names=(EVIL, "leaf"), file_name='"><img src=x onerror=boom()>{}.png')
-    text = write_report(outcome_of(tmp_path, data)).read_text()
+    text = report_of(tmp_path, data).read_text()
     assert "<script>boom" not in text
     assert "<img src=x" not in text
     assert text.count("</script>") == 2
@@ -129,7 +145,7 @@ def test_names_never_become_markup(tmp_path):
 
 def test_layers_tell_hits_from_errors(tmp_path):
     data = splits()
-    write_report(outcome_of(tmp_path, data))
+    report_of(tmp_path, data)
     layers = part(tmp_path / "report/layers/0.js")
     inline = re.search(r'id="data">(.*?)</script>', (tmp_path / "report.html").read_text())[1]
     names = [judgement["name"] for judgement in json.loads(inline)["judgements"]]
@@ -142,9 +158,9 @@ def test_layers_tell_hits_from_errors(tmp_path):
 
 
 def test_curves_of_a_class(tmp_path):
-    outcome = outcome_of(tmp_path, splits())
-    write_report(outcome)
-    for kind, precision in outcome.curves.items():
+    run = run_of(tmp_path, splits())
+    write_report(run, None, 0.5)
+    for kind, precision in run.curves.items():
         by_class = part(tmp_path / f"report/curves-{kind}.js")
         for label in range(2):
             assert by_class[label][0][1] == (1000 * precision[0, :, label]).round().astype(int).tolist()
@@ -153,7 +169,7 @@ def test_curves_of_a_class(tmp_path):
 def test_without_annotations(tmp_path):
     data = splits()
     data = replace(data, targets=replace(data.targets, annotations=[]))
-    text = write_report(outcome_of(tmp_path, data)).read_text()
+    text = report_of(tmp_path, data).read_text()
     assert 'id="accuracy"' not in text
     assert 'id="errors"' not in text
     assert 'id="truth"' not in text
@@ -166,7 +182,7 @@ def test_without_annotations(tmp_path):
 
 
 def test_two_hundred_images_are_lazy(tmp_path):
-    text = write_report(outcome_of(tmp_path, splits(images=200))).read_text()
+    text = report_of(tmp_path, splits(images=200)).read_text()
     images = re.findall(r"<img [^>]*>", text)
     assert len([tag for tag in images if "report/images/" in tag]) == 200
     assert all('loading="lazy"' in tag for tag in images)
@@ -180,22 +196,22 @@ def test_no_pictures_and_no_image_read(tmp_path):
 
     data = splits()
     data = Data(data.classes, *(replace(split, read=refuse) for split in (data.references, data.targets)))
-    text = write_report(outcome_of(tmp_path, data, limit=0)).read_text()
+    text = report_of(tmp_path, data, limit=0).read_text()
     assert 'id="accuracy"' in text
     assert local_links(re.sub(ORDINARY, "#", text)) == set()
     assert 'href="#references"' not in text
 
 
 def test_errors_are_those_of_what_was_evaluated(tmp_path):
-    outcome = outcome_of(tmp_path, splits())
-    assert "IoU .5 of the masks makes a hit" in write_report(outcome).read_text()
-    boxes = replace(outcome, curves={"bbox": outcome.curves["bbox"]})
-    assert "IoU .5 of the boxes makes a hit" in write_report(boxes).read_text()
+    run = run_of(tmp_path, splits())
+    assert "IoU .5 of the masks makes a hit" in write_report(run, None, 0.5).read_text()
+    run.record.metrics.overall.pop("segm")
+    assert "IoU .5 of the boxes makes a hit" in write_report(run, None, 0.5).read_text()
 
 
 def test_limit_of_the_overlays_counts_here_too(tmp_path):
     data = splits(images=40)
-    text = write_report(outcome_of(tmp_path, data, limit=3)).read_text()
+    text = report_of(tmp_path, data, limit=3).read_text()
     shown = len(re.findall(r'class="card"', text))
     errors = len(set(re.findall(r'href="(#image-\d+)"', text)))
     assert errors <= shown <= 3 + errors
@@ -270,6 +286,7 @@ def test_masks_that_are_hardly_there():
     assert mask_path(encode(nothing)[0]) == ""
     nothing[0, 501, 1001] = True
     assert mask_path(encode(nothing)[0]).startswith("M400 20")
-    picture = crop(np.zeros((1000, 2000, 3), dtype=np.uint8), [1001, 501, 1, 1], encode(nothing)[0], (255, 0, 0))
-    assert (np.asarray(picture) == (255, 0, 0)).all(axis=2).any()
+    one = Instance(1, 0, 0, [1001, 501, 1, 1], encode(nothing)[0])
+    picture = crop(np.zeros((1000, 2000, 3), dtype=np.uint8), one)
+    assert (np.asarray(picture) == color(0)).all(axis=2).any()
     assert decode(encode(nothing))[0].sum() == 1

@@ -17,15 +17,15 @@ import pytest
 import torch
 from conftest import ROOT
 from PIL import Image
+from runs import run
 from test_distributed import outputs, ranks
 
 from refexp.data.folder import FolderDataset, read_reference_mask
 from refexp.data.images import upright_size
 from refexp.datatools.synthetic import write_folder
 from refexp.errors import RefexpError
-from refexp.experiment import run
 from refexp.masks import decode
-from refexp.results import remove_results
+from refexp.run_folder import RunFolder
 
 NAMES = ["ladybird", "leaf"]
 
@@ -168,10 +168,10 @@ def test_what_an_earlier_run_left_in_the_folder_goes(finished, configure, drawn_
         (output / name).write_text("mine")
     run(configure(*overrides(drawn_folder, "vis.limit=0", "vis.report=false", "summary=null")), output)
     files = {path.relative_to(output).as_posix() for path in output.rglob("*") if path.is_file()}
-    left = {name for name in files if not name.startswith((".hydra/", "run.log", "status.json"))}
+    left = {name for name in files if not name.startswith((".hydra/", "run.log", "status.json", "progress.csv"))}
     assert left == {*own, "config.yaml", "references.json", "detections.json", "metrics.json"}
     (output / "references.json").unlink()  # no folder of a run
-    remove_results(output)
+    RunFolder(output).begin({}, {}, None)
     assert (output / "metrics.json").exists()
 
 

@@ -8,9 +8,8 @@ from pathlib import Path
 
 import pytest
 from conftest import ROOT
+from runs import run
 from weights import save_dinov2, save_sam2
-
-from refexp.experiment import run
 
 DATA = Path(os.environ.get("REFEXP_REAL_DATA", ROOT.parent / "shared" / "data"))
 

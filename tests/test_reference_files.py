@@ -12,11 +12,11 @@ from pathlib import Path
 import pytest
 from conftest import GOLDEN, ROOT
 
-from refexp.data.coco import Data, has_mask, make_split
+from refexp.data.coco import Data, make_split
 from refexp.data.reference_files import Listed, Lookup, read_references
 from refexp.data.sampling import FileSampler, PaperSampler, Shots, choose_references
 from refexp.errors import RefexpError
-from refexp.results import references_to_coco
+from refexp.run_folder import references_to_coco
 
 SETS = Path(os.environ.get("REFEXP_REFERENCE_SETS", ROOT.parent / "shared" / "reference_sets"))
 PUBLISHED = sorted(SETS.rglob("*.json"))
@@ -137,8 +137,8 @@ def test_a_list_serves_where_the_split_has_no_masks(tmp_path):
     data = bird_data(masks=False)
     path = write(tmp_path / "list.json", {"bird": [{"image": "003656.jpg", "bbox": [5, 6, 70, 80]}]})
     _, references = choose_references(data, FileSampler(str(path)), Shots(1, missing="drop"), 0)
-    assert [a["id"] for a in references[0]] == [4]
-    assert not has_mask(references[0][0])
+    assert [reference.id for reference in references[0]] == [4]
+    assert references[0][0].mask is None
 
 
 def test_the_first_are_taken_and_too_few_is_settled_as_elsewhere(tmp_path):
@@ -149,14 +149,15 @@ def test_the_first_are_taken_and_too_few_is_settled_as_elsewhere(tmp_path):
     with pytest.raises(RefexpError, match=r"too few valid references for 2 shots: cat \(1\)"):
         choose_references(bird_data(), FileSampler(str(path)), Shots(2), 0)
     _, references = choose_references(bird_data(), FileSampler(str(path)), Shots(2, missing="repeat"), 0)
-    assert [[a["id"] for a in per_class] for per_class in references] == [[3, 3], [5, 4]]
+    assert [[reference.id for reference in per_class] for per_class in references] == [[3, 3], [5, 4]]
 
 
 # COCO files and FsDet's folders
 
 
 def coco_of(data: Data, ids: list[int]) -> dict:
-    return references_to_coco([[a for a in data.references.annotations if a["id"] in ids]], data)
+    split = data.references
+    return references_to_coco([[split.reference(a) for a in split.annotations if a["id"] in ids]], data)
 
 
 def test_coco_categories_are_matched_by_name(tmp_path):

@@ -19,7 +19,7 @@ from refexp.data.sampling import (
     farthest,
 )
 from refexp.errors import RefexpError
-from refexp.results import references_to_coco
+from refexp.run_folder import references_to_coco
 
 GOLD = json.loads((GOLDEN / "sampling.json").read_text())
 NAMES = [c["name"] for c in GOLD["coco"]["categories"]]
@@ -78,7 +78,7 @@ def test_drop_leaves_the_class_out_everywhere(caplog):
 def test_repeat_repeats_in_order():
     _, references = choose_references(few(), PaperSampler(), Shots(3, missing="repeat"), seed=0)
     bicycle = references[3]
-    assert [a["id"] for a in bicycle] == [bicycle[0]["id"]] * 3
+    assert [reference.id for reference in bicycle] == [bicycle[0].id] * 3
 
 
 def test_keep_makes_do_with_fewer():
@@ -98,9 +98,9 @@ def test_the_filter_can_be_set():
 
 def test_any_instance_but_a_crowd_may_serve():
     _, references = choose_references(make_data(), PaperSampler(), Shots(8, valid="any", missing="drop"), seed=0)
-    chosen = [a for per_class in references for a in per_class]
-    assert any(a["id"] not in GOLD["valid_ann_ids"] for a in chosen)
-    assert not any(a["iscrowd"] for a in chosen)
+    chosen = {reference.id for per_class in references for reference in per_class}
+    assert not chosen <= set(GOLD["valid_ann_ids"])
+    assert not any(a["iscrowd"] for a in make_data().references.annotations if a["id"] in chosen)
 
 
 def test_references_can_be_read_back(tmp_path):
@@ -151,7 +151,7 @@ def one_class(count: int) -> Data:
 
 def diverse(data: Data, n: int, seed: int, looks, pool: int = 200) -> list[list]:
     _, references = choose_references(data, DiverseSampler(pool), Shots(n), seed, looks)
-    return [[a["id"] for a in per_class] for per_class in references]
+    return [[reference.id for reference in per_class] for per_class in references]
 
 
 def test_farthest_point_choice_by_hand():

@@ -49,7 +49,7 @@ def found(image_id, *detections):
 
 
 def evaluate(split, *detections, **settings):
-    return SemanticEvaluation(**settings).evaluate(split, detections, CLASSES)
+    return SemanticEvaluation(**settings).evaluate(split, detections, CLASSES).metrics
 
 
 def test_intersection_and_union_are_counted():

@@ -14,10 +14,10 @@ import time
 import numpy as np
 import pytest
 import torch
+from runs import run
 
 from refexp.compose import build_experiment
 from refexp.errors import RefexpError
-from refexp.experiment import run
 from refexp.extraction import Extractor, pack, unpack
 from refexp.masks import encode
 from refexp.provenance import Clock

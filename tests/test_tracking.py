@@ -5,49 +5,56 @@ from __future__ import annotations
 import csv
 import json
 import os
+import shutil
 import struct
 import sys
 import threading
 from collections.abc import Iterator
-from dataclasses import replace
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
-from types import SimpleNamespace
 
 import numpy as np
 import pytest
 import torch
+import yaml
+from click.testing import CliRunner
 from PIL import Image
 
 from refexp.build import build
+from refexp.commands import group
 from refexp.compose import resolve
 from refexp.data.coco import Data, make_split
 from refexp.distributed import Place
-from refexp.errors import RankFailed, RefexpError
-from refexp.masks import encode
-from refexp.outcome import Outcome
+from refexp.errors import RefexpError
+from refexp.masks import encode, to_json
 from refexp.progress import _told, track, watched
-from refexp.tracking import wandb_logger
-from refexp.tracking.base import NoLogger, told
+from refexp.run_folder import Metrics, RunFolder, RunRecord, references_to_coco
+from refexp.show.run import show_run
+from refexp.status import Status, progress_text, read_status
+from refexp.tracking import wandb as wandb_logger
+from refexp.tracking.base import Logger, reading
 from refexp.tracking.csv import CsvLogger
-from refexp.tracking.wandb_logger import WandbLogger, options
-from refexp.tracking.wandb_pictures import Canvas, Thing, _ids
-from refexp.types import Detections, MemoryBank
+from refexp.tracking.wandb import WandbLogger, class_ids, label_map, options, push
+from refexp.types import Detections
 
 NOTE = "RANDOM WEIGHTS (encoder): the results of this run mean nothing."
 CLASSES = ("ladybird", "leaf")
-CONFIG = {"seed": 3, "stage": "all", "shots": {"n": 2}, "vis": {"score_threshold": 0.5}}
+CONFIG = {"name": "run", "seed": 3, "stage": "all", "shots": {"n": 2}, "vis": {"score_threshold": 0.5}}
 
 
 @pytest.fixture(scope="module")
-def outcome(drawn, tmp_path_factory) -> Outcome:
-    """A run that found everything, the best first, and one thing too many of a score too low to be shown."""
+def data(drawn) -> Data:
     splits = {}
     for name, (pictures, content) in drawn.items():
         by_id = {record["id"]: picture for record, picture in zip(content["images"], pictures, strict=True)}
         content = json.loads(json.dumps(content))
         splits[name] = make_split(content, name, CLASSES, lambda r, by_id=by_id: by_id[r["id"]], lambda r: "")
-    data = Data(CLASSES, splits["references"], splits["targets"])
+    return Data(CLASSES, splits["references"], splits["targets"])
+
+
+@pytest.fixture(scope="module")
+def shown(data, tmp_path_factory) -> Path:
+    """A run that found everything, the best first, and one object too many of a score too low to be shown."""
     detections = []
     for image_id in data.targets.images:
         truth = [a for a in data.targets.annotations if a["image_id"] == image_id]
@@ -58,25 +65,39 @@ def outcome(drawn, tmp_path_factory) -> Outcome:
         detections.append(
             Detections(image_id, torch.tensor([*labels, 0]), torch.cat([scores, extra]), [*masks, masks[0]])
         )
-    by_label = [
-        [a for a in data.references.annotations if data.references.labels[a["category_id"]] == k][:2] for k in (0, 1)
-    ]
+    split = data.references
+    of_label = [[a for a in split.annotations if split.labels[a["category_id"]] == k][:2] for k in (0, 1)]
+    references = [[split.reference(a) for a in per_class] for per_class in of_label]
     metrics = {"bbox/nAP": 0.5, "bbox/nAP50": 0.75, "bbox/nAP_large": None, "segm/nAP": 0.25}
     metrics |= {
-        f"{kind}/nAP/{name}": value for kind in ("bbox", "segm") for name, value in (("ladybird", 0.4), ("leaf", None))
+        f"{kind}/{number}/{name}": value
+        for kind, number in (("bbox", "nAP"), ("bbox", "nAP50"), ("segm", "nAP"), ("segm", "nAP50"))
+        for name, value in (("ladybird", 0.4), ("leaf", None))
     }
-    summary = {
-        "config": CONFIG, "targets": "SYNTHETIC targets", "seed": 3, "shots": 2, "classes": list(CLASSES), "images": 4,
-        "instances": 9, "detections": 13, "device": "cpu", "versions": {}, "commit": "abc", "ranks": 1,
-        "weights": {"encoder": {"origin": "RANDOM weights", "kind": "random"}},
-        "stages": {"detect": {"seconds": 1.5, "items": 4, "per_second": 2.7}},
-    }  # fmt: skip
+    record = RunRecord(
+        config=CONFIG, targets="SYNTHETIC targets", seed=3, shots=2, classes=CLASSES, images=4, instances=9,
+        detections=13, metrics=Metrics.from_flat(metrics), note=NOTE, device="cpu", commit="abc",
+        references=dict.fromkeys(CLASSES, 2), peak_memory_mib={"process": 100.0},
+        weights={"encoder": {"origin": "RANDOM weights", "kind": "random", "file": None, "sha256": None}},
+        stages={"detect": {"seconds": 1.5, "items": 4, "per_second": 2.7}},
+    )  # fmt: skip
     output = tmp_path_factory.mktemp("run") / "name" / "now"
-    output.mkdir(parents=True)
-    for name in ("detections", "references"):
-        (output / f"{name}.json").write_text("[]")
-    bank = MemoryBank(torch.eye(2), [torch.eye(2)] * 2)
-    return Outcome(output, CONFIG, data, by_label, bank, detections, metrics, summary, {}, None, NOTE)
+    run = RunFolder(output, data)
+    run.begin(CONFIG, references_to_coco(references, data), NOTE)
+    run.write_detections(detections, data)
+    run.write_record(record)
+    show_run(run)
+    return output
+
+
+@pytest.fixture
+def folder_of(shown, tmp_path):
+    """`folder_of(name)` -> a copy of the run's folder that a test may spoil."""
+
+    def copy(name: str) -> Path:
+        return Path(shutil.copytree(shown, tmp_path / name / "now"))
+
+    return copy
 
 
 def isolate(patch: pytest.MonkeyPatch, folder: Path) -> None:
@@ -116,11 +137,15 @@ def records(folder: Path) -> list:
     return found
 
 
-def tell(logger, outcome: Outcome) -> None:
-    with told(logger, outcome.config, outcome.output) as telling:
-        for _ in track(range(4), 4, "targets"):
-            pass
-        telling.results(outcome)
+def tell(logger: Logger, folder: Path, state: str = "completed") -> None:
+    """A run in this folder, whose files are there already, from its start to its end."""
+    with reading(logger, folder):
+        status = Status(folder, [])
+        os.utime(folder / "config.yaml")
+        with watched(status.progress):
+            for _ in track(range(4), 4, "targets"):
+                pass
+        status.end(state, None if state == "completed" else "why")
 
 
 def gathered(folder: Path) -> dict:
@@ -151,12 +176,12 @@ def named(item) -> str:
 
 
 @pytest.fixture(scope="module")
-def offline(outcome, request) -> Path:
+def offline(shown, tmp_path_factory) -> Path:
     """The folder of a W&B run that was kept offline."""
     with pytest.MonkeyPatch.context() as patch:
-        isolate(patch, outcome.output)
-        tell(WandbLogger(mode="offline", artifacts=["detections", "references"], tags=["mine"], group="mine"), outcome)
-    (folder,) = (outcome.output / "wandb").glob("offline-run-*")
+        isolate(patch, tmp_path_factory.mktemp("wandb"))
+        tell(WandbLogger(mode="offline", artifacts=["detections", "references"], tags=["mine"], group="mine"), shown)
+    (folder,) = (shown / "wandb").glob("offline-run-*")
     return folder
 
 
@@ -179,21 +204,30 @@ def test_offline_run_says_that_weights_are_random_and_images_synthetic(offline):
 def test_offline_run_holds_the_table_of_classes(offline):
     (path,) = offline.glob("files/media/table/per_class*.json")
     table = json.loads(path.read_text())
-    assert table["columns"] == ["shots", "seed", "class", "references", "bbox/nAP", "segm/nAP"]
-    assert table["data"] == [[2, 3, "ladybird", 2, 0.4, 0.4], [2, 3, "leaf", 2, None, None]]
+    assert table["columns"] == [
+        "shots",
+        "seed",
+        "class",
+        "references",
+        "bbox/nAP",
+        "bbox/nAP50",
+        "segm/nAP",
+        "segm/nAP50",
+    ]
+    assert table["data"] == [[2, 3, "ladybird", 2, *[0.4] * 4], [2, 3, "leaf", 2, *[None] * 4]]
 
 
-def test_offline_run_holds_pictures_with_masks_and_boxes(offline, outcome):
+def test_offline_run_holds_pictures_with_masks_and_boxes(offline, data):
     media = offline / "files" / "media"
     pictures = sorted((media / "images" / "samples").glob("targets_*.jpg"))
     assert len(pictures) == 4
     assert len(list((media / "images" / "samples").glob("references_*.jpg"))) == 1
     (row,) = [row for row in gathered(offline)["history"] if "samples/targets|filenames" in row]
     first = row["samples/targets|all_masks"][0]
-    size = outcome.data.targets.read(outcome.data.targets.images[1]).shape[:2]
+    size = data.targets.read(data.targets.images[1]).shape[:2]
     painted = {layer: np.asarray(Image.open(offline / "files" / mask["path"])) for layer, mask in first.items()}
-    annotations = [a for a in outcome.data.targets.annotations if a["image_id"] == 1]
-    numbers = {outcome.data.targets.labels[a["category_id"]] + 1 for a in annotations}
+    annotations = [a for a in data.targets.annotations if a["image_id"] == 1]
+    numbers = {data.targets.labels[a["category_id"]] + 1 for a in annotations}
     for layer, mask in painted.items():
         assert mask.shape == size, layer
         assert set(np.unique(mask)) == {0, *numbers}, layer
@@ -215,14 +249,13 @@ def test_offline_run_holds_pictures_with_masks_and_boxes(offline, outcome):
 def test_the_best_is_painted_on_top():
     masks = np.zeros((2, 4, 6), dtype=bool)
     masks[0, :, :4] = masks[1, :, 2:] = True
-    best, other = (Thing(label, (0, 0, 1, 1), mask) for label, mask in zip((7, 9), encode(masks), strict=True))
-    canvas = Canvas((6, 4), 1.0, {7: 1, 9: 2}, {1: "a", 2: "b"})
-    assert np.asarray(canvas.label_map([best, other]))[0].tolist() == [1, 1, 1, 1, 2, 2]
+    shown = [{"label": label, "mask": to_json(mask)} for label, mask in zip((7, 9), encode(masks), strict=True)]
+    assert label_map(shown, {7: 1, 9: 2}, (6, 4))[0].tolist() == [1, 1, 1, 1, 2, 2]
 
 
 def test_many_classes_share_the_numbers_that_a_mask_has():
-    assert _ids({500, 3}, 1203) == {3: 1, 500: 2}
-    assert _ids({1}, 3) == {0: 1, 1: 2, 2: 3}
+    assert class_ids({500, 3}, 1203) == {3: 1, 500: 2}
+    assert class_ids({1}, 3) == {0: 1, 1: 2, 2: 3}
 
 
 def test_offline_run_holds_the_files_that_were_asked_for(offline):
@@ -230,14 +263,53 @@ def test_offline_run_holds_the_files_that_were_asked_for(offline):
     assert (artifacts["detections"], artifacts["references"]) == (["detections.json"], ["references.json"])
 
 
-def test_without_a_key_the_same_experiment_goes_on_offline(offline, outcome, caplog):
-    tell(WandbLogger(), outcome)  # a second time in the same folder
-    (again,) = set((outcome.output / "wandb").glob("offline-run-*")) - {offline}
+def warnings_of(caplog) -> list[str]:
+    return [r.getMessage() for r in caplog.records if r.levelname == "WARNING"]
+
+
+def test_without_a_key_the_same_experiment_goes_on_offline(offline, shown, folder_of, caplog):
+    folder = folder_of("again")
+    (before,) = (folder / "wandb").glob("offline-run-*")
+    tell(WandbLogger(), folder)  # a second time in the same folder
+    (again,) = set((folder / "wandb").glob("offline-run-*")) - {before}
     assert again.name.split("-")[-1] == offline.name.split("-")[-1]
     assert gathered(again)["summary"]["bbox/nAP"] == 0.5
-    assert [r.getMessage() for r in caplog.records if r.levelname == "WARNING"] == [
+    assert warnings_of(caplog) == [
         f"W&B: offline, No API key configured. Use `wandb login` to log in; wandb sync {again} sends it"
     ]
+
+
+def test_push_sends_a_finished_run_once(folder_of, offline, monkeypatch):
+    """A run of logger=none: pushed, it holds what logger=wandb leaves; pushed again, it is the same W&B run."""
+    folder = folder_of("push")
+    shutil.rmtree(folder / "wandb")
+    for name in ("wandb.json", "wandb_id.txt"):
+        (folder / name).unlink()
+    monkeypatch.setenv("WANDB_MODE", "offline")
+    first, second = (CliRunner().invoke(group, ["push", str(folder)]) for _ in range(2))
+    assert (first.exit_code, second.exit_code) == (0, 0), first.output + second.output
+    (kept,) = (folder / "wandb").glob("offline-run-*")
+    id_ = (folder / "wandb_id.txt").read_text().strip()
+    assert f"kept offline; wandb sync {kept} sends it, W&B run {id_}" in first.output.replace("\n", "")
+    assert f"kept offline, W&B run {id_}" in second.output.replace("\n", "")
+    followed, pushed = gathered(offline), gathered(kept)
+    assert (pushed["notes"], pushed["exit"]) == (followed["notes"], followed["exit"])
+    numbers = [
+        {k: v for k, v in run["summary"].items() if k.startswith(("bbox", "segm"))} for run in (followed, pushed)
+    ]
+    assert numbers[0] == numbers[1]
+    assert pushed["tags"] == followed["tags"] - {"mine"}
+    rows = [[row for row in run["history"] if "progress/targets" in row] for run in (followed, pushed)]
+    assert [row["progress/targets"] for row in rows[0]] == [row["progress/targets"] for row in rows[1]] == [1]
+    media = [sorted(path.name.rsplit("_", 1)[0] for path in run.glob("files/media/**/*.*")) for run in (offline, kept)]
+    assert media[0] == media[1]
+
+
+def test_a_run_that_goes_on_is_not_pushed(folder_of):
+    folder = folder_of("running")
+    Status(folder, [])
+    with pytest.raises(RefexpError, match="has not ended yet"):
+        push(folder)
 
 
 class Server(ThreadingHTTPServer):
@@ -318,44 +390,42 @@ def test_the_network_dies_and_the_experiment_does_not(server, command, folder, t
     assert (row["segm/nAP"], "proposer=oracle" in row["variant"]) == (metrics["segm/nAP"], True)
 
 
-def variant(monkeypatch, *given: str) -> str:
+def variant(folder: Path, *given: str) -> str:
     """What a run is, of this command line."""
-    from hydra.core.hydra_config import HydraConfig
-
-    running = SimpleNamespace(runtime=SimpleNamespace(choices={}), overrides=SimpleNamespace(task=given))
-    monkeypatch.setattr(HydraConfig, "initialized", lambda: True)
-    monkeypatch.setattr(HydraConfig, "get", lambda: running)
-    return options()["variant"]
+    running = {"hydra": {"runtime": {"choices": {}}, "overrides": {"task": list(given)}}}
+    (folder / ".hydra").mkdir(exist_ok=True)
+    (folder / ".hydra/hydra.yaml").write_text(yaml.safe_dump(running))
+    return options(folder)["variant"]
 
 
-def test_a_variant_is_all_that_tells_methods_apart(monkeypatch):
+def test_a_variant_is_all_that_tells_methods_apart(tmp_path):
     given = ["shots='5'", "shots.n=5", "seed=1", "vis.limit=0", "hydra/launcher=slurm", "logger=wandb", "store.dir=x"]
     given += ["evaluation.diagnostics=true", "shots.valid=any", "matcher=prototype", "storeroom=1"]
-    assert variant(monkeypatch, *given) == "shots.valid=any matcher=prototype storeroom=1"
+    assert variant(tmp_path, *given) == "shots.valid=any matcher=prototype storeroom=1"
 
 
-def test_a_variant_is_what_a_table_of_runs_would_not_average(monkeypatch):
-    assert variant(monkeypatch, "store.dtype=float16", "seed=1") == "store.dtype=float16"
+def test_a_variant_is_what_a_table_of_runs_would_not_average(tmp_path):
+    assert variant(tmp_path, "store.dtype=float16", "seed=1") == "store.dtype=float16"
     idle = ["evaluation.engine=faster", "evaluation.confusion_threshold=0.3", "summary=json", "masks=true"]
-    assert variant(monkeypatch, *idle) == "default"
+    assert variant(tmp_path, *idle) == "default"
     # What these set, the command line does not say.
-    assert variant(monkeypatch, "experiment=lvis", "task=evaluate") == "experiment=lvis task=evaluate"
+    assert variant(tmp_path, "experiment=lvis", "task=evaluate") == "experiment=lvis task=evaluate"
 
 
-def test_a_network_that_was_never_there(outcome, monkeypatch, caplog, tmp_path):
+def test_a_network_that_was_never_there(folder_of, monkeypatch, caplog, tmp_path):
     monkeypatch.setenv("WANDB_API_KEY", "0" * 40)
-    tell(WandbLogger(mode="online", wait=30, dir=str(tmp_path)), outcome)
+    tell(WandbLogger(mode="online", wait=30, dir=str(tmp_path)), folder_of("first"))
     (folder,) = (tmp_path / "wandb").glob("offline-run-*")
     assert gathered(folder)["summary"]["bbox/nAP"] == 0.5
-    (line,) = [r.getMessage() for r in caplog.records if r.levelname == "WARNING"]
+    (line,) = warnings_of(caplog)
     assert line.startswith("W&B: offline, ")
     assert f"wandb sync {folder}" in line
     caplog.clear()
     caplog.set_level("INFO")
-    tell(WandbLogger(mode="online", wait=30, dir=str(tmp_path / "next")), outcome)  # which does not try
+    tell(WandbLogger(mode="online", wait=30, dir=str(tmp_path / "next")), folder_of("second"))  # which does not try
     (folder,) = (tmp_path / "next/wandb").glob("offline-run-*")
     assert f"W&B: kept offline; wandb sync {folder} sends it" in caplog.messages
-    assert not [r for r in caplog.records if r.levelname == "WARNING"]
+    assert not warnings_of(caplog)
 
 
 @pytest.mark.parametrize(
@@ -363,19 +433,19 @@ def test_a_network_that_was_never_there(outcome, monkeypatch, caplog, tmp_path):
     [("import time; time.sleep(600)", 3, "not done after 3 s"), ("raise SystemExit(3)", 30, "ended with code 3")],
     ids=["hangs", "dies"],
 )
-def test_the_process_of_wandb_fails(outcome, monkeypatch, caplog, code, wait, says):
+def test_the_process_of_wandb_fails(folder_of, monkeypatch, caplog, code, wait, says):
     monkeypatch.setattr(wandb_logger, "COMMAND", (sys.executable, "-c", code))
-    tell(WandbLogger(wait=wait), outcome)
-    (line,) = [r.getMessage() for r in caplog.records if r.levelname == "WARNING"]
+    tell(WandbLogger(wait=wait), folder_of("run"))
+    (line,) = warnings_of(caplog)
     assert says in line
 
 
-def test_the_disk_is_full_for_wandb(outcome, monkeypatch, caplog, tmp_path):
+def test_the_disk_is_full_for_wandb(folder_of, monkeypatch, caplog, tmp_path):
     # No file may grow beyond 4 KiB: the error is another than on a full disk, its way is the same.
-    command = f"ulimit -f 4; exec {sys.executable} -m refexp.tracking.wandb_process"
+    command = f'ulimit -f 4; exec {sys.executable} -m refexp push --follow "$0"'
     monkeypatch.setattr(wandb_logger, "COMMAND", ("bash", "-c", command))
-    tell(WandbLogger(mode="offline", wait=30, dir=str(tmp_path)), outcome)
-    (line,) = [r.getMessage() for r in caplog.records if r.levelname == "WARNING"]
+    tell(WandbLogger(mode="offline", wait=30, dir=str(tmp_path)), folder_of("run"))
+    (line,) = warnings_of(caplog)
     assert line.startswith("W&B: ")
 
 
@@ -390,17 +460,19 @@ def test_wandb_is_not_installed(monkeypatch, configure):
 
 def test_configuration_of_the_loggers(configure):
     kinds = {name: build(resolve(configure(f"logger={name}"))["logger"], "logger") for name in ("none", "csv", "wandb")}
-    assert [type(kind) for kind in kinds.values()] == [NoLogger, CsvLogger, WandbLogger]
-    assert (kinds["wandb"].mode, kinds["wandb"].project, kinds["wandb"].job_type) == ("auto", "refexp", "all")
+    assert [type(kind) for kind in kinds.values()] == [Logger, CsvLogger, WandbLogger]
+    settings = kinds["wandb"].settings
+    assert (settings["mode"], settings["project"], settings["job_type"]) == ("auto", "refexp", "all")
     with pytest.raises(RefexpError, match=r"logger\.mode='sometimes'"):
         build(resolve(configure("logger=wandb", "logger.mode=sometimes"))["logger"], "logger")
 
 
-def test_csv(outcome, tmp_path):
-    outcome = replace(outcome, output=tmp_path)
+def test_csv(folder_of):
+    folder = folder_of("run")
+    (folder / "progress.csv").unlink()
     for _ in range(2):
-        tell(CsvLogger(), outcome)
-    tables = {path.stem: list(csv.DictReader(path.open())) for path in tmp_path.glob("*.csv")}
+        tell(CsvLogger(), folder)
+    tables = {path.stem: list(csv.DictReader(path.open())) for path in folder.glob("*.csv")}
     assert [(row["stage"], row["done"], row["total"]) for row in tables["progress"]] == [("targets", "4", "4")] * 2
     (row,) = tables["metrics"]
     assert (row["shots"], row["seed"], row["bbox/nAP50"], row["bbox/nAP_large"]) == ("2", "3", "0.75", "")
@@ -408,30 +480,27 @@ def test_csv(outcome, tmp_path):
     assert [(row["class"], row["segm/nAP"]) for row in tables["per_class"]] == [("ladybird", "0.4"), ("leaf", "")]
 
 
-def test_the_disk_is_full_for_csv(outcome, tmp_path, caplog):
-    (tmp_path / "progress.csv").symlink_to("/dev/full")
-    tell(CsvLogger(), replace(outcome, output=tmp_path))
-    (line,) = [r.getMessage() for r in caplog.records if r.levelname == "WARNING"]
+def test_the_disk_is_full_for_csv(folder_of, caplog):
+    folder = folder_of("run")
+    (folder / "progress.csv").unlink()
+    (folder / "progress.csv").symlink_to("/dev/full")
+    tell(CsvLogger(), folder)
+    (line,) = warnings_of(caplog)
     assert "No space left" in line
+    assert (folder / "metrics.csv").exists()
 
 
-class Noted(NoLogger):
-    """Remembers what it was told, and fails where it is to."""
+class Noted(Logger):
+    """Remembers what it saw, and fails where it is to."""
 
     def __init__(self, fails: str = "") -> None:
         self.fails, self.calls = fails, []
 
-    def start(self, config, output):
+    def start(self, folder):
         self._note("start")
 
-    def progress(self, stage, done, total, rate):
-        self._note(f"{stage} {done}/{total}")
-
-    def results(self, outcome):
-        self._note("results")
-
-    def finish(self, state):
-        self._note(state)
+    def finish(self, folder):
+        self._note(read_status(folder)["state"])
 
     def _note(self, what: str) -> None:
         self.calls.append(what)
@@ -439,42 +508,44 @@ class Noted(NoLogger):
             raise OSError(f"no {what}")
 
 
-@pytest.mark.parametrize("fails", ["start", "targets 4/4", "results", "completed"])
-def test_a_logger_that_fails_is_left_alone(outcome, caplog, fails):
+@pytest.mark.parametrize("fails", ["start", "completed"])
+def test_a_logger_that_fails_is_left_alone(folder_of, caplog, fails):
     logger = Noted(fails)
-    tell(logger, outcome)
-    expected = ["start", "targets 4/4", "results", "completed"]
+    tell(logger, folder_of("run"))
+    expected = ["start", "completed"]
     assert logger.calls == expected[: expected.index(fails) + 1]
-    (line,) = [r.getMessage() for r in caplog.records if r.levelname == "WARNING"]
+    (line,) = warnings_of(caplog)
     assert f"no {fails}" in line
 
 
-@pytest.mark.parametrize(
-    ("error", "state"), [(SystemExit, "stopped"), (KeyboardInterrupt, "stopped"), (OSError, "failed")]
-)
-def test_a_run_that_ends_early(error, state, tmp_path):
+@pytest.mark.parametrize(("error", "state"), [(SystemExit, "stopped"), (OSError, "failed")])
+def test_a_run_that_ends_early(error, state, tmp_path, monkeypatch):
+    """The logger sees how, once the job has said so."""
+    from hydra.core.hydra_config import HydraConfig
+    from hydra.types import RunMode
+
+    from refexp.cli import JobFailed, job
+
+    monkeypatch.setattr(HydraConfig, "get", lambda: type("Running", (), {"mode": RunMode.MULTIRUN}))
     logger = Noted()
-    with pytest.raises(error), told(logger, {}, tmp_path):
+    with pytest.raises((error, JobFailed)), reading(logger, tmp_path), job(tmp_path, []):
         raise error
     assert logger.calls == ["start", state]
 
 
-def test_the_failure_of_a_rank_passes_through_a_logger(outcome, tmp_path):
-    class Interrupted(NoLogger):
-        def results(self, outcome):
-            raise RankFailed("rank 1 is gone")
-
-    with pytest.raises(RankFailed), told(Interrupted(), {}, tmp_path) as telling:
-        telling.results(outcome)
-
-
-def test_other_ranks_tell_nothing(outcome, tmp_path, monkeypatch):
+def test_only_the_first_rank_has_a_logger(monkeypatch, tmp_path):
     monkeypatch.setattr("refexp.tracking.base.place", lambda: Place(rank=1, world_size=2))
     logger = Noted()
-    with told(logger, {}, tmp_path) as telling:
-        telling.results(outcome)
-        assert list(track(range(4), 4, "targets")) == [0, 1, 2, 3]
+    with reading(logger, tmp_path):
+        pass
     assert logger.calls == []
+
+
+def test_status_says_how_far_a_job_is(tmp_path):
+    status = Status(tmp_path, [])
+    assert progress_text(read_status(tmp_path)) == ""
+    status.progress("targets", 120, 5000, 2.0)
+    assert progress_text(read_status(tmp_path)) == "targets 120/5000, 2.00/s, 41 min left"
 
 
 def test_progress_is_told_every_few_seconds_only(monkeypatch, tmp_path):

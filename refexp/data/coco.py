@@ -15,7 +15,7 @@ from pycocotools import mask as coco_mask
 
 from refexp.errors import MissingData, RefexpError, did_you_mean
 from refexp.masks import Rle, areas, boxes_xywh, encode, to_json
-from refexp.types import ImageId
+from refexp.types import ImageId, Reference
 
 Record = dict[str, Any]
 
@@ -58,6 +58,12 @@ class Split:
     def categories(self, classes: Sequence[str]) -> list[Record]:
         """COCO category records of this split, in class order."""
         return [{"id": id_, "name": classes[label]} for id_, label in sorted(self.labels.items(), key=lambda x: x[1])]
+
+    def reference(self, annotation: Record) -> Reference:
+        """The annotation as a reference. Raises RefexpError for a mask that cannot be read."""
+        mask = self.mask(annotation) if has_mask(annotation) else None
+        label = self.labels[annotation["category_id"]]
+        return Reference(annotation["id"], annotation["image_id"], label, tuple(annotation["bbox"]), mask)
 
     def mask(self, annotation: Record) -> Rle:
         """The annotation's mask as RLE. Raises RefexpError naming file and annotation where there is none."""

@@ -16,6 +16,7 @@ from pydantic import Field
 from refexp.data.coco import Data, Record, Split, has_mask
 from refexp.data.reference_files import Listed, Lookup, read_references
 from refexp.errors import RefexpError
+from refexp.types import Reference
 
 log = logging.getLogger(__name__)
 
@@ -236,9 +237,9 @@ def farthest(prototypes: torch.Tensor, count: int, first: int) -> list[int]:
 
 def choose_references(
     data: Data, sampler: Sampler, shots: Shots, seed: int, features: Features | None = None
-) -> tuple[Data, list[list[Record]]]:
+) -> tuple[Data, list[list[Reference]]]:
     """Draw the references and settle what happens to classes with too few: the data that is left, S references a
-    class (fewer with "keep").
+    class (fewer with "keep"), some perhaps without a mask.
 
     features: of the references on offer, called by samplers that choose by what references look like.
     Raises RefexpError that names the classes with too few valid references, if `shots.missing` is "error".
@@ -255,7 +256,8 @@ def choose_references(
         names = [name for label, name in enumerate(data.classes) if label not in set(kept)]
         why = "without references" if sampler.takes_all else "too few valid references"
         log.warning("%d classes left out, %s: %s", len(names), why, ", ".join(names))
-    return data.restrict(kept), [chosen[label] for label in kept]
+    left = data.restrict(kept)
+    return left, [[left.references.reference(annotation) for annotation in chosen[label]] for label in kept]
 
 
 def settle(chosen: dict[int, list[Record]], data: Data, shots: Shots) -> dict[int, list[Record]]:

@@ -9,16 +9,17 @@ from typing import Any
 import torch
 from PIL import Image, ImageDraw
 
-from refexp.box_masks import boxes_by_image, check_box, complete_boxes
-from refexp.data.coco import Record, Split, make_split, read_coco
+from refexp.box_masks import check_box, complete, without_mask
+from refexp.data.coco import Split, make_split, read_coco
 from refexp.data.custom import access, check_files, existing_folder
 from refexp.errors import RefexpError
-from refexp.files import atomic_path
+from refexp.masks import to_json
 from refexp.progress import track
 from refexp.proposers.base import Proposer
-from refexp.report.gallery import overlay_name
-from refexp.report.overlays import SIDE, Instance, colour, draw, with_caption
-from refexp.types import ImageId
+from refexp.show.gallery import overlay_name, save
+from refexp.show.instances import Instance
+from refexp.show.overlays import SIDE, color, draw, with_caption
+from refexp.types import ImageId, Reference
 
 
 def boxes2masks(
@@ -32,22 +33,21 @@ def boxes2masks(
     content = read_coco(path)
     names = [category["name"] for category in content["categories"]]
     split = make_split(content, str(path), names, *access(existing_folder(str(images), "--images")))
-    lacking = boxes_by_image(split.annotations)
+    lacking = without_mask(split.reference(annotation) for annotation in split.annotations)
     if not lacking:
         raise RefexpError(f"{path}: every annotation has a mask already; there is nothing to do.")
-    for annotation in (annotation for boxes in lacking.values() for annotation in boxes):
-        check_box(annotation, split)
+    for box in (box for boxes in lacking.values() for box in boxes):
+        check_box(box, split)
     check_files([split.images[image_id] for image_id in lacking], images, str(path))
     proposer.load(device)
-    made: dict[int | str, Record] = {}
+    made: dict[ImageId, dict[str, Any]] = {}
     for image_id, boxes in track(lacking.items(), len(lacking), "boxes to masks"):
-        complete = complete_boxes(split, image_id, boxes, proposer)
-        made |= {annotation["id"]: annotation for annotation in complete}
+        masked = complete(split, boxes, proposer)
+        made |= {one.id: {"segmentation": to_json(one.known_mask)} for one in masked}
         if overlays:
-            picture = with_caption(_draw(split, image_id, complete, names), f"made of boxes by {made_by(proposer)}")
-            with atomic_path(overlays / overlay_name(split.images[image_id]["file_name"])) as temporary:
-                picture.save(temporary, quality=88)
-    content["annotations"] = [made.get(annotation["id"], annotation) for annotation in content["annotations"]]
+            picture = with_caption(_draw(split, image_id, masked, names), f"made of boxes by {made_by(proposer)}")
+            save(picture, overlays / overlay_name(split.images[image_id]["file_name"]))
+    content["annotations"] = [annotation | made.get(annotation["id"], {}) for annotation in content["annotations"]]
     info = content.get("info")
     origin = f"{len(made)} masks made of boxes by {made_by(proposer)}"
     return content | {"info": (info if isinstance(info, dict) else {}) | {"boxes2masks": origin}}
@@ -59,13 +59,12 @@ def made_by(proposer: Proposer) -> str:
     return f"{type(proposer).__name__}, weights: {weights.origin}" + (f", {weights.sha256}" if weights.sha256 else "")
 
 
-def _draw(split: Split, image_id: ImageId, annotations: Sequence[Record], names: Sequence[str]) -> Image.Image:
+def _draw(split: Split, image_id: ImageId, boxes: Sequence[Reference], names: Sequence[str]) -> Image.Image:
     rgb = split.read(split.images[image_id])
-    labels = [split.labels[annotation["category_id"]] for annotation in annotations]
-    instances = [Instance(split.mask(a), label, names[label]) for a, label in zip(annotations, labels, strict=True)]
-    picture = draw(rgb, instances)
+    shown = [Instance(image_id, row, b.label, b.box, b.mask, text=names[b.label]) for row, b in enumerate(boxes)]
+    picture = draw(rgb, shown)
     pen, scale = ImageDraw.Draw(picture), SIDE / max(rgb.shape[:2])
-    for annotation, label in zip(annotations, labels, strict=True):
-        x, y, w, h = (side * scale for side in annotation["bbox"])
-        pen.rectangle((x, y, x + w, y + h), outline=colour(label), width=2)
+    for one in shown:
+        x, y, w, h = (side * scale for side in one.box)
+        pen.rectangle((x, y, x + w, y + h), outline=color(one.label), width=2)
     return picture

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
-from functools import cached_property
+from typing import NamedTuple
 
 import numpy as np
 
@@ -13,26 +13,27 @@ from refexp.errors import RefexpError
 from refexp.types import Detections
 
 
+class Evaluated(NamedTuple):
+    """metrics: flat, `<kind>/<number>` and `<kind>/<number>/<class>`, fractions; None where nothing counts.
+
+    curves: by kind ("bbox", "segm"), precision f64 [10 IoUs, 101 recalls, K], -1 where no instance counts; empty for
+    protocols without them.
+    """
+
+    metrics: dict[str, float | None]
+    curves: dict[str, np.ndarray]
+
+
 class Evaluation(ABC):
     """A protocol: which targets it can judge, and what numbers it makes of their detections."""
-
-    @cached_property
-    def curves(self) -> dict[str, np.ndarray]:
-        """Of the last evaluation, by kind ("bbox", "segm"): precision f64 [10 IoUs, 101 recalls, K].
-
-        -1 where no instance counts; empty for protocols without them.
-        """
-        return {}
 
     @abstractmethod
     def check(self, targets: Split) -> None:
         """Raise RefexpError if these targets cannot be evaluated, before anything costly is done."""
 
     @abstractmethod
-    def evaluate(
-        self, targets: Split, detections: Sequence[Detections], classes: Sequence[str]
-    ) -> dict[str, float | None]:
-        """Flat metrics as fractions; None where nothing counts."""
+    def evaluate(self, targets: Split, detections: Sequence[Detections], classes: Sequence[str]) -> Evaluated:
+        """What the detections are worth; classes: the K names."""
 
 
 def need_instances(targets: Split) -> None:

@@ -13,7 +13,7 @@ from pydantic import Field
 
 from refexp.data.coco import Split
 from refexp.errors import RefexpError
-from refexp.evaluation.base import Evaluation, need_instances, need_masks
+from refexp.evaluation.base import Evaluated, Evaluation, need_instances, need_masks
 from refexp.masks import areas, boxes_xywh
 from refexp.types import Detections, ImageId
 
@@ -60,15 +60,14 @@ class CocoEvaluation(Evaluation):
         if "segm" in self.kinds:
             need_masks(targets)
 
-    def evaluate(
-        self, targets: Split, detections: Sequence[Detections], classes: Sequence[str]
-    ) -> dict[str, float | None]:
-        """Flat metrics, `<kind>/<name>` and `<kind>/<name>/<class>` as fractions; None where no instance counts."""
-        metrics: dict[str, float | None] = {}
+    def evaluate(self, targets: Split, detections: Sequence[Detections], classes: Sequence[str]) -> Evaluated:
+        """Metrics and curves of each kind."""
+        evaluated = Evaluated({}, {})
         for kind in self.kinds:
-            of_kind, self.curves[kind] = evaluate_kind(kind, targets, detections, classes, self.engine, self.box_end)
-            metrics |= of_kind
-        return metrics
+            of_kind, precision = evaluate_kind(kind, targets, detections, classes, self.engine, self.box_end)
+            evaluated.metrics.update(of_kind)
+            evaluated.curves[kind] = precision
+        return evaluated
 
 
 def engine_classes(engine: Engine) -> tuple[Any, Any]:

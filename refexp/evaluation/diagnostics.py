@@ -166,7 +166,7 @@ class Diagnostics:
         }
 
     def _score(self, kind: Kind, detections: Sequence[Detections], classes: Sequence[str]) -> dict[str, float | None]:
-        metrics = CocoEvaluation([kind], self.engine).evaluate(self.targets, detections, classes)
+        metrics = CocoEvaluation([kind], self.engine).evaluate(self.targets, detections, classes).metrics
         return {name: metrics[f"{kind}/{name}"] for name in ("nAP", "nAP50")}
 
     def _masks(self, image_id: ImageId) -> list[Rle]:

@@ -14,6 +14,7 @@ from pydantic import Field
 from refexp.data.coco import Record, Split
 from refexp.data.lvis import FREQUENCIES, LvisSplit
 from refexp.errors import RefexpError
+from refexp.evaluation.base import Evaluated
 from refexp.evaluation.coco import (
     CocoEvaluation,
     Kind,
@@ -51,22 +52,21 @@ class LvisEvaluation(CocoEvaluation):
             raise RefexpError(f"evaluation=lvis needs annotations of LVIS (dataset=lvis); {targets.source} has others.")
         super().check(targets)
 
-    def evaluate(
-        self, targets: Split, detections: Sequence[Detections], classes: Sequence[str]
-    ) -> dict[str, float | None]:
-        """Flat metrics, `<kind>/<name>` and `<kind>/<name>/<class>` as fractions; None where no instance counts."""
+    def evaluate(self, targets: Split, detections: Sequence[Detections], classes: Sequence[str]) -> Evaluated:
+        """Metrics and curves of each kind."""
         assert isinstance(targets, LvisSplit)  # `check` has seen to it
-        metrics: dict[str, float | None] = {}
+        evaluated = Evaluated({}, {})
         for kind in self.kinds:
             precision, recall = accumulate(kind, targets, detections, self.max_detections)
             named = summarise(precision, recall, self.max_detections)
-            self.curves[kind] = precision[:, :, :, 0, -1]
+            curves = precision[:, :, :, 0, -1]
             for group in FREQUENCIES:
                 labels = [label for label, frequency in targets.frequencies().items() if frequency == group]
-                named[f"nAP_{group}"] = mean_precision(self.curves[kind][:, :, labels])
-            named |= per_class(self.curves[kind], classes)
-            metrics |= {f"{kind}/{name}": value for name, value in named.items()}
-        return metrics
+                named[f"nAP_{group}"] = mean_precision(curves[:, :, labels])
+            named |= per_class(curves, classes)
+            evaluated.metrics.update({f"{kind}/{name}": value for name, value in named.items()})
+            evaluated.curves[kind] = curves
+        return evaluated
 
 
 def accumulate(

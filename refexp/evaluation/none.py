@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from refexp.data.coco import Split
-from refexp.evaluation.base import Evaluation
+from refexp.evaluation.base import Evaluated, Evaluation
 from refexp.types import Detections
 
 
@@ -15,8 +15,6 @@ class NoEvaluation(Evaluation):
     def check(self, targets: Split) -> None:
         """Any targets will do."""
 
-    def evaluate(
-        self, targets: Split, detections: Sequence[Detections], classes: Sequence[str]
-    ) -> dict[str, float | None]:
+    def evaluate(self, targets: Split, detections: Sequence[Detections], classes: Sequence[str]) -> Evaluated:
         """No metrics."""
-        return {}
+        return Evaluated({}, {})

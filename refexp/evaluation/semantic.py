@@ -10,7 +10,7 @@ import torch
 from pydantic import Field
 
 from refexp.data.coco import Record, Split
-from refexp.evaluation.base import Evaluation, need_instances, need_masks
+from refexp.evaluation.base import Evaluated, Evaluation, need_instances, need_masks
 from refexp.masks import Rle, areas, decode
 from refexp.types import Detections
 
@@ -43,18 +43,16 @@ class SemanticEvaluation(Evaluation):
         need_instances(targets)
         need_masks(targets)
 
-    def evaluate(
-        self, targets: Split, detections: Sequence[Detections], classes: Sequence[str]
-    ) -> dict[str, float | None]:
-        """Flat metrics as fractions; None for a class without a pixel of ground truth, which does not count."""
+    def evaluate(self, targets: Split, detections: Sequence[Detections], classes: Sequence[str]) -> Evaluated:
+        """Metrics; None for a class without a pixel of ground truth, which does not count."""
         pixels = self.count(targets, detections, len(classes))
         if self.protocol == "foreground":
             hit, missed, invented = pixels[1:, 1:].sum(), pixels[1:, 0].sum(), pixels[0, 1:].sum()
             merged = np.array([[pixels[0, 0], invented], [missed, hit]])
-            return {"semantic/FB-IoU": mean(intersection_over_union(merged))}
+            return Evaluated({"semantic/FB-IoU": mean(intersection_over_union(merged))}, {})
         of_class = intersection_over_union(pixels)[1:]
         named = {f"semantic/IoU/{name}": value for name, value in zip(classes, of_class, strict=True)}
-        return {"semantic/mIoU": mean(of_class), **named}
+        return Evaluated({"semantic/mIoU": mean(of_class), **named}, {})
 
     def count(self, targets: Split, detections: Sequence[Detections], classes: int) -> np.ndarray:
         """Pixels i64 [1 + K, 1 + K] by true class (row) and painted class (column), 0 being background.

@@ -10,7 +10,7 @@ import numpy as np
 
 from refexp.report.keys import column, completed, in_order, label
 from refexp.report.layout import latest
-from refexp.report.words import percent
+from refexp.show.words import percent
 
 if TYPE_CHECKING:
     import pandas as pd

@@ -19,7 +19,7 @@ from refexp.report.keys import (
     typed,
     varying,
 )
-from refexp.report.words import KINDS, short
+from refexp.show.words import KINDS, short
 
 if TYPE_CHECKING:
     import pandas as pd

@@ -6,7 +6,7 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 from refexp.report.layout import Cell, Table
-from refexp.report.words import percent
+from refexp.show.words import percent
 
 if TYPE_CHECKING:
     import rich.table

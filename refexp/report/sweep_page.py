@@ -15,7 +15,7 @@ from refexp import __version__
 from refexp.files import write_text
 from refexp.report.keys import column, completed, label, varying
 from refexp.report.layout import Table, metric_name
-from refexp.report.page import NAME, short, templates
+from refexp.show.page.report import NAME, short, templates
 from refexp.report.plots import draw_metric
 from refexp.report.render import cell_text, headings
 

@@ -1,17 +1,19 @@
-"""The pictures a run leaves behind."""
+"""Overlays: targets with what is annotated and what was found, and the sheet of references."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 from PIL import Image
 
-from refexp.data.coco import Data, Record, has_mask
+from refexp.data.coco import Data
 from refexp.files import as_path, atomic_path
-from refexp.report.overlays import Instance, draw, reference_sheet, side_by_side, with_caption
-from refexp.types import Detections, ImageId
+from refexp.show.instances import annotated, detected
+from refexp.show.overlays import draw, reference_sheet, side_by_side, with_caption
+from refexp.types import Detections, ImageId, Reference
 
 MAX_CLASSES = 40
 MAX_SHOTS = 10
@@ -27,68 +29,40 @@ def spread(ids: Iterable[ImageId], limit: int | None) -> list[ImageId]:
     return list(dict.fromkeys(every[row] for row in rows))
 
 
-def draw_references(data: Data, references: Sequence[Sequence[Record]], note: str | None) -> Image.Image:
+def draw_references(folder: Path, data: Data, references: Sequence[Sequence[Reference]], note: str | None) -> None:
     """The references on one sheet, a row a class; note: stands at the top, if given (random weights)."""
     split, rows = data.references, []
     for label, per_class in enumerate(references[:MAX_CLASSES]):
-        shown = [(split.read(split.images[r["image_id"]]), split.mask(r), label) for r in per_class[:MAX_SHOTS]]
+        shown = [(split.read(split.images[r.image_id]), r.known_mask, label) for r in per_class[:MAX_SHOTS]]
         rows.append((data.classes[label], shown))
-    return reference_sheet(rows, note or "References")
+    save(reference_sheet(rows, note or "References"), folder / REFERENCES)
 
 
-class Gallery:
-    """Overlays of the targets that are shown, and of the references.
+def draw_targets(
+    folder: Path, data: Data, detections: Iterable[Detections], score_threshold: float, note: str | None
+) -> None:
+    """What was found in each of these targets, right of the ground truth where there is one.
 
-    limit: of `spread`. note: stands on every picture, if given (random weights).
+    note: stands on every picture, if given (random weights). Reads no other image.
     """
-
-    def __init__(self, folder: Path, data: Data, limit: int | None, score_threshold: float, note: str | None) -> None:
-        self.folder, self.data, self.score_threshold, self.note = folder, data, score_threshold, note
-        self.chosen = spread(data.targets.images, limit)
-
-    def draw_references(self, references: Sequence[Sequence[Record]]) -> None:
-        """One sheet; none where no target is shown."""
-        if self.chosen:
-            self._save(draw_references(self.data, references, self.note), REFERENCES)
-
-    def draw_targets(self, by_image: Mapping[ImageId, Detections]) -> None:
-        """Each of the chosen targets: ground truth left, prediction right. Only these images are read."""
-        for image_id in self.chosen:
-            self._draw_target(image_id, by_image[image_id])
-
-    def _draw_target(self, image_id: ImageId, detections: Detections) -> None:
-        split, classes = self.data.targets, self.data.classes
-        rgb = split.read(split.images[image_id])
-        truth = [
-            Instance(split.mask(a), split.labels[a["category_id"]], classes[split.labels[a["category_id"]]])
-            for a in split.by_image[image_id]
-            if has_mask(a)
-        ]
-        found, shown = self._found(detections)
-        captions = (f"ground truth, {image_id}", f"prediction, {shown}  {self.note or ''}")
-        self._save(side_by_side(draw(rgb, truth), draw(rgb, found), captions), overlay_name(image_id))
-
-    def _found(self, detections: Detections) -> tuple[list[Instance], str]:
-        """The detections of a score that is high enough, and how many of how many these are."""
-        kept, classes = detections.above(self.score_threshold), self.data.classes
-        found = [
-            Instance(mask, label, f"{classes[label]} {score:.2f}")
-            for mask, label, score in zip(kept.masks, kept.labels.tolist(), kept.scores.tolist(), strict=True)
-        ]
-        return found, f"{len(found)} of {len(detections)} with score >= {self.score_threshold:g}"
-
-    def _save(self, picture: Image.Image, name: str) -> None:
-        with atomic_path(self.folder / name) as path:
-            picture.save(path, quality=88)
+    for found in detections:
+        rgb = data.targets.read(data.targets.images[found.image_id])
+        kept = detected(found.above(score_threshold))
+        counts = f"{len(kept)} of {len(found)} with score >= {score_threshold:g}"
+        picture = draw(rgb, [replace(one, text=f"{data.classes[one.label]} {one.score:.2f}") for one in kept])
+        if data.targets.annotations:
+            truth = [replace(one, text=data.classes[one.label]) for one in annotated(data.targets, found.image_id)]
+            captions = (f"ground truth, {found.image_id}", f"prediction, {counts}  {note or ''}")
+            picture = side_by_side(draw(rgb, truth), picture, captions)
+        else:
+            picture = with_caption(picture, f"{note or ''} {counts}".strip())
+        save(picture, folder / overlay_name(found.image_id))
 
 
-class PredictionGallery(Gallery):
-    """Overlays of targets without annotations: the prediction alone, under the image's own name."""
-
-    def _draw_target(self, image_id: ImageId, detections: Detections) -> None:
-        split, (found, shown) = self.data.targets, self._found(detections)
-        picture = draw(split.read(split.images[image_id]), found)
-        self._save(with_caption(picture, f"{self.note or ''} {shown}".strip()), overlay_name(image_id))
+def save(picture: Image.Image, path: Path) -> None:
+    """Write a JPEG atomically."""
+    with atomic_path(path) as temporary:
+        picture.save(temporary, quality=88)
 
 
 def overlay_name(image: ImageId) -> str:

@@ -10,19 +10,18 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 
-from refexp.data.coco import Record
 from refexp.files import atomic_path
+from refexp.masks import boxes_xywh, encode
 from refexp.memory import ReferenceView
-from refexp.report.overlays import colour
-from refexp.report.patch_colours import feature_colours, neighbourhood
+from refexp.show.instances import window
+from refexp.show.overlays import color
+from refexp.show.patch_colors import feature_colors
 from refexp.types import MemoryBank
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-MAX_CLASSES = 8
-MAX_SHOTS = 5
 MAX_NAMED, MAX_FIGURES = 45, 10
 """Classes up to which the matrix names them, and up to which it holds figures."""
 
@@ -34,18 +33,13 @@ NAME, MARGIN, MATRIX, PANEL, HEADLINE = 1.25, 0.25, 3.65, (5.2, 5.0), 6.6
 INK, FAINT, ALARM = "#1f2933", "#7b8794", "#b42318"
 
 
-def shown(references: Sequence[Sequence[Record]]) -> list[Sequence[Record]]:
-    """The references in the picture: the first MAX_SHOTS of the first MAX_CLASSES classes."""
-    return [per_class[:MAX_SHOTS] for per_class in references[:MAX_CLASSES]]
-
-
 def draw_memory_bank(
     path: Path, classes: Sequence[str], views: Sequence[Sequence[ReferenceView]], bank: MemoryBank, note: str | None
 ) -> None:
-    """Write the picture, a PNG: references with their masks, patch features as colours, and matrices of similarity.
+    """Write the picture, a PNG: references with their masks, patch features as colors, and matrices of similarity.
 
-    views: of the references that are `shown`; classes, bank: all of the run, in the same order. note: stands on top, if
-    given.
+    views: of the first references of the first classes; classes, bank: all of the run, in the same order. note: stands
+    on top, if given.
     """
     from matplotlib.figure import Figure  # takes half a second to import
 
@@ -125,7 +119,7 @@ def _draw_tiles(
     page: _Page, top: float, classes: Sequence[str], views: Sequence[Sequence[ReferenceView]], bank: MemoryBank
 ) -> None:
     """A row a class; a reference that the others would name differently says so."""
-    colours = iter(feature_colours([(view.tokens, view.weights) for row in views for view in row]))
+    colors = iter(feature_colors([(view.tokens, view.weights) for row in views for view in row]))
     for label, row in enumerate(views):
         y = top + label * (TILE + CAPTION)
         page.axes(MARGIN, y + 0.02, 0.06, TILE - 0.04).set_facecolor(_hex(label))
@@ -133,7 +127,7 @@ def _draw_tiles(
             page.text(MARGIN + 0.14, y + TILE / 2 + 0.04 + 0.15 * number, line, size=9, weight="bold")
         for shot, view in enumerate(row):
             x = MARGIN + NAME + shot * (2 * TILE + SEAM + GAP)
-            _draw_pair(page, x, y, view, label, next(colours))
+            _draw_pair(page, x, y, view, label, next(colors))
             words, alarm = _judged_by_the_others(label, shot, classes, bank)
             page.text(x, y + TILE + 0.13, words, size=7, color=ALARM if alarm else FAINT)
 
@@ -141,7 +135,7 @@ def _draw_tiles(
 def _draw_pair(page: _Page, x: float, y: float, view: ReferenceView, label: int, patches: np.ndarray) -> None:
     """The neighbourhood of a mask, as picture and as patches."""
     height, width = view.mask.shape
-    left, top, right, bottom = neighbourhood(view.mask)
+    left, top, right, bottom = window(boxes_xywh(encode(view.mask[None]))[0].tolist(), view.mask.shape, least=12)
     pair = page.axes(x, y, TILE, TILE), page.axes(x + TILE + SEAM, y, TILE, TILE)
     faded = np.where(view.mask[..., None], view.rgb, view.rgb // 2 + 127)
     pair[0].imshow(faded, extent=(0, width, height, 0))
@@ -234,7 +228,7 @@ def _name_axes(axes: Axes, at: np.ndarray, names: Sequence[str]) -> None:
 
 
 def _hex(label: int) -> str:
-    return "#{:02x}{:02x}{:02x}".format(*colour(label))
+    return "#{:02x}{:02x}{:02x}".format(*color(label))
 
 
 def _short(name: str, length: int) -> str:

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import colorsys
 from collections.abc import Sequence
-from dataclasses import dataclass
 
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 from scipy.ndimage import binary_erosion
 
-from refexp.masks import Rle, decode
+from refexp.masks import Rle, boxes_xywh, decode
+from refexp.show.instances import Instance, window
 
 SIDE = 720
 """Longer side of a drawn image: small ones are enlarged, so that captions stay small on them."""
@@ -20,17 +20,8 @@ TONES = ((0.75, 0.95), (0.95, 0.66), (0.42, 1.0))
 """Saturation and value: bright, dark, pale."""
 
 
-@dataclass(frozen=True)
-class Instance:
-    """One thing to draw: its mask, its class index and what to write on it."""
-
-    mask: Rle
-    label: int
-    caption: str
-
-
-def colour(label: int) -> tuple[int, int, int]:
-    """A steady, well separated colour for each class index.
+def color(label: int) -> tuple[int, int, int]:
+    """A steady, well separated color for each class index.
 
     Golden-ratio steps around the hue circle; hues come near each other after five, hence another tone then.
     """
@@ -45,11 +36,15 @@ def outline(mask: np.ndarray, width: float) -> np.ndarray:
 
 
 def draw(rgb: np.ndarray, instances: Sequence[Instance]) -> Image.Image:
-    """u8 [H, W, 3] with translucent masks, outlines and captions; the first instance is drawn on top."""
+    """u8 [H, W, 3] with translucent masks, outlines and texts; the first instance is drawn on top.
+
+    Instances without a mask are left out.
+    """
     canvas = rgb.astype(np.float32)
-    masks = [decode([instance.mask])[0] for instance in instances]
+    instances = [instance for instance in instances if instance.mask is not None]
+    masks = [decode([instance.mask])[0] for instance in instances if instance.mask is not None]
     for instance, mask in zip(reversed(instances), reversed(masks), strict=True):
-        tint = np.array(colour(instance.label), dtype=np.float32)
+        tint = np.array(color(instance.label), dtype=np.float32)
         canvas[mask] = 0.55 * canvas[mask] + 0.45 * tint
         canvas[outline(mask, 1 / 400)] = tint
     scale = SIDE / max(rgb.shape[:2])
@@ -59,7 +54,7 @@ def draw(rgb: np.ndarray, instances: Sequence[Instance]) -> Image.Image:
     for instance, mask in zip(reversed(instances), reversed(masks), strict=True):
         ys, xs = np.nonzero(mask)
         if len(xs):
-            write(pen, (int(xs.min() * scale), int(ys.min() * scale)), instance.caption, colour(instance.label))
+            write(pen, (int(xs.min() * scale), int(ys.min() * scale)), instance.text, color(instance.label))
     return image
 
 
@@ -113,12 +108,8 @@ def reference_sheet(rows: Sequence[tuple[str, Sequence[tuple[np.ndarray, Rle, in
 
 def thumbnail(rgb: np.ndarray, mask: Rle, label: int) -> Image.Image:
     """The neighbourhood of a mask, squared, at THUMBNAIL pixels."""
-    ys, xs = np.nonzero(decode([mask])[0])
-    half = int(0.65 * max(int(np.ptp(xs)), int(np.ptp(ys)), 8)) + 1
-    cx, cy = (int(xs.min()) + int(xs.max())) // 2, (int(ys.min()) + int(ys.max())) // 2
-    drawn = np.asarray(draw_native(rgb, mask, label))
-    x1, y1 = max(0, cx - half), max(0, cy - half)
-    piece = Image.fromarray(drawn[y1 : cy + half, x1 : cx + half])
+    x1, y1, x2, y2 = window(boxes_xywh([mask])[0].tolist(), rgb.shape[:2], least=12)
+    piece = Image.fromarray(np.asarray(draw_native(rgb, mask, label))[y1:y2, x1:x2])
     piece.thumbnail((THUMBNAIL - 4, THUMBNAIL - 4))
     tile = Image.new("RGB", (THUMBNAIL, THUMBNAIL), "white")
     tile.paste(piece, ((THUMBNAIL - piece.width) // 2, (THUMBNAIL - piece.height) // 2))
@@ -130,5 +121,5 @@ def draw_native(rgb: np.ndarray, mask: Rle, label: int) -> Image.Image:
     inside = decode([mask])[0]
     canvas = rgb.astype(np.float32)
     canvas[~inside] *= 0.55
-    canvas[outline(inside, 1 / 250)] = colour(label)
+    canvas[outline(inside, 1 / 250)] = color(label)
     return Image.fromarray(canvas.astype(np.uint8))

@@ -1,4 +1,4 @@
-"""Patch features as colours, and the part of a picture that a mask is about."""
+"""Patch features as colors."""
 
 from __future__ import annotations
 
@@ -12,11 +12,11 @@ MOST = 20_000
 """Patches that the components are taken from, about."""
 
 
-def feature_colours(references: Sequence[tuple[torch.Tensor, torch.Tensor]]) -> list[np.ndarray]:
-    """Patch features as colours, f32 [G, G, 3] in [0, 1]; patches outside the mask are bleached.
+def feature_colors(references: Sequence[tuple[torch.Tensor, torch.Tensor]]) -> list[np.ndarray]:
+    """Patch features as colors, f32 [G, G, 3] in [0, 1]; patches outside the mask are bleached.
 
     references: of each the tokens f32 [G * G, C] and the mask's weights on patches f32 [G * G]; G, C are those of all.
-    The colours are the first three principal components of the patches under all masks, each spread from its 2nd to its
+    The colors are the first three principal components of the patches under all masks, each spread from its 2nd to its
     98th percentile there. Signs are fixed, so that equal features give equal pictures.
     """
     inside = torch.cat([tokens[weights >= min(0.5, float(weights.max()))] for tokens, weights in references])
@@ -35,16 +35,3 @@ def feature_colours(references: Sequence[tuple[torch.Tensor, torch.Tensor]]) -> 
         strength = (0.25 + 0.75 * weights.clamp(0, 1))[:, None].double()
         pictures.append((shade * strength + 1 - strength).reshape(side, side, 3).float().numpy())
     return pictures
-
-
-def neighbourhood(mask: np.ndarray) -> tuple[int, int, int, int]:
-    """A square window around a mask, half as wide again, pushed into the image: `x1 y1 x2 y2`."""
-    ys, xs = np.nonzero(mask)
-    side = int(1.5 * max(int(np.ptp(xs)), int(np.ptp(ys)), 8)) + 1
-    window = []
-    for places, limit in ((xs, mask.shape[1]), (ys, mask.shape[0])):
-        size = min(side, limit)
-        start = min(max((int(places.min()) + int(places.max()) + 1 - size) // 2, 0), limit - size)
-        window.append((start, start + size))
-    (x1, x2), (y1, y2) = window
-    return x1, y1, x2, y2

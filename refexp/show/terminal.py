@@ -11,49 +11,65 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from refexp.report.words import KINDS, counted, headline, percent
-from refexp.results import Finding
+from refexp.evaluation.verdict import NOUNS
+from refexp.run_folder import RunRecord
+from refexp.show.instances import Instance
+from refexp.show.page.mistakes import NAMES
+from refexp.show.words import BOUNDS, KINDS, NUMBERS, SEMANTIC, counted, headline, percent
 
-NUMBERS = (
-    "nAP", "nAP50", "nAP75", "nAP_small", "nAP_medium", "nAP_large", "AR100",
-    "nAP_rare", "nAP_common", "nAP_frequent", "AR300",
-)  # fmt: skip
-"""What stands in the table, where the evaluation gives it: the last four are those of LVIS."""
 MAX_COLUMNS = 8
 """More numbers would not fit side by side on a terminal, and stand below each other."""
-SEMANTIC = ("mIoU", "FB-IoU")
 MAX_CLASSES = 20
 
 
-def print_metrics(
-    metrics: Mapping[str, float | None],
-    classes: Sequence[str],
-    summary: Mapping[str, Any],
-) -> None:
+def print_metrics(record: RunRecord) -> None:
     """Overall numbers in percent, per class if there are few, and speed."""
     console = Console(soft_wrap=True)
-    kinds = [kind for kind in ("bbox", "segm") if f"{kind}/nAP" in metrics]
-    rows = [(KINDS[kind], {c: metrics[f"{kind}/{c}"] for c in NUMBERS if f"{kind}/{c}" in metrics}) for kind in kinds]
-    if semantic := {c: metrics[f"semantic/{c}"] for c in SEMANTIC if f"semantic/{c}" in metrics}:
-        rows.append((f"semantic, {summary['config']['evaluation'].get('protocol', 'classes')}", semantic))
-    console.print(_overall(f"{summary['targets']}: {', '.join(headline(summary))}; percent", rows))
-    if 1 < len(classes) <= MAX_CLASSES and "semantic/FB-IoU" not in metrics:
-        console.print(_per_class(metrics, classes, kinds))
-    stages = summary["stages"]
-    speed = ", ".join(f"{name} {s['seconds']:.1f} s" for name, s in stages.items() if s["seconds"] >= 0.05)
-    console.print(f"{speed}; peak {summary['peak_memory_mib']['process']:.0f} MiB")
+    metrics, kinds = record.metrics, [kind for kind in ("bbox", "segm") if kind in record.metrics.overall]
+    rows = [(KINDS[kind], {c: of[c] for c in NUMBERS if c in of}) for kind in kinds for of in [metrics.overall[kind]]]
+    semantic = {c: value for c, value in metrics.overall.get("semantic", {}).items() if c in SEMANTIC}
+    if semantic:
+        rows.append((f"semantic, {record.config['evaluation'].get('protocol', 'classes')}", semantic))
+    console.print(_overall(f"{record.targets}: {', '.join(headline(record))}; percent", rows))
+    if 1 < len(record.classes) <= MAX_CLASSES and "FB-IoU" not in semantic:
+        console.print(_per_class(record, kinds))
+    speed = ", ".join(f"{name} {s['seconds']:.1f} s" for name, s in record.stages.items() if s["seconds"] >= 0.05)
+    console.print(f"{speed}; peak {record.peak_memory_mib['process']:.0f} MiB")
 
 
-def print_findings(found: Sequence[Finding], references: Mapping[str, int], images: int) -> None:
-    """How many of each class were found. references: how many each class had."""
-    table = Table(title=counted(images, "image", "images"), title_justify="left")
+def print_findings(found: Sequence[Instance], record: RunRecord) -> None:
+    """How many of each class were found."""
+    table = Table(title=counted(record.images, "image", "images"), title_justify="left")
     for column in ("", "references", "found", "in images"):
         table.add_column(column, justify="right" if column else "left")
-    things = Counter(f.name for f in found)
-    places = Counter(name for name, _ in {(f.name, f.image) for f in found})
-    for name, count in references.items():
-        table.add_row(escape(name), str(count), str(things[name]), str(places[name]))
+    objects = Counter(one.label for one in found)
+    places = Counter(label for label, _ in {(one.label, one.image_id) for one in found})
+    for label, (name, count) in enumerate(record.references.items()):
+        table.add_row(escape(name), str(count), str(objects[label]), str(places[label]))
     Console(soft_wrap=True).print(table)
+
+
+def print_diagnosis(diagnostics: Mapping[str, Any]) -> None:
+    """The run beside its upper bounds, what each kind of error costs, and the verdict.
+
+    diagnostics: the content of diagnostics.json. What must be said of the weights is said with the metrics.
+    """
+    console = Console(soft_wrap=True)
+    for kind, of in diagnostics["kinds"].items():
+        bounds = Table(title=f"what holds the {NOUNS[kind]} back", title_justify="left")
+        for column in ("", "nAP", "nAP50"):
+            bounds.add_column(column, justify="right" if column else "left")
+        bounds.add_row("this run", percent(of["nAP"]), percent(of["nAP50"]), style="bold")
+        for name, bound in of["bounds"].items():
+            bounds.add_row(BOUNDS[name], percent(bound["nAP"]), percent(bound["nAP50"]))
+        errors = Table()
+        for column in ("error", "count", "nAP50 without"):
+            errors.add_column(column, justify="left" if column == "error" else "right")
+        for name, cost in of["errors"]["dAP50"].items():
+            errors.add_row(NAMES[name], str(of["errors"]["count"][name]), "-" if cost is None else f"+{100 * cost:.1f}")
+        console.print(bounds)
+        console.print(errors)
+        console.print(of["verdict"]["text"])
 
 
 def print_places(output: Path, report: Path | None, note: str | None) -> None:
@@ -80,15 +96,15 @@ def _overall(title: str, rows: Sequence[tuple[str, Mapping[str, float | None]]])
     return table
 
 
-def _per_class(metrics: Mapping[str, float | None], classes: Sequence[str], kinds: Sequence[str]) -> Table:
+def _per_class(record: RunRecord, kinds: Sequence[str]) -> Table:
     table = Table(title="per class", title_justify="left")
     table.add_column("")
-    numbers = {f"{kind}/{name}": f"{KINDS[kind]} {name}" for kind in kinds for name in ("nAP", "nAP50")}
-    if f"semantic/IoU/{classes[0]}" in metrics:
-        numbers["semantic/IoU"] = "IoU"
-    for title in numbers.values():
+    per_class = record.metrics.per_class
+    columns = {f"{KINDS[kind]} {name}": per_class[kind][name] for kind in kinds for name in ("nAP", "nAP50")}
+    if "IoU" in per_class.get("semantic", {}):
+        columns["IoU"] = per_class["semantic"]["IoU"]
+    for title in columns:
         table.add_column(title, justify="right")
-    for class_name in classes:
-        row = [percent(metrics[f"{number}/{class_name}"]) for number in numbers]
-        table.add_row(escape(class_name), *row)
+    for class_name in record.classes:
+        table.add_row(escape(class_name), *[percent(column[class_name]) for column in columns.values()])
     return table

@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Any
+from refexp.run_folder import RunRecord
 
 KINDS = {"bbox": "box", "segm": "mask", "semantic": "semantic"}
 """What is compared, in a word."""
+NUMBERS = (
+    "nAP", "nAP50", "nAP75", "nAP_small", "nAP_medium", "nAP_large", "AR100",
+    "nAP_rare", "nAP_common", "nAP_frequent", "AR300",
+)  # fmt: skip
+"""The numbers that are shown, where the evaluation gives them: the last four are those of LVIS."""
+SEMANTIC = ("mIoU", "FB-IoU")
 BOUNDS = {
     "class": "every detection named rightly",
     "mask": "every detection outlined exactly",
@@ -25,15 +30,15 @@ def counted(count: int | str, one: str, many: str) -> str:
     return f"{count} {one if count == 1 else many}"
 
 
-def headline(summary: Mapping[str, Any]) -> list[str]:
-    """What was run, from metrics.json: classes, references, images, and instances where they are known."""
-    left_out = len(summary.get("classes_left_out", ()))
-    taught = [counted(summary["shots"], "shot", "shots"), f"seed {summary['seed']}"]
+def headline(record: RunRecord) -> list[str]:
+    """What was run: classes, references, images, and instances where they are known."""
+    left_out = len(record.classes_left_out)
+    taught = [counted(record.shots, "shot", "shots"), f"seed {record.seed}"]
     return [
-        counted(len(summary["classes"]), "class", "classes") + (f" ({left_out} left out)" if left_out else ""),
-        *(["all references"] if summary["shots"] == "all" else taught),
-        counted(summary["images"], "image", "images"),
-        *([counted(summary["instances"], "instance", "instances")] if summary["instances"] else []),
+        counted(len(record.classes), "class", "classes") + (f" ({left_out} left out)" if left_out else ""),
+        *(["all references"] if record.shots == "all" else taught),
+        counted(record.images, "image", "images"),
+        *([counted(record.instances, "instance", "instances")] if record.instances else []),
     ]
 
 

@@ -1,7 +1,7 @@
-"""Loggers: whoever else is told of a run, beside its own files. They never stop a run.
+"""Loggers: whoever else is told of a run, beside the person at the terminal. They read its folder, and never stop it.
 
-The group `logger` offers `none` (this file), `csv` (csv.py) and `wandb` (wandb_logger.py). A logger is a class with the
-four methods of `Logger`; `told` calls them on rank 0 alone and turns whatever goes wrong in them into one warning.
+The group `logger` offers `none` (this file), `csv` (csv.py) and `wandb` (wandb.py). One of your own is a class with the
+two methods of `Logger`.
 """
 
 from __future__ import annotations
@@ -10,111 +10,58 @@ import logging
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, Literal, Protocol
+from typing import Any
 
 from refexp.distributed import place
-from refexp.errors import RankFailed, first_line
-from refexp.outcome import Outcome
-from refexp.progress import watched
+from refexp.errors import first_line
+from refexp.run_folder import RunRecord
 
 log = logging.getLogger(__name__)
 
-State = Literal["completed", "failed", "stopped"]
 
+class Logger:
+    """A reader of run folders; this one (logger=none) reads nothing.
 
-class Logger(Protocol):
-    """What a logger offers; any method may raise, none may wait for long."""
+    Rank 0 alone calls it. A method that raises is warned of once, and the logger is then left alone.
+    """
 
-    def start(self, config: dict[str, Any], output: Path) -> None:
-        """A run begins: its resolved configuration, and the folder of its files, which exists."""
+    def start(self, folder: Path) -> None:
+        """A run begins in this folder, whose status.json says where and since when; it may be followed from here on."""
 
-    def progress(self, stage: str, done: int, total: int, rate: float) -> None:
-        """Of the work called `stage`, `done` items of `total` are done, `rate` a second; every few seconds."""
-
-    def results(self, outcome: Outcome) -> None:
-        """What came of the run; its files are on disk."""
-
-    def finish(self, state: State) -> None:
-        """The run ends; not every run has results."""
-
-
-class NoLogger:
-    """Results stay in the run's folder, and nobody else is told."""
-
-    def start(self, config: dict[str, Any], output: Path) -> None: ...
-
-    def progress(self, stage: str, done: int, total: int, rate: float) -> None: ...
-
-    def results(self, outcome: Outcome) -> None: ...
-
-    def finish(self, state: State) -> None: ...
+    def finish(self, folder: Path) -> None:
+        """The run has ended as status.json says, and is shown. Only a completed one has metrics.json."""
 
 
 @contextmanager
-def told(logger: Logger, config: dict[str, Any], output: Path) -> Iterator[Logger]:
-    """Tell `logger` of the run in this block: its start, its progress and how it ended; the results tell yourself.
-
-    Rank 0 alone tells. What goes wrong in a logger is said in one warning, after which it is left alone; the block
-    never sees it.
-    """
+def reading(logger: Logger, folder: Path) -> Iterator[None]:
+    """Let `logger` read a run's folder: from now on, and once more when the block ends, however it does."""
     if place().rank > 0:
-        yield NoLogger()
+        yield
         return
-    guarded = Guarded(logger)
-    guarded.start(config, output)
-    state: State = "failed"
+    started = attempt(logger.start, folder)
     try:
-        with watched(guarded.progress):
-            yield guarded
-        state = "completed"
-    except (SystemExit, KeyboardInterrupt):
-        state = "stopped"
-        raise
+        yield
     finally:
-        guarded.finish(state)
+        if started:
+            attempt(logger.finish, folder)
 
 
-class Guarded:
-    """A logger whose first failure is its last: it is warned of once and then left alone."""
-
-    def __init__(self, logger: Logger) -> None:
-        self.logger: Logger | None = logger
-
-    def start(self, config: dict[str, Any], output: Path) -> None:
-        self._call("start", config, output)
-
-    def progress(self, stage: str, done: int, total: int, rate: float) -> None:
-        self._call("progress", stage, done, total, rate)
-
-    def results(self, outcome: Outcome) -> None:
-        self._call("results", outcome)
-
-    def finish(self, state: State) -> None:
-        self._call("finish", state)
-
-    def _call(self, method: str, *arguments: Any) -> None:
-        if self.logger is None:
-            return
-        try:
-            getattr(self.logger, method)(*arguments)
-        except RankFailed:  # raised into whatever this thread was doing: it is the run's, not the logger's
-            raise
-        except Exception as error:
-            name, self.logger = type(self.logger).__name__, None
-            log.warning("%s failed and is left alone; the run's files are complete: %s", name, first_line(error))
+def attempt(method: Any, folder: Path) -> bool:
+    """Whether a logger's method went well; what went wrong is said in one warning."""
+    try:
+        method(folder)
+    except Exception as error:
+        name = type(method.__self__).__name__
+        log.warning("%s failed and is left alone; the run's files are complete: %s", name, first_line(error))
+        return False
+    return True
 
 
-def overall(metrics: dict[str, float | None]) -> dict[str, float | None]:
-    """The numbers that are not of a single class: `bbox/nAP`, but not `bbox/nAP/cat`."""
-    return {name: value for name, value in metrics.items() if name.count("/") < 2}
-
-
-def per_class(outcome: Outcome) -> tuple[list[str], list[list[Any]]]:
+def per_class(record: RunRecord) -> tuple[list[str], list[list[Any]]]:
     """Column names and a row a class: its name, how many references it had, and its numbers (None: no instance)."""
-    found = [name.split("/", 2) for name in outcome.metrics if name.count("/") >= 2]
-    numbers = list(dict.fromkeys(f"{kind}/{number}" for kind, number, _ in found))
+    numbers = {f"{kind}/{name}": of for kind, names in record.metrics.per_class.items() for name, of in names.items()}
     rows = [
-        [name, len(references), *(outcome.metrics.get(f"{number}/{name}") for number in numbers)]
-        for name, references in zip(outcome.data.classes, outcome.references, strict=True)
+        [name, record.references[name], *(by_class.get(name) for by_class in numbers.values())]
+        for name in record.classes
     ]
     return ["class", "references", *numbers], rows

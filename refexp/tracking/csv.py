@@ -8,38 +8,29 @@ from pathlib import Path
 from typing import Any
 
 from refexp.files import write_text
-from refexp.outcome import Outcome
-from refexp.status import now
-from refexp.tracking.base import State, overall, per_class
+from refexp.run_folder import RunRecord
+from refexp.status import read_status
+from refexp.tracking.base import Logger, per_class
 
 
-class CsvLogger:
-    """progress.csv, metrics.csv and per_class.csv in the run's folder, for spreadsheets and plots.
+class CsvLogger(Logger):
+    """metrics.csv and per_class.csv in the run's folder, for spreadsheets and plots, once the run is completed.
 
-    progress.csv grows while the run goes on, and further when a run is taken up again in the same folder. metrics.csv
-    has one row: what was run, and every number that is not of a single class. per_class.csv has a row a class.
+    metrics.csv has one row: what was run, and every number that is not of a single class. per_class.csv has a row a
+    class. Every run leaves progress.csv beside them.
     """
 
-    PROGRESS = ("time", "stage", "done", "total", "per_second")
-
-    def start(self, config: dict[str, Any], output: Path) -> None:
-        self.output = output
-        if not (output / "progress.csv").exists():
-            write_text(output / "progress.csv", _csv([self.PROGRESS]))
-
-    def progress(self, stage: str, done: int, total: int, rate: float) -> None:
-        with (self.output / "progress.csv").open("a", encoding="utf-8") as file:
-            file.write(_csv([(now(), stage, done, total, round(rate, 4))]))
-
-    def results(self, outcome: Outcome) -> None:
-        summary = outcome.summary
-        row: dict[str, Any] = {name: summary[name] for name in ("targets", "shots", "seed", "images", "detections")}
-        row |= {"weights_note": outcome.note} | overall(outcome.metrics)
-        write_text(self.output / "metrics.csv", _csv([tuple(row), tuple(row.values())]))
-        columns, rows = per_class(outcome)
-        write_text(self.output / "per_class.csv", _csv([columns, *rows]))
-
-    def finish(self, state: State) -> None: ...
+    def finish(self, folder: Path) -> None:
+        if (read_status(folder) or {}).get("state") != "completed" or not (folder / "metrics.json").exists():
+            return
+        record = RunRecord.read(folder)
+        row: dict[str, Any] = {
+            name: getattr(record, name) for name in ("targets", "shots", "seed", "images", "detections")
+        }
+        row |= {"weights_note": record.note} | record.metrics.flat_overall
+        write_text(folder / "metrics.csv", _csv([tuple(row), tuple(row.values())]))
+        columns, rows = per_class(record)
+        write_text(folder / "per_class.csv", _csv([columns, *rows]))
 
 
 def _csv(rows: list[Any]) -> str:

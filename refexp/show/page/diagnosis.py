@@ -6,8 +6,8 @@ from typing import Any
 
 import numpy as np
 
-from refexp.report.page_errors import NAMES
-from refexp.report.words import BOUNDS
+from refexp.show.page.mistakes import NAMES
+from refexp.show.words import BOUNDS
 
 HEAT = 24
 """Classes that a confusion matrix shows; of more, those that are confused most."""

@@ -9,7 +9,8 @@ from PIL import Image
 from skimage.measure import find_contours
 
 from refexp.masks import Rle, decode
-from refexp.report.overlays import outline
+from refexp.show.instances import Instance, window
+from refexp.show.overlays import color, outline
 
 SIDE = 800
 """Longer side of a picture on the page; smaller ones are not enlarged."""
@@ -83,21 +84,18 @@ def _closed(line: np.ndarray) -> str:
     return f"M{points[0, 0]} {points[0, 1]}l{moves}z" if moves else f"M{points[0, 0]} {points[0, 1]}h1v1h-1z"
 
 
-def crop(rgb: np.ndarray, box_xywh: Sequence[float], mask: Rle | None, tint: tuple[int, int, int]) -> Image.Image:
-    """The square neighbourhood of a box, at most CROP pixels wide, with the mask outlined (the box, without a mask)."""
+def crop(rgb: np.ndarray, instance: Instance) -> Image.Image:
+    """The square around an instance, at most CROP pixels wide, with the mask outlined (the box, without a mask)."""
     height, width = rgb.shape[:2]
-    x, y, w, h = box_xywh
-    side = int(min(max(1.5 * max(w, h), 48), max(height, width)))
-    x1 = int(min(max(0, x + w / 2 - side / 2), max(0, width - side)))
-    y1 = int(min(max(0, y + h / 2 - side / 2), max(0, height - side)))
-    window = np.s_[y1 : y1 + side, x1 : x1 + side]
-    piece = Image.fromarray(rgb[window])
-    inside = decode([mask])[0][window] if mask is not None else _box_inside(box_xywh, height, width)[window]
-    size = round(piece.width * CROP / side), round(piece.height * CROP / side)
-    drawn = np.array(piece.resize((max(1, size[0]), max(1, size[1])), Image.Resampling.LANCZOS))
-    larger = np.asarray(Image.fromarray(inside).resize(drawn.shape[1::-1], Image.Resampling.NEAREST))
+    x1, y1, x2, y2 = window(instance.box, (height, width), least=48)
+    piece = Image.fromarray(rgb[y1:y2, x1:x2])
+    mask = decode([instance.mask])[0] if instance.mask is not None else _box_inside(instance.box, height, width)
+    scale = CROP / max(piece.size)
+    size = max(1, round(piece.width * scale)), max(1, round(piece.height * scale))
+    drawn = np.array(piece.resize(size, Image.Resampling.LANCZOS))
+    larger = np.asarray(Image.fromarray(mask[y1:y2, x1:x2]).resize(size, Image.Resampling.NEAREST))
     edge = outline(np.pad(larger, 1), 1 / 100)[1:-1, 1:-1]
-    drawn[edge] = tint
+    drawn[edge] = color(instance.label)
     return Image.fromarray(drawn)
 
 

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Container, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 
 import numpy as np
 
-from refexp.data.coco import Data, Record, has_mask
+from refexp.data.coco import Data, has_mask
 from refexp.data.lvis import LvisSplit
 from refexp.evaluation.coco import Kind
 from refexp.evaluation.errors import (
@@ -26,14 +26,15 @@ from refexp.evaluation.errors import (
 )  # fmt: skip
 from refexp.evaluation.lvis import federated_images
 from refexp.progress import track
+from refexp.show.instances import Instance, annotated, detected
 from refexp.types import Detections, ImageId
 
-COLOURS = {
+COLORS = {
     HIT: "#2bb673", CLASS: "#f58a1f", LOCALISATION: "#f2cf1d", BOTH: "#b98a52", DUPLICATE: "#9a7bff",
     BACKGROUND: "#ff5fa2", MISSED: "#f0383b", IGNORED: "#9aa1a8",
 }  # fmt: skip
-"""What may be said of a detection or an instance, and the colour that stands for it on a photograph."""
-VERDICTS = tuple(COLOURS)
+"""What may be said of a detection or an instance, and the color that stands for it on a photograph."""
+VERDICTS = tuple(COLORS)
 NAMES = {
     HIT: "hit", CLASS: "wrong class", LOCALISATION: "badly outlined", BOTH: "wrong class, badly outlined",
     DUPLICATE: "found twice", BACKGROUND: "overlaps nothing", MISSED: "missed", IGNORED: "does not count",
@@ -43,12 +44,13 @@ NAMES = {
 
 @dataclass(frozen=True)
 class ImageErrors:
-    """One image's annotations T beside its detections N.
+    """One image's annotated objects T beside its detections N.
 
-    truth: its annotations, in file order; judgement: of `refexp.evaluation.errors`; ious: f64 [N, T].
+    judgement: of `refexp.evaluation.errors`; ious: f64 [N, T].
     """
 
-    truth: list[Record]
+    truth: list[Instance]
+    found: Detections
     judgement: Judgement
     ious: np.ndarray
 
@@ -64,20 +66,6 @@ class ImageErrors:
             if judged.matched[index] or judged.ignored[index]:
                 verdicts[index] = HIT if judged.matched[index] else IGNORED
         return verdicts
-
-
-@dataclass(frozen=True)
-class Shown:
-    """An instance or a detection that the page cuts out.
-
-    row: its position among the image's annotations (is_truth) or detections; text: what was wrong.
-    """
-
-    image_id: ImageId
-    is_truth: bool
-    row: int
-    label: int
-    text: str
 
 
 def judged_by(data: Data, evaluated: Container[str]) -> Kind:
@@ -103,24 +91,20 @@ def judge_all(data: Data, detections: Sequence[Detections], kind: Kind) -> dict[
             for row, label in enumerate(found.labels.tolist()):
                 if label + 1 not in known or (label + 1 in some and judgement.kinds[row] != HIT):
                     judgement.kinds[row] = IGNORED
-        errors[found.image_id] = ImageErrors(targets.by_image[found.image_id], judgement, ious)
+        errors[found.image_id] = ImageErrors(annotated(targets, found.image_id), found, judgement, ious)
     return errors
 
 
-def worst_misses(errors: dict[ImageId, ImageErrors], data: Data, count: int) -> list[Shown]:
+def worst_misses(errors: dict[ImageId, ImageErrors], data: Data, count: int) -> list[Instance]:
     """The largest instances, as a share of their image, that no detection of their class hits at any score."""
     missed = []
     for image_id, image in errors.items():
         record = data.targets.images[image_id]
-        for row, (annotation, verdict) in enumerate(zip(image.truth, image.of_truth, strict=True)):
+        for one, verdict in zip(image.truth, image.of_truth, strict=True):
             if verdict not in (HIT, IGNORED):
-                share = annotation["bbox"][2] * annotation["bbox"][3] / (record["height"] * record["width"])
-                missed.append((share, image_id, row))
+                missed.append((one.box[2] * one.box[3] / (record["height"] * record["width"]), one))
     missed.sort(key=lambda entry: -entry[0])
-    return [
-        Shown(image_id, True, row, int(errors[image_id].judgement.truth[row]), _of_miss(errors[image_id], row, data))
-        for _, image_id, row in missed[:count]
-    ]
+    return [replace(one, text=_of_miss(errors[one.image_id], one.row, data)) for _, one in missed[:count]]
 
 
 def _of_miss(image: ImageErrors, row: int, data: Data) -> str:
@@ -134,7 +118,7 @@ def _of_miss(image: ImageErrors, row: int, data: Data) -> str:
     return f"badly outlined, IoU {image.ious[best, row]:.2f}"
 
 
-def confident_alarms(errors: dict[ImageId, ImageErrors], data: Data, count: int) -> list[Shown]:
+def confident_alarms(errors: dict[ImageId, ImageErrors], data: Data, count: int) -> list[Instance]:
     """The detections of highest score that hit nothing."""
     wrong = [
         (float(image.judgement.scores[row]), image_id, row)
@@ -144,7 +128,7 @@ def confident_alarms(errors: dict[ImageId, ImageErrors], data: Data, count: int)
     ]
     wrong.sort(key=lambda entry: -entry[0])
     return [
-        Shown(image_id, False, row, int(errors[image_id].judgement.labels[row]), _of_alarm(errors[image_id], row, data))
+        replace(detected(errors[image_id].found)[row], text=_of_alarm(errors[image_id], row, data))
         for _, image_id, row in wrong[:count]
     ]
 

@@ -4,25 +4,36 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 from PIL import Image
 
-from refexp.data.coco import Record, has_mask
-from refexp.files import atomic_path, write_text
-from refexp.masks import boxes_xywh
-from refexp.outcome import Outcome
+from refexp.files import atomic_path, write_json, write_text
+from refexp.masks import boxes_xywh, to_json
 from refexp.progress import track
-from refexp.report.gallery import MAX_CLASSES, MAX_SHOTS
-from refexp.report.overlays import colour
-from refexp.report.page_errors import VERDICTS, ImageErrors, Shown
-from refexp.report.page_images import box_path, crop, mask_path, page_picture, page_size
-from refexp.types import Detections, ImageId
+from refexp.run_folder import RunFolder
+from refexp.show.gallery import MAX_CLASSES, MAX_SHOTS
+from refexp.show.instances import Instance, annotated, detected
+from refexp.show.overlays import color
+from refexp.show.page.drawing import box_path, crop, mask_path, page_picture, page_size
+from refexp.show.page.mistakes import VERDICTS, ImageErrors
+from refexp.types import ImageId
 
 LAYERS = 50
 """Detections of an image that the page holds, the best; what lies below is in detections.json."""
+TARGETS = "targets.json"
+"""The page's pictures and what is on them, for other readers of the folder: `write_images`."""
+
+
+@dataclass
+class Pictures:
+    """The template's records: of images, of the crops of misses and of alarms, and of each class's references."""
+
+    images: list[dict[str, Any]] = field(default_factory=list)
+    crops: list[list[dict[str, Any]]] = field(default_factory=lambda: [[], []])
+    references: list[dict[str, Any]] = field(default_factory=list)
 
 
 def write_part(folder: Path, name: str, content: Any) -> None:
@@ -39,93 +50,98 @@ def save(picture: Image.Image, path: Path) -> dict[str, Any]:
 
 
 def write_images(
-    outcome: Outcome,
+    run: RunFolder,
     folder: Path,
     ids: Sequence[ImageId],
     errors: dict[ImageId, ImageErrors],
-    shown: Sequence[Sequence[Shown]],
-) -> tuple[list[dict[str, Any]], list[list[dict[str, Any]]]]:
-    """The pictures, their layers and the crops, each image being read once; the template's records of both."""
-    targets = outcome.data.targets
-    found = {detections.image_id: detections for detections in outcome.detections}
-    images: list[dict[str, Any]] = []
-    crops: list[list[dict[str, Any]]] = [[{}] * len(row) for row in shown]
+    cut_out: Sequence[Sequence[Instance]],
+    score_threshold: float,
+) -> Pictures:
+    """The pictures, their layers and the crops of the instances to cut out; each image is read once.
+
+    Beside them, targets.json has of each picture its file, the image's id and size, and the instances on it as label,
+    box, mask and score (null for the annotated); no detection below the threshold.
+    """
+    targets = run.data.targets
+    found_in = {found.image_id: found for found in run.detections}
+    written = Pictures(crops=[[{}] * len(row) for row in cut_out])
+    listed = []
     for number, image_id in enumerate(track(ids, len(ids), "report")):
-        record = targets.images[image_id]
+        record, found, truth = targets.images[image_id], detected(found_in[image_id]), annotated(targets, image_id)
         rgb = targets.read(record)
         picture = save(page_picture(rgb), folder / "images" / f"{number}.jpg")
-        layers = layers_of(outcome, found[image_id], targets.by_image[image_id], errors.get(image_id))
+        layers = layers_of(truth, found, rgb.shape[0], rgb.shape[1], errors.get(image_id))
         write_part(folder, f"layers/{number}", layers)
         best: dict[int, float] = {}
         for layer in layers["found"]:  # the best first
             best.setdefault(layer["c"], layer["s"])
         shows = {"truth": sorted({layer["c"] for layer in layers["truth"]}), "best": best}
-        images.append({**picture, **shows, "name": record["file_name"], "found": len(found[image_id])})
-        for row, items in enumerate(shown):
-            for position, item in enumerate(items):
-                if item.image_id == image_id:
-                    path = folder / "crops" / f"{row}-{position}.jpg"
-                    cut = cut_out(outcome, rgb, item, found[image_id], targets.by_image[image_id], path)
-                    crops[row][position] = {**cut, "image": number}
-    return images, crops
+        written.images.append({**picture, **shows, "name": record["file_name"], "found": len(found)})
+        shown = [*truth, *(one for one in found if one.score and one.score >= score_threshold)]
+        listed.append(
+            {
+                "file": f"images/{number}.jpg",
+                "image": image_id,
+                "size": list(rgb.shape[:2]),
+                "instances": listing(shown),
+            }
+        )
+        for row, items in enumerate(cut_out):
+            for position, one in enumerate(items):
+                if one.image_id == image_id:
+                    cut = save(crop(rgb, one), folder / "crops" / f"{row}-{position}.jpg")
+                    key = f"{'t' if one.score is None else 'f'}{one.row}"
+                    named = {"name": run.data.classes[one.label], "text": one.text, "image": number, "show": key}
+                    written.crops[row][position] = cut | named
+    write_json(folder / TARGETS, listed)
+    return written
+
+
+def listing(instances: Sequence[Instance]) -> list[dict[str, Any]]:
+    """Instances as targets.json holds them."""
+    return [
+        {"label": one.label, "box": list(one.box), "mask": one.mask and to_json(one.mask), "score": one.score}
+        for one in instances
+    ]
 
 
 def layers_of(
-    outcome: Outcome, found: Detections, truth: list[dict[str, Any]], errors: ImageErrors | None
+    truth: Sequence[Instance], found: Sequence[Instance], height: int, width: int, errors: ImageErrors | None
 ) -> dict[str, Any]:
     """An image's masks for the page: class c, score s, path d, verdict j."""
-    targets = outcome.data.targets
-    judged = errors.judgement.kinds if errors else []
+    scale = page_size(height, width)[0] / height
     layers: dict[str, Any] = {"total": len(found), "truth": [], "found": []}
-    for row, annotation in enumerate(truth):
-        record = targets.images[annotation["image_id"]]
-        scale = page_size(record["height"], record["width"])[0] / record["height"]
-        path = mask_path(targets.mask(annotation)) if has_mask(annotation) else box_path(annotation["bbox"], scale)
-        verdict = {"j": VERDICTS.index(errors.of_truth[row])} if errors else {}
-        layers["truth"].append({"c": targets.labels[annotation["category_id"]], "d": path} | verdict)
-    for row in range(min(len(found), LAYERS)):
-        verdict = {"j": VERDICTS.index(judged[row])} if errors else {}
-        score = round(float(found.scores[row]), 4)
-        layers["found"].append({"c": int(found.labels[row]), "s": score, "d": mask_path(found.masks[row])} | verdict)
+    for one in truth:
+        path = mask_path(one.mask) if one.mask else box_path(one.box, scale)
+        verdict = {"j": VERDICTS.index(errors.of_truth[one.row])} if errors else {}
+        layers["truth"].append({"c": one.label, "d": path} | verdict)
+    for one in found[:LAYERS]:
+        verdict = {"j": VERDICTS.index(errors.judgement.kinds[one.row])} if errors else {}
+        assert one.mask is not None and one.score is not None
+        layers["found"].append({"c": one.label, "s": round(one.score, 4), "d": mask_path(one.mask)} | verdict)
     return layers
 
 
-def cut_out(
-    outcome: Outcome, rgb: np.ndarray, item: Shown, found: Detections, truth: Sequence[Record], path: Path
-) -> dict[str, Any]:
-    """Write the crop of a miss or a false positive; the template's record of it."""
-    if item.is_truth:
-        annotation = truth[item.row]
-        box, mask = annotation["bbox"], outcome.data.targets.mask(annotation) if has_mask(annotation) else None
-    else:
-        mask = found.masks[item.row]
-        box = boxes_xywh([mask])[0].tolist()
-    picture = save(crop(rgb, box, mask, colour(item.label)), path)
-    key = f"{'t' if item.is_truth else 'f'}{item.row}"
-    return {**picture, "show": key, "name": outcome.data.classes[item.label], "text": item.text}
-
-
-def write_references(outcome: Outcome, folder: Path) -> list[dict[str, Any]]:
+def write_references(run: RunFolder, folder: Path) -> list[dict[str, Any]]:
     """Crops of the references, at most MAX_SHOTS of MAX_CLASSES classes; the template's record of each class."""
-    split, classes = outcome.data.references, outcome.data.classes
-    shown = [per_class[:MAX_SHOTS] for per_class in outcome.references[:MAX_CLASSES]]
+    split, classes = run.data.references, run.data.classes
+    shown = [per_class[:MAX_SHOTS] for per_class in run.references[:MAX_CLASSES]]
     wanted: dict[ImageId, list[tuple[int, int]]] = {}
     for label, per_class in enumerate(shown):
         for position, reference in enumerate(per_class):
-            wanted.setdefault(reference["image_id"], []).append((label, position))
+            wanted.setdefault(reference.image_id, []).append((label, position))
     crops: list[list[Any]] = [[None] * len(per_class) for per_class in shown]
     for image_id, places in wanted.items():
         rgb = split.read(split.images[image_id])
         for label, position in places:
-            reference = shown[label][position]
-            mask = split.mask(reference)
-            box = boxes_xywh([mask])[0].tolist()
-            picture = save(crop(rgb, box, mask, colour(label)), folder / f"{label}-{position}.jpg")
+            mask = shown[label][position].known_mask
+            one = Instance(image_id, position, label, boxes_xywh([mask])[0].tolist(), mask)
+            picture = save(crop(rgb, one), folder / f"{label}-{position}.jpg")
             alt = f"{classes[label]} in {split.images[image_id]['file_name']}"
             crops[label][position] = {**picture, "alt": alt}
-    return [{"name": classes[label], "colour": css(label), "crops": per_class} for label, per_class in enumerate(crops)]
+    return [{"name": classes[label], "color": css(label), "crops": per_class} for label, per_class in enumerate(crops)]
 
 
 def css(label: int) -> str:
-    """A class's colour as style sheets write it."""
-    return "#{:02x}{:02x}{:02x}".format(*colour(label))
+    """A class's color as style sheets write it."""
+    return "#{:02x}{:02x}{:02x}".format(*color(label))

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections import Counter
 from pathlib import Path
 from typing import Any
 
@@ -13,20 +12,12 @@ from omegaconf import OmegaConf
 from refexp import __version__
 from refexp.evaluation.verdict import NOUNS
 from refexp.files import write_text
-from refexp.outcome import Outcome
-from refexp.report.gallery import MAX_CLASSES, MAX_SHOTS, spread
-from refexp.report.page_diagnostics import view
-from refexp.report.page_errors import (
-    COLOURS,
-    NAMES,
-    confident_alarms,
-    judge_all,
-    judged_by,
-    worst_misses,
-)
-from refexp.report.page_gallery import css, write_images, write_part, write_references
-from refexp.report.table import NUMBERS, SEMANTIC
-from refexp.report.words import KINDS, counted, headline, percent, short
+from refexp.run_folder import RunFolder, RunRecord
+from refexp.show.gallery import MAX_CLASSES, MAX_SHOTS, spread
+from refexp.show.page.diagnosis import view
+from refexp.show.page.mistakes import COLORS, NAMES, confident_alarms, judge_all, judged_by, worst_misses
+from refexp.show.page.pictures import Pictures, css, write_images, write_part, write_references
+from refexp.show.words import KINDS, NUMBERS, SEMANTIC, counted, headline, percent, short
 
 NAME = "report.html"
 MISSES = "The largest instances that nothing of their class hits, at any score: IoU .5 of the {} makes a hit."
@@ -36,56 +27,61 @@ CROPS = 18
 PLURALS = {**NOUNS, "semantic": "semantic"}
 
 
-def write_report(outcome: Outcome) -> Path:
+def write_report(run: RunFolder, limit: int | None, score_threshold: float, missing: str | None = None) -> Path:
     """Write report.html into the run's folder, its pictures into report/ beside it, and return its path.
 
-    Shows the targets that the overlays show (`vis.limit`) and those of the worst misses and most confident false
-    positives; reads no other target. Without annotations: no accuracy, no errors. `vis.limit=0`: no pictures, and no
-    image is read.
+    Shows the targets that the overlays show (`limit`) and those of the worst misses and most confident false positives;
+    reads no other target. Without annotations: no accuracy, no errors. limit=0, or images that are `missing` (why):
+    numbers alone, and no image is read.
     """
-    data, folder = outcome.data, outcome.output / "report"
-    vis = outcome.config["vis"]
-    chosen = spread(data.targets.images, vis["limit"])
-    kind = judged_by(data, outcome.curves)
-    errors = judge_all(data, outcome.detections, kind) if chosen and data.targets.annotations else {}
-    misses, alarms = worst_misses(errors, data, CROPS), confident_alarms(errors, data, CROPS)
-    ids = list(dict.fromkeys([*chosen, *(shown.image_id for shown in (*misses, *alarms))]))
-    images, crops = write_images(outcome, folder, ids, errors, (misses, alarms))
-    for name, precision in outcome.curves.items():
-        write_part(folder, f"curves-{name}", [curves(precision[:, :, [label]]) for label in range(len(data.classes))])
-    diagnosed = view(outcome.diagnostics) if outcome.diagnostics else {}
+    record, folder = run.record, run.path / "report"
+    pictures, total, kind = Pictures(), 0, "segm"
+    if limit != 0 and missing is None:
+        data = run.data
+        chosen = spread(data.targets.images, limit)
+        kind = judged_by(data, record.metrics.overall)
+        errors = judge_all(data, run.detections, kind) if data.targets.annotations else {}
+        mistakes = worst_misses(errors, data, CROPS), confident_alarms(errors, data, CROPS)
+        ids = list(dict.fromkeys([*chosen, *(one.image_id for row in mistakes for one in row)]))
+        pictures = write_images(run, folder, ids, errors, mistakes, score_threshold)
+        pictures.references = write_references(run, folder / "references")
+        total = len(ids) - len(chosen)
+    for name, precision in run.curves.items():
+        write_part(folder, f"curves-{name}", [curves(precision[:, :, [label]]) for label in range(len(record.classes))])
+    diagnosed = view(run.diagnostics) if run.diagnostics else {}
     page = {
-        **describe(outcome),
-        "kinds": accuracy(outcome),
-        "images": images,
-        "more": len(ids) - len(chosen),
-        "truth": bool(data.targets.annotations),
+        **describe(record),
+        "kinds": accuracy(record),
+        "images": pictures.images,
+        "more": total,
+        "truth": bool(record.instances),
+        "missing": missing,
         "diagnostics": diagnosed,
-        "misses": crops[0],
-        "alarms": crops[1],
+        "misses": pictures.crops[0],
+        "alarms": pictures.crops[1],
         "misses_text": MISSES.format(PLURALS[kind]),
         "alarms_text": ALARMS.format(PLURALS[kind]),
-        "references": write_references(outcome, folder / "references") if chosen else [],
-        "references_text": references_text(outcome),
-        "memory_bank": vis.get("memory_bank", False),
+        "references": pictures.references,
+        "references_text": references_text(record),
+        "memory_bank": (run.path / "memory_bank.png").exists(),
         "data": {
-            "classes": data.classes,
-            "colours": [css(label) for label in range(len(data.classes))],
-            "judgements": [{"name": NAMES[verdict], "colour": value} for verdict, value in COLOURS.items()],
-            "threshold": vis["score_threshold"],
-            "total": len(outcome.detections),
-            "curves": {kind: curves(precision) for kind, precision in outcome.curves.items()},
+            "classes": record.classes,
+            "colors": [css(label) for label in range(len(record.classes))],
+            "judgements": [{"name": NAMES[verdict], "color": value} for verdict, value in COLORS.items()],
+            "threshold": score_threshold,
+            "total": record.images,
+            "curves": {kind: curves(precision) for kind, precision in run.curves.items()},
             "charts": {kind["chart"]["name"]: kind["chart"] for kind in diagnosed.values()},
         },
     }
-    write_text(outcome.output / NAME, templates().get_template("run.html").render(page))
-    return outcome.output / NAME
+    write_text(run.path / NAME, templates().get_template("run.html").render(page))
+    return run.path / NAME
 
 
 def templates() -> jinja2.Environment:
     """The page's templates; every value is escaped."""
     environment = jinja2.Environment(
-        loader=jinja2.PackageLoader("refexp.report"),
+        loader=jinja2.PackageLoader("refexp.show.page"),
         autoescape=True,
         undefined=jinja2.StrictUndefined,
         trim_blocks=True,
@@ -95,25 +91,24 @@ def templates() -> jinja2.Environment:
     return environment
 
 
-def describe(outcome: Outcome) -> dict[str, Any]:
+def describe(record: RunRecord) -> dict[str, Any]:
     """What was run: the page's title and first lines, time, weights, environment and configuration."""
-    summary, config = outcome.summary, outcome.config
-    facts = [*headline(summary), counted(summary["detections"], "detection", "detections")]
+    config = record.config
+    facts = [*headline(record), counted(record.detections, "detection", "detections")]
     parts = {part: component(config.get(part) or {}) for part in ("encoder", "proposer", "matcher")}
-    origins = [source["origin"] for source in summary["weights"].values() if source["origin"] != "none needed"]
+    origins = [source["origin"] for source in record.weights.values() if source["origin"] != "none needed"]
     weights = "; ".join(dict.fromkeys(origins)) or "none needed"
-    memory = ", ".join(f"{place} {mib:.0f} MiB" for place, mib in summary["peak_memory_mib"].items())
-    run = {"device": summary["device"], "ranks": summary["ranks"], "peak memory": memory, "commit": summary["commit"]}
+    memory = ", ".join(f"{place} {mib:.0f} MiB" for place, mib in record.peak_memory_mib.items())
+    run = {"device": record.device, "ranks": record.ranks, "peak memory": memory, "commit": record.commit}
+    name = config.get("name", "run")
     return {
-        "title": short(summary["targets"])
-        if config["name"] == "run"
-        else f"{config['name']}: {short(summary['targets'])}",
+        "title": short(record.targets) if name == "run" else f"{name}: {short(record.targets)}",
         "facts": facts,
         "parts": parts | {"weights": weights},
-        "note": outcome.note,
-        "stages": stages(summary["stages"]),
-        "weights": summary["weights"],
-        "environment": {k: v for k, v in run.items() if v is not None} | summary["versions"],
+        "note": record.note,
+        "stages": stages(record.stages),
+        "weights": record.weights,
+        "environment": {k: v for k, v in run.items() if v is not None} | record.versions,
         "config": OmegaConf.to_yaml(OmegaConf.create(config)),
         "version": __version__,
     }
@@ -141,27 +136,22 @@ def stages(report: dict[str, dict[str, float]]) -> list[dict[str, Any]]:
     ]
 
 
-def accuracy(outcome: Outcome) -> list[dict[str, Any]]:
+def accuracy(record: RunRecord) -> list[dict[str, Any]]:
     """For each kind of comparison that was made: the numbers overall and of each class, best first."""
-    instances = Counter(
-        outcome.data.targets.labels[a["category_id"]]
-        for a in outcome.data.targets.annotations
-        if not a.get("iscrowd", 0)
-    )
-    metrics, found = outcome.metrics, []
+    found = []
     for key, plural in PLURALS.items():
-        overall = SEMANTIC if key == "semantic" else NUMBERS
-        numbers = {column: metrics[f"{key}/{column}"] for column in overall if f"{key}/{column}" in metrics}
+        overall, per_class = record.metrics.overall.get(key, {}), record.metrics.per_class.get(key, {})
+        numbers = {name: overall[name] for name in (SEMANTIC if key == "semantic" else NUMBERS) if name in overall}
         if not numbers:
             continue
-        columns = [c for c in ("nAP", "nAP50", "IoU") if f"{key}/{c}/{outcome.data.classes[0]}" in metrics]
+        columns = [name for name in ("nAP", "nAP50", "IoU") if name in per_class]
         rows: list[dict[str, Any]] = [
             {
                 "name": class_name,
-                "values": [metrics[f"{key}/{column}/{class_name}"] for column in columns],
-                "instances": instances[label],
+                "values": [per_class[column][class_name] for column in columns],
+                "instances": (record.instances_of_class or {}).get(class_name),
             }
-            for label, class_name in enumerate(outcome.data.classes if columns else ())
+            for class_name in (record.classes if columns else ())
         ]
         rows.sort(key=lambda row: -1 if row["values"][0] is None else row["values"][0], reverse=True)
         kind = {"key": key, "name": KINDS[key], "plural": plural, "numbers": numbers, "columns": columns, "rows": rows}
@@ -179,9 +169,9 @@ def curves(precision: np.ndarray) -> list[tuple[str, list[int]]]:
     return [(name, (1000 * line).round().astype(int).tolist()) for name, line in chosen.items()]
 
 
-def references_text(outcome: Outcome) -> str:
+def references_text(record: RunRecord) -> str:
     """How many references there were, and whether all are shown."""
-    counts = [len(per_class) for per_class in outcome.references]
+    counts = list(record.references.values())
     text = f"{sum(counts)} annotated instances of {len(counts)} classes taught this run what to look for."
     if len(counts) > MAX_CLASSES or max(counts, default=0) > MAX_SHOTS:
         text += f" Shown are the first {MAX_CLASSES} classes, and of each the first {MAX_SHOTS}."

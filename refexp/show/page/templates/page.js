@@ -108,14 +108,14 @@ for (const place of $$("[data-chart]")) {
 /* Gallery */
 const cards = $$(".card");
 if (!cards.length) return;
-const controls = { truth: $("#truth"), found: $("#found"), score: $("#score"), class: $("#class"), colour: $("#colour") };
+const controls = { truth: $("#truth"), found: $("#found"), score: $("#score"), class: $("#class"), color: $("#color") };
 const dialog = $("#large");
 let open = null, chosen = null;
 
-const byError = () => controls.colour?.value === "error";
+const byError = () => controls.color?.value === "error";
 function tint(item) {
-  if (!byError()) return data.colours[item.c];
-  return data.judgements[item.j].colour;
+  if (!byError()) return data.colors[item.c];
+  return data.judgements[item.j].color;
 }
 function visible(item, truth) {
   if (controls.class.value !== "" && item.c !== +controls.class.value) return false;
@@ -131,8 +131,8 @@ function paint(svg, layers, large) {
   const shapes = [];
   const add = (item, key, truth) => {
     if (key !== chosen && !visible(item, truth)) return;
-    const colour = tint(item);
-    const path = make("path", { d: item.d, class: truth ? "truth" : "found", fill: colour, stroke: colour, "data-key": key });
+    const color = tint(item);
+    const path = make("path", { d: item.d, class: truth ? "truth" : "found", fill: color, stroke: color, "data-key": key });
     if (large && key === chosen) path.classList.add("on");
     path.append(make("title", {}, describe(item, truth)));
     shapes.push(path);
@@ -188,12 +188,12 @@ window.addEventListener("beforeprint", () => cards.forEach(paintCard));
 function key() {
   const place = $("#key");
   if (byError()) {
-    const rows = data.judgements.map(({ name, colour }) => [name, colour]);
-    place.replaceChildren(...rows.map(([name, colour]) => make("li", {}, make("i", { class: "swatch", style: `background:${colour}` }), name)));
+    const rows = data.judgements.map(({ name, color }) => [name, color]);
+    place.replaceChildren(...rows.map(([name, color]) => make("li", {}, make("i", { class: "swatch", style: `background:${color}` }), name)));
     return;
   }
   const few = data.classes.length <= 24 ? data.classes : [];
-  place.replaceChildren(...few.map((name, i) => make("li", {}, make("i", { class: "swatch", style: `background:${data.colours[i]}` }), name)));
+  place.replaceChildren(...few.map((name, i) => make("li", {}, make("i", { class: "swatch", style: `background:${data.colors[i]}` }), name)));
 }
 /** Whether anything of a class is drawn on a card. */
 function shows({ dataset }, label) {

@@ -1,0 +1,44 @@
+"""What was found, as a list for other programs and as masks: `summary` and `masks` of task=predict."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+from PIL import Image
+
+from refexp.files import as_path, atomic_path, write_text
+from refexp.masks import areas, decode
+from refexp.show.instances import Instance
+
+
+def write_summary(path: Path, found: Sequence[Instance], classes: Sequence[str]) -> None:
+    """The findings as a table, CSV or JSON as path.suffix says. An image's are numbered from 1, best first."""
+    sizes = areas([one.mask for one in found if one.mask]).tolist()
+    rows = [
+        (one.image_id, one.row + 1, classes[one.label], round(one.score or 0.0, 4), list(one.box), area)
+        for one, area in zip(found, sizes, strict=True)
+    ]
+    if path.suffix == ".json":
+        columns = ("image", "number", "class", "score", "box", "area")
+        lines = [json.dumps(dict(zip(columns, row, strict=True)), allow_nan=False) for row in rows]
+        write_text(path, "[" + ",\n ".join(lines) + "]\n")
+        return
+    text = io.StringIO()
+    writer = csv.writer(text, lineterminator="\n")
+    writer.writerow(["image", "number", "class", "score", "x", "y", "width", "height", "area"])
+    writer.writerows([*first, *box, area] for *first, box, area in rows)
+    write_text(path, text.getvalue())
+
+
+def write_masks(folder: Path, found: Sequence[Instance], classes: Sequence[str]) -> None:
+    """A PNG as large as its image for each finding: 255 on the object, 0 elsewhere; `<image>/<number>_<class>.png`."""
+    for one in found:
+        name = "".join(c if c.isalnum() or c in "-_. " else "_" for c in classes[one.label])
+        picture = Image.fromarray(decode([one.mask])[0].astype(np.uint8) * 255)  # type: ignore[list-item]
+        with atomic_path(folder / as_path(one.image_id) / f"{one.row + 1:03d}_{name}.png") as path:
+            picture.save(path)

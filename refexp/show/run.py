@@ -1,0 +1,96 @@
+"""Showing one run: overlays, lists, the page and the tables, all made from its folder."""
+
+from __future__ import annotations
+
+import logging
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from refexp.build import build, check
+from refexp.compose import SummaryFormat, Vis
+from refexp.errors import RefexpError
+from refexp.run_folder import RunFolder
+from refexp.show.findings import write_masks, write_summary
+from refexp.show.gallery import draw_references, draw_targets, spread
+from refexp.show.instances import detected
+from refexp.show.memory_bank import draw_memory_bank
+from refexp.show.page.report import write_report
+from refexp.show.terminal import print_diagnosis, print_findings, print_metrics, print_places
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Options:
+    """How a run is shown: `vis.*` of its configuration, and of task=predict the list (summary) and masks."""
+
+    vis: Vis
+    summary: SummaryFormat | None
+    masks: bool
+
+    @classmethod
+    def of(cls, config: dict[str, Any]) -> Options:
+        """Those of a run's configuration. Raises RefexpError that names the key at fault."""
+        return cls(
+            vis=build(config.get("vis", {}), "vis", Vis),
+            summary=check(config.get("summary"), SummaryFormat | None, "summary"),
+            masks=check(config.get("masks", False), bool, "masks"),
+        )
+
+
+def show_run(run: RunFolder, changes: dict[str, Any] | None = None) -> None:
+    """Draw, write and print all that people look at of a finished run.
+
+    changes: of `vis`, in place of what the run's configuration says. Where the data set or its images are gone, shows
+    what the folder holds and says what is missing.
+    """
+    record, options = run.record, Options.of(run.record.config)
+    vis = replace(options.vis, **changes or {})
+    with standing_in(record.cwd):
+        missing = draw_pictures(run, vis) if vis.limit != 0 else None
+        if run.memory_bank:
+            draw_memory_bank(run.path / "memory_bank.png", record.classes, *run.memory_bank, record.note)
+        found = [one for of_image in run.detections for one in detected(of_image.above(vis.score_threshold))]
+        if options.summary:
+            write_summary(run.path / f"summary.{options.summary}", found, record.classes)
+        if options.masks:
+            write_masks(run.path / "masks", found, record.classes)
+        page = write_report(run, vis.limit, vis.score_threshold, missing) if vis.report else None
+    if record.metrics:
+        if run.diagnostics:
+            print_diagnosis(run.diagnostics)
+        print_metrics(record)
+    else:
+        print_findings(found, record)
+    print_places(run.path, page, record.note)
+
+
+def draw_pictures(run: RunFolder, vis: Vis) -> str | None:
+    """Write the overlays; why there are none, if there are none."""
+    folder, note = run.path / "overlays", run.record.note
+    try:
+        data = run.data
+        chosen = set(spread(data.targets.images, vis.limit))
+        draw_references(folder, data, run.references, note)
+        targets = [found for found in run.detections if found.image_id in chosen]
+        draw_targets(folder, data, targets, vis.score_threshold, note)
+    except RefexpError as error:
+        log.warning("no pictures: %s", error)
+        return str(error)
+    return None
+
+
+@contextmanager
+def standing_in(folder: str | None) -> Iterator[None]:
+    """Within the block, relative paths start from this folder, if it is still there."""
+    before = Path.cwd()
+    if folder and Path(folder).is_dir():
+        os.chdir(folder)
+    try:
+        yield
+    finally:
+        os.chdir(before)

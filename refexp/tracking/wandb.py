@@ -1,0 +1,462 @@
+"""Weights & Biases: a reader of run folders, and `logger=wandb`, which lets it follow a run from a process of its own.
+
+Whatever happens to W&B, to its service or to the network can so end the reader and not the run. Tried with wandb 0.31
+offline, and against a local server that answers its first calls; never against wandb.ai.
+"""
+
+from __future__ import annotations
+
+import csv
+import importlib.metadata
+import logging
+import os
+import secrets
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import suppress
+from datetime import datetime
+from itertools import compress
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import numpy as np
+import yaml
+from PIL import Image
+from pydantic import Field
+
+import refexp
+from refexp.errors import RefexpError, first_line
+from refexp.files import sha256, write_json, write_text
+from refexp.masks import decode
+from refexp.run_folder import RunRecord, read_json
+from refexp.show.gallery import REFERENCES, spread
+from refexp.show.page.pictures import TARGETS
+from refexp.report.keys import FIRST, RECIPES, matters
+from refexp.status import is_running, read_status
+from refexp.tracking.base import Logger, per_class
+
+log = logging.getLogger(__name__)
+
+NAME = "wandb.json"
+"""In a run's folder: what W&B was told of it, and by which settings."""
+LOOK_SECONDS = 2.0
+RETRY_SECONDS = 600.0
+"""How long after a failure the further runs of this process are kept offline without another try."""
+STOPPED_SECONDS = 10.0
+"""How long the end of a run may wait that was told to stop, and will be killed before long."""
+REPEATED = ("seed", "shots", "shots.n")
+"""What the runs of one variant differ in."""
+COMMAND = (sys.executable, "-m", "refexp", "push", "--follow")
+MAX_IDS = 127
+"""Classes that a mask can tell apart: W&B stores them as signed bytes."""
+
+
+class WandbLogger(Logger):
+    """One W&B run an experiment.
+
+    mode: "auto" is online with a key, unless WANDB_MODE says otherwise. Where online is not possible the run is kept
+    offline, and one line says how to send it; the next jobs of a multirun do not try for ten minutes. group: "auto" is
+    the sweep's folder in a multirun. images: how many targets are sent, of those that the run's page shows. wait:
+    seconds that the end of a run may take; what is not sent by then can be sent by `refexp push`. dir: where W&B's own
+    files go; None is the run's folder. Raises RefexpError if wandb is not installed.
+    """
+
+    def __init__(
+        self,
+        mode: Literal["auto", "online", "offline", "disabled"] = "auto",
+        project: str = "refexp",
+        entity: str | None = None,
+        group: str | None = "auto",
+        job_type: str | None = None,
+        tags: list[str] | None = None,
+        artifacts: list[Literal["detections", "references"]] | None = None,
+        images: Annotated[int, Field(ge=0)] = 8,
+        wait: Annotated[float, Field(ge=3, allow_inf_nan=False)] = 60.0,
+        dir: str | None = None,
+    ) -> None:
+        try:
+            importlib.metadata.version("wandb")
+        except importlib.metadata.PackageNotFoundError:
+            raise RefexpError("logger=wandb needs a package that is not installed: pip install 'wandb>=0.31'") from None
+        self.settings: dict[str, Any] = {
+            "mode": mode, "project": project, "entity": entity, "group": group, "job_type": job_type,
+            "tags": tags or [], "artifacts": artifacts or [], "images": images, "wait": wait,
+            "dir": str(Path(dir).absolute()) if dir else None,
+        }  # fmt: skip
+        self.process: subprocess.Popen[bytes] | None = None
+
+    def start(self, folder: Path) -> None:
+        if self.settings["mode"] == "disabled":
+            return
+        mode = "offline" if time.monotonic() < _offline_until else self.settings["mode"]
+        write_json(folder / NAME, self.settings | {"mode": mode}, indent=1)
+        packages = str(Path(refexp.__file__).parent.parent)
+        path = os.pathsep.join(filter(None, [packages, os.environ.get("PYTHONPATH")]))
+        # In a session of its own, for an interrupt at the terminal is not for it.
+        self.process = subprocess.Popen(
+            [*COMMAND, str(folder)], stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
+            start_new_session=True, env=os.environ | {"PYTHONPATH": path},
+        )  # fmt: skip
+
+    def finish(self, folder: Path) -> None:
+        """Wait until all is sent, or give up after `wait` seconds."""
+        if self.process is None:
+            return
+        stopped = (read_status(folder) or {}).get("state") == "stopped"
+        wait = min(self.settings["wait"], STOPPED_SECONDS) if stopped else self.settings["wait"]
+        try:
+            code = self.process.wait(timeout=wait)
+            ended = f"its process ended with code {code}" if code else ""
+        except subprocess.TimeoutExpired:
+            self.process.kill()
+            self.process.wait()
+            ended = f"not done after {wait:g} s (logger.wait)"
+        tell(folder, ended)
+
+
+_offline_until = 0.0
+
+
+def tell(folder: Path, ended: str = "") -> None:
+    """One line of what became of a run at W&B, with what a person can do. ended: what went wrong with the reader."""
+    global _offline_until
+    told = read_json(folder / NAME) or {}
+    fault, kept = ended or told.get("fault"), told.get("folder")
+    remedy = (
+        f"wandb sync {kept} sends {'what is there' if fault else 'it'}" if kept else f"refexp push {folder} sends it"
+    )
+    if fault:
+        log.warning("W&B: %s; %s", fault.strip().rstrip("."), remedy)
+    elif told.get("offline"):
+        _offline_until = time.monotonic() + RETRY_SECONDS
+        log.warning("W&B: offline, %s; %s", told["offline"].strip().rstrip("."), remedy)
+    elif told.get("kept"):
+        log.info("W&B: kept offline; %s", remedy)
+
+
+class Reader:
+    """Reads one run's folder into one W&B run; where the network fails, it is started again offline.
+
+    folder: absolute. Its wandb.json has the logger's settings, or else the defaults.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self.told: dict[str, Any] = (read_json(folder / NAME) or WandbLogger().settings) | {"fault": None, "sent": None}
+        self.run: Any = None
+        self.rows = 0
+
+    def follow(self) -> None:
+        """Read the folder until the run has ended and is shown; never raises, but notes what went wrong."""
+        try:
+            while is_running(self.folder) and not self.begun():
+                time.sleep(LOOK_SECONDS / 4)
+            self.start()
+            while is_running(self.folder):
+                self.send_progress()
+                time.sleep(LOOK_SECONDS)
+            self.send_progress()
+            self.finish()
+        except Exception as error:
+            self.note(fault=first_line(error))
+
+    def begun(self) -> bool:
+        """Whether the run has written its configuration; an earlier run in the folder may have left one, too."""
+        path = self.folder / "config.yaml"
+        started = (read_status(self.folder) or {}).get("started")
+        since = datetime.fromisoformat(started).timestamp() if started else 0.0
+        return path.exists() and path.stat().st_mtime >= since
+
+    def start(self) -> None:
+        """Start a run online if asked for and possible, or else offline."""
+        import wandb
+
+        place = Path(self.told["dir"] or self.folder)
+        place.mkdir(parents=True, exist_ok=True)
+        # W&B takes a folder for temporary files where it cannot write, and nobody would find the run there.
+        (place / ".writable").write_text("?")
+        (place / ".writable").unlink()
+        # Files on their way into artifacts belong to the run as well, not into the home folder.
+        os.environ.setdefault("WANDB_DATA_DIR", str(place / "wandb"))
+        # Of single calls to the server: W&B makes some while it creates a table, and waits for them.
+        os.environ.setdefault("WANDB_HTTP_TIMEOUT", str(max(1, round(self.told["wait"] / 12))))
+        status = read_status(self.folder) or {}
+        self.settings: dict[str, Any] = {
+            "silent": True, "console": "off", "disable_git": True, "program": "main.py",
+            "x_stats_pid": status.get("pid", os.getpid()), "init_timeout": self.told["wait"] / 3,
+            "finish_timeout": self.told["wait"] / 3, "finish_timeout_raises": True,
+        }  # fmt: skip
+        if self.told["mode"] != "auto":
+            self.settings["mode"] = self.told["mode"]
+        try:
+            self.begin()
+        except Exception as error:
+            self.fall_back(error)
+        assert self.run is not None and wandb.run is not None
+
+    def begin(self, why_offline: str | None = None) -> None:
+        import wandb
+
+        config = read_yaml(self.folder / "config.yaml") if self.begun() else {}
+        told, sweep = self.told, self.folder.parent
+        group = (sweep.name if (sweep / "sweep.json").exists() else None) if told["group"] == "auto" else told["group"]
+        self.run = wandb.init(
+            dir=told["dir"] or str(self.folder), id=run_id(self.folder), resume="allow",
+            name="/".join(self.folder.parts[-2:]), project=told["project"], entity=told["entity"], group=group,
+            job_type=told["job_type"], tags=told["tags"], config=config | {"options": options(self.folder)},
+            settings=wandb.Settings(**self.settings),
+        )  # fmt: skip
+        for name in ("progress/*", "rate/*"):
+            self.run.define_metric(name, summary="none")
+        kept = str(Path(self.run.settings.sync_dir).absolute())
+        self.note(folder=kept, offline=why_offline, kept=self.run.settings.mode == "offline")
+
+    def fall_back(self, error: Exception) -> None:
+        """The same run once more, offline."""
+        import wandb
+
+        run, self.run, self.rows = self.run, None, 0
+        if run is not None:
+            with suppress(Exception):
+                run.finish(exit_code=1)
+        wandb.teardown()  # its service holds on to the run's id
+        self.settings["mode"] = "offline"
+        self.begin(first_line(error))
+
+    def send_progress(self) -> None:
+        """The rows of progress.csv that were not sent yet, of this start of the run."""
+        rows = progress_of(self.folder)
+        for row in rows[self.rows :]:
+            done = float(row["done"]) / max(1.0, float(row["total"]))
+            self.run.log({f"progress/{row['stage']}": done, f"rate/{row['stage']}": float(row["per_second"])})
+        self.rows = len(rows)
+
+    def finish(self) -> None:
+        """Send what came of the run. W&B counts it as failed unless it was completed."""
+        state = (read_status(self.folder) or {}).get("state", "completed")
+        completed = state == "completed"
+        if completed and (self.folder / "metrics.json").exists():
+            self.send_results()
+        run, self.run = self.run, None
+        run.summary["state"] = state if state != "running" else "failed"
+        run.finish(exit_code=0 if completed else 1)
+        self.note(sent=fingerprint(self.folder))
+
+    def send_results(self) -> None:
+        """W&B asks its server about tables and artifacts, and keeps neither if it is gone."""
+        try:
+            send(self.run, self.folder, self.told)
+        except Exception as error:
+            if self.run.settings.mode == "offline":
+                raise
+            self.fall_back(error)
+            self.send_progress()
+            send(self.run, self.folder, self.told)
+
+    def note(self, **what: Any) -> None:
+        """Keep in wandb.json what became of the run at W&B."""
+        self.told |= what
+        write_json(self.folder / NAME, self.told, indent=1)
+
+
+def send(run: Any, folder: Path, told: dict[str, Any]) -> None:
+    """Log a completed run: numbers first, for pictures and files may fail for reasons of their own."""
+    import wandb
+
+    record = RunRecord.read(folder)
+    known = ("targets", "classes", "weights", "device", "versions", "commit", "ranks")
+    about = {name: getattr(record, name) for name in known} | {"weights_note": record.note}
+    run.config.update({"run": about}, allow_val_change=True)
+    run.tags = (*(run.tags or ()), *labels(record))
+    run.notes = record.note or ""
+    run.summary.update(numbers(record))
+    what = {"shots": record.shots, "seed": record.seed}
+    row = what | options(folder) | record.metrics.flat_overall
+    columns, rows = per_class(record)
+    run.log(
+        {
+            "results": wandb.Table(columns=list(row), data=[list(row.values())]),
+            "per_class": wandb.Table(columns=[*what, *columns], data=[[*what.values(), *values] for values in rows]),
+        }
+    )
+    pictures: dict[str, Any] = {}
+    if told["images"] and (targets := list(target_pictures(folder, record, told["images"]))):
+        pictures["samples/targets"] = targets
+    if told["images"] and (sheet := folder / "overlays" / REFERENCES).exists():
+        pictures["samples/references"] = wandb.Image(Image.open(sheet), file_type="jpg", caption=record.note)
+    if pictures:
+        run.log(pictures)
+    for name in told["artifacts"]:
+        artifact = wandb.Artifact(f"{name}-{run.id}", type=name)
+        artifact.add_file(str(folder / f"{name}.json"))
+        run.log_artifact(artifact)
+
+
+def target_pictures(folder: Path, record: RunRecord, limit: int) -> Iterator[Any]:
+    """Some of the pictures that the run's page shows, evenly spread, each with layers of masks and boxes to toggle.
+
+    Without a page, the overlays as they are.
+    """
+    import wandb
+
+    listed = read_json(folder / "report" / TARGETS)
+    if listed is None:
+        overlays = sorted(path for path in (folder / "overlays").rglob("*.jpg") if path.name != REFERENCES)
+        for number in spread(range(len(overlays)), limit):
+            yield wandb.Image(Image.open(overlays[int(number)]), file_type="jpg", caption=overlays[int(number)].stem)
+        return
+    chosen = [listed[int(number)] for number in spread(range(len(listed)), limit)]
+    ids = class_ids({one["label"] for target in chosen for one in target["instances"]}, len(record.classes))
+    names = {number: record.classes[label] for label, number in ids.items()}
+    for target in chosen:
+        picture = Image.open(folder / "report" / target["file"])
+        masks, boxes = {}, {}
+        parts = {"prediction": [one for one in target["instances"] if one["score"] is not None]}
+        if record.instances:
+            parts["ground truth"] = [one for one in target["instances"] if one["score"] is None]
+        for layer, every in parts.items():
+            shown = [one for one in every if one["label"] in ids]
+            masks[layer] = {"mask_data": label_map(shown, ids, picture.size), "class_labels": names}
+            scale = picture.height / target["size"][0]
+            boxes[layer] = {"box_data": [box(one, ids, names, scale) for one in shown], "class_labels": names}
+        caption = f"{target['image']}  {record.note or ''}".strip()
+        yield wandb.Image(picture, file_type="jpg", caption=caption, masks=masks, boxes=boxes)
+
+
+def label_map(shown: Sequence[dict[str, Any]], ids: dict[int, int], size: tuple[int, int]) -> np.ndarray:
+    """Instances, the best first, painted over each other with the best on top, u8 [H, W]; 0 is background."""
+    canvas = np.zeros(size[::-1], dtype=np.uint8)
+    for one in reversed(shown):
+        if one["mask"]:
+            mask = Image.fromarray(decode([one["mask"]])[0]).resize(size, Image.Resampling.NEAREST)
+            canvas[np.asarray(mask)] = ids[one["label"]]
+    return canvas
+
+
+def box(one: dict[str, Any], ids: dict[int, int], names: dict[int, str], scale: float) -> dict[str, Any]:
+    """A box as W&B takes it, in pixels of the picture."""
+    x, y, w, h = (side * scale for side in one["box"])
+    number = ids[one["label"]]
+    position = {"minX": round(x), "maxX": round(x + w), "minY": round(y), "maxY": round(y + h)}
+    sent = {"position": position, "domain": "pixel", "class_id": number, "box_caption": names[number]}
+    if one["score"] is None:
+        return sent
+    return sent | {"box_caption": f"{names[number]} {one['score']:.2f}", "scores": {"score": one["score"]}}
+
+
+def class_ids(present: set[int], classes: int) -> dict[int, int]:
+    """A number from 1 for each class, or for each present if there are too many: one numbering for all pictures."""
+    labels = range(classes) if classes <= MAX_IDS else sorted(present)[:MAX_IDS]
+    return {label: number for number, label in enumerate(labels, start=1)}
+
+
+def numbers(record: RunRecord) -> dict[str, Any]:
+    """The summary: every number of the run that is not of a single class; those without any instance are left out."""
+    counts = {name: getattr(record, name) for name in ("images", "instances", "detections")}
+    seconds = {f"seconds/{name}": stage["seconds"] for name, stage in record.stages.items()}
+    metrics = {name: value for name, value in record.metrics.flat_overall.items() if value is not None}
+    return metrics | counts | seconds | {"targets": record.targets, "weights_note": record.note or ""}
+
+
+def labels(record: RunRecord) -> list[str]:
+    """Tags that tell numbers which mean nothing, or something else, from the others."""
+    tags = ["synthetic images"] if record.targets.startswith("SYNTHETIC") else []
+    kinds = {source["kind"] for source in record.weights.values()}
+    return tags + [f"{kind} weights" for kind in ("random", "other") if kind in kinds]
+
+
+def options(folder: Path) -> dict[str, str]:
+    """The option of each group, as on the command line, and what else was given there: the variant that is compared.
+
+    Empty where Hydra left no record. Runs of one variant differ in shots and seed alone.
+    """
+    running = read_yaml(folder / ".hydra" / "hydra.yaml").get("hydra")
+    if not running:
+        return {}
+    chosen, given = running["runtime"]["choices"], running["overrides"]["task"]
+    names = [override.split("=")[0].lstrip("+~") for override in given]
+    # A recipe does make one: what it sets is not on the command line.
+    matter = [name not in REPEATED and (matters(name) or name in RECIPES) for name in names]
+    variant = " ".join(compress(given, matter)) or "default"
+    return {group: str(chosen[group]) for group in FIRST if group in chosen and group != "shots"} | {"variant": variant}
+
+
+def run_id(folder: Path) -> str:
+    """W&B's name of this experiment: the same when it is taken up again in its folder, or sent again."""
+    path = folder / "wandb_id.txt"
+    if not path.exists():
+        write_text(path, secrets.token_hex(4) + "\n")
+    return path.read_text(encoding="utf-8").strip()
+
+
+def progress_of(folder: Path) -> list[dict[str, str]]:
+    """The rows of progress.csv since the run was started last."""
+    started = (read_status(folder) or {}).get("started", "")
+    try:
+        with (folder / "progress.csv").open(encoding="utf-8") as file:
+            return [row for row in csv.DictReader(file) if row["per_second"] and row["time"] >= started]
+    except OSError:
+        return []
+
+
+def read_yaml(path: Path) -> dict[str, Any]:
+    """A YAML file's content, {} if there is none."""
+    try:
+        return yaml.safe_load(path.read_text(encoding="utf-8")) or {}
+    except OSError:
+        return {}
+
+
+def fingerprint(folder: Path) -> str:
+    """What tells a run's results from those of another run in the same folder."""
+    path = folder / "metrics.json"
+    return sha256(path) if path.exists() else "none"
+
+
+def push(folder: Path) -> str:
+    """Send a finished run, if it was not sent yet; what became of it, in one line. Again it is the same W&B run.
+
+    Raises RefexpError if the run has not ended, or W&B did not take it.
+    """
+    folder = folder.absolute()
+    if is_running(folder):
+        raise RefexpError(f"{folder} has not ended yet; logger=wandb follows a run.")
+    told = read_json(folder / NAME) or {}
+    if told.get("sent") == fingerprint(folder) and not told["fault"]:
+        if not told["kept"]:
+            return f"{folder}: already sent, W&B run {run_id(folder)}"
+        if os.environ.get("WANDB_MODE") == "offline" or told["mode"] == "offline" or not has_key():
+            return f"{folder}: kept offline, W&B run {run_id(folder)}; wandb sync {told['folder']} sends it"
+        synced = subprocess.run(
+            [sys.executable, "-m", "wandb", "sync", told["folder"]], capture_output=True, text=True, check=False
+        )
+        if synced.returncode:
+            raise RefexpError(f"W&B: {(synced.stderr or synced.stdout).strip().splitlines()[-1]}")
+        write_json(folder / NAME, told | {"kept": False}, indent=1)
+        return f"{folder}: sent, W&B run {run_id(folder)}"
+    reader = Reader(folder)
+    reader.follow()
+    if reader.told["fault"]:
+        raise RefexpError(f"W&B: {reader.told['fault']}")
+    how = f"kept offline; wandb sync {reader.told['folder']} sends it" if reader.told["kept"] else "sent"
+    return f"{folder}: {how}, W&B run {run_id(folder)}"
+
+
+def has_key() -> bool:
+    """Whether W&B knows a key on this machine."""
+    import wandb
+
+    return bool(wandb.api.api_key)
+
+
+def follow(folder: Path) -> int:
+    """Follow a run that goes on: what `logger=wandb` starts. The exit code."""
+    # A signal to all processes of a job is the run's to answer; this one ends with the run.
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, signal.SIG_IGN)
+    reader = Reader(folder.absolute())
+    reader.follow()
+    return 1 if reader.told["fault"] else 0
