@@ -142,12 +142,11 @@ class RunRecord:
         schema = content.get("schema", 0)
         if schema > SCHEMA:
             raise RefexpError(f"{path} is of schema {schema}; this refexp reads up to {SCHEMA}: update refexp.")
-        lists = {
-            name: tuple(content[name]) for name in ("classes", "classes_left_out", "categories") if name in content
-        }
         known = {one.name: content[one.name] for one in fields(cls) if one.name in content}
         try:
-            return cls(**known | lists | {"metrics": Metrics.from_flat(content["metrics"]), "schema": schema})
+            lists = {name: known[name] for name in ("classes", "classes_left_out", "categories") if known.get(name)}
+            known |= {name: tuple(values) for name, values in lists.items()}
+            return cls(**known | {"metrics": Metrics.from_flat(content["metrics"]), "schema": schema})
         except TypeError as error:
             raise RefexpError(f"{path} is damaged, or not written by refexp: {error}.") from None
 
@@ -294,9 +293,9 @@ def references_to_coco(references: Sequence[Sequence[Reference]], data: Data) ->
     chosen = {reference.id: reference for per_class in references for reference in per_class}
     records = {annotation["id"]: annotation for annotation in split.annotations if annotation["id"] in chosen}
     made = {
-        id_: {"segmentation": to_json(reference.known_mask)}
+        id_: {"segmentation": to_json(reference.mask)}
         for id_, reference in chosen.items()
-        if not has_mask(records[id_])
+        if reference.mask is not None and not has_mask(records[id_])
     }
     image_ids = dict.fromkeys(reference.image_id for reference in chosen.values())
     return {

@@ -14,7 +14,6 @@ from conftest import ROOT
 from hydra import compose, initialize_config_dir
 from miniature import read
 from omegaconf import OmegaConf
-from refexp.show.page.mistakes import judge_all
 from runs import run
 from torchvision.models.segmentation import FCN_ResNet50_Weights
 
@@ -31,6 +30,7 @@ from refexp.evaluation.errors import BACKGROUND, HIT, IGNORED
 from refexp.evaluation.lvis import LvisEvaluation
 from refexp.evaluation.semantic import SemanticEvaluation
 from refexp.masks import encode
+from refexp.show.page.mistakes import judge_all
 from refexp.types import Detections
 
 CDFSOD = {

@@ -12,9 +12,8 @@ import torch
 from conftest import CLASSES
 from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
-from refexp.results import detections_to_coco
 
-from refexp.data.coco import Data, make_split
+from refexp.data.coco import make_split
 from refexp.errors import RefexpError
 from refexp.evaluation.base import Evaluated, Evaluation, need_instances
 from refexp.evaluation.coco import SUMMARY, CocoEvaluation, result_rows
@@ -75,7 +74,8 @@ def test_a_box_may_end_on_its_last_pixel(targets):
 def test_equals_pycocotools_on_the_plain_files(targets, drawn, kind, tmp_path):
     found = noisy(targets)
     metrics = CocoEvaluation([kind]).evaluate(targets, found, CLASSES).metrics
-    rows = detections_to_coco(found, Data(CLASSES, targets, targets))
+    category = {label: id_ for id_, label in targets.labels.items()}
+    rows = [row for one in found for row in one.to_coco(category)]
     if kind == "segm":  # with a box present, loadRes would take the box's area for the mask's
         rows = [{k: v for k, v in row.items() if k != "bbox"} for row in rows]
     (tmp_path / "truth.json").write_text(json.dumps(drawn["references"][1]))
@@ -133,7 +133,7 @@ def test_no_detections_at_all(targets):
 def test_a_class_without_instances_does_not_count(targets):
     leafless = targets.restrict([0, 1])
     leafless.annotations[:] = [a for a in leafless.annotations if leafless.labels[a["category_id"]] == 0]
-    metrics = CocoEvaluation(["segm"]).evaluate(leafless, perfect(leafless), CLASSES)
+    metrics = CocoEvaluation(["segm"]).evaluate(leafless, perfect(leafless), CLASSES).metrics
     assert metrics["segm/nAP/leaf"] is None
     assert metrics["segm/nAP"] == pytest.approx(1)
 

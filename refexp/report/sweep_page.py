@@ -15,9 +15,9 @@ from refexp import __version__
 from refexp.files import write_text
 from refexp.report.keys import column, completed, label, varying
 from refexp.report.layout import Table, metric_name
-from refexp.show.page.report import NAME, short, templates
 from refexp.report.plots import draw_metric
 from refexp.report.render import cell_text, headings
+from refexp.show.page.report import NAME, short, templates
 
 if TYPE_CHECKING:
     import pandas as pd
