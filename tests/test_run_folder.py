@@ -1,0 +1,207 @@
+"""The run folder: what older code left is read, what is shown can be made again, and what is gone is said."""
+
+from __future__ import annotations
+
+import filecmp
+import json
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+from click.testing import CliRunner
+from conftest import ROOT
+from runs import run
+
+from refexp.build import composed
+from refexp.commands import group
+from refexp.compose import build_experiment
+from refexp.data.coco import annotation_of, make_split
+from refexp.errors import RefexpError
+from refexp.extraction import Extractor
+from refexp.provenance import Clock
+from refexp.run_folder import SCHEMA, Metrics, RunFolder, RunRecord
+
+V0 = ROOT / "tests/fixtures/v0"
+"""Left by the code before run folders had a schema; store by the code before it had kinds of entries."""
+
+
+def refexp(*arguments: object) -> str:
+    """What the command prints; it must end well."""
+    done = CliRunner().invoke(group, [str(argument) for argument in arguments], catch_exceptions=False)
+    assert done.exit_code == 0, done.output
+    return done.output
+
+
+def test_a_run_of_older_code_is_shown(tmp_path):
+    folder = Path(shutil.copytree(V0 / "run", tmp_path / "run"))
+    output = refexp("show", folder)
+    assert "SYNTHETIC targets: 2 classes, 1 shot, seed 3, 2 images" in output
+    page = (folder / "report.html").read_text()
+    assert 'id="gallery"' in page and 'id="references"' in page and 'id="diagnostics"' in page
+    assert "Precision over recall" not in page  # that code kept no curves
+    assert (folder / "overlays/references.jpg").exists()
+    old = RunRecord.read(folder)
+    assert (old.schema, old.reference_ids, old.metrics.flat) == (0, None, content(V0 / "run")["metrics"])
+
+
+def test_a_sweep_of_older_code_is_shown(tmp_path):
+    folder = Path(shutil.copytree(V0 / "sweep", tmp_path / "sweep"))
+    assert "2 runs: 2 completed" in refexp("show", folder)
+    assert (folder / "summary/table.md").exists()
+    assert 'href="0"' in (folder / "report.html").read_text()
+
+
+def test_a_store_of_older_code_still_hits(tmp_path):
+    y, x = np.mgrid[:40, :48]
+    disc, bar = np.hypot(x - 18, y - 20) < 11, (x > 34) & (x < 44) & (y > 6) & (y < 34)
+    images = [{"id": i, "file_name": f"{i}.png", "height": 40, "width": 48} for i in (1, 2)]
+    box = annotation_of(3, 2, 1, disc[:, ::-1]) | {"segmentation": []}
+    annotations = [annotation_of(1, 1, 1, disc), annotation_of(2, 1, 2, bar), box, annotation_of(4, 2, 2, bar[:, ::-1])]
+    categories = [{"id": 1, "name": "disc"}, {"id": 2, "name": "bar"}]
+    content = {"images": images, "annotations": annotations, "categories": categories}
+    store = shutil.copytree(V0 / "store", tmp_path / "store")
+
+    def refuse(record):
+        raise AssertionError("an image was read")
+
+    split = make_split(content, "fixture", ("disc", "bar"), refuse, lambda record: f"fixture {record['id']}")
+
+    def stored(*overrides: str) -> Extractor:
+        experiment = build_experiment(composed([f"store.dir={store}", "runtime.device=cpu", *overrides]))
+        parts = experiment.encoder, experiment.proposer, experiment.store, experiment.config, experiment.device
+        return Extractor(*parts, Clock(), may_compute=False)
+
+    with_truth = stored("proposer=oracle")
+    assert [len(found) for _, found in with_truth.proposals(split, images)] == [2, 1]
+    references = [split.reference(annotation) for annotation in annotations[:3]]
+    assert len(list(with_truth.prototypes(split, references[:2]))) == 2
+    ((masked,),) = stored().with_masks(split, [references[2:]])
+    assert masked.mask is not None
+
+
+@pytest.fixture(scope="module")
+def made(tmp_path_factory, drawn) -> Path:
+    """A run on images of its own, with everything that can be shown."""
+    from conftest import Folder
+
+    root = tmp_path_factory.mktemp("made")
+    folder = Folder(root / "data", drawn)
+    overrides = [*folder.overrides(), f"store.dir={root / 'store'}", "vis.limit=2", "vis.memory_bank=true"]
+    run(composed([*overrides, "evaluation.diagnostics=true"]), root / "run")
+    return root
+
+
+def content(folder: Path) -> dict:
+    return json.loads((folder / "metrics.json").read_text())
+
+
+def test_what_is_shown_can_be_made_again(made, tmp_path):
+    folder = Path(shutil.copytree(made / "run", tmp_path / "run"))
+    shutil.rmtree(folder / "report")
+    shutil.rmtree(folder / "overlays")
+    for name in ("report.html", "memory_bank.png"):
+        (folder / name).unlink()
+    refexp("show", folder)
+    files = sorted(path.relative_to(made / "run") for path in (made / "run").rglob("*") if path.is_file())
+    same, other, missing = filecmp.cmpfiles(made / "run", folder, files, shallow=False)
+    assert (len(same), other, missing) == (len(files), [], [])
+    assert len([name for name in files if str(name).startswith(("report/", "overlays/"))]) > 12
+
+
+def test_options_change_what_is_shown(made, tmp_path):
+    folder = Path(shutil.copytree(made / "run", tmp_path / "run"))
+    refexp("show", folder, "--all", "--score-threshold", "0.2")
+    assert len(list((folder / "overlays").iterdir())) == 1 + 4
+    assert "with score" not in (folder / "report.html").read_text()
+    assert 'value="0.2"' in (folder / "report.html").read_text()
+    (folder / "report.html").unlink()
+    refexp("show", folder, "--no-report")
+    assert not (folder / "report.html").exists()
+
+
+def test_images_that_are_gone(made, tmp_path, caplog):
+    folder = Path(shutil.copytree(made / "run", tmp_path / "run"))
+    away = (made / "data/images").rename(made / "data/elsewhere")
+    try:
+        output = refexp("show", folder)
+    finally:
+        away.rename(made / "data/images")
+    (line,) = [record.getMessage() for record in caplog.records if record.levelname == "WARNING"]
+    assert line.startswith("no pictures: ") and str(made / "data/images") in line
+    assert "per class" in output
+    page = (folder / "report.html").read_text()
+    assert 'id="accuracy"' in page and 'id="gallery"' not in page
+    assert f"No gallery, errors or references here: {line.removeprefix('no pictures: ')}" in page
+
+
+def test_detections_without_the_data_set(made, tmp_path):
+    """They know their classes: the targets' category ids stand in the record."""
+    folder = Path(shutil.copytree(made / "run", tmp_path / "run"))
+    here = RunFolder(folder)
+    whole = [found for found in here.detections if len(found)]
+    record = content(folder)
+    record["config"]["dataset"]["images"] = str(tmp_path / "nowhere")
+    (folder / "metrics.json").write_text(json.dumps(record))
+    alone = RunFolder(folder).detections
+    assert [found.image_id for found in alone] == [found.image_id for found in whole]
+    assert all(a.labels.tolist() == b.labels.tolist() for a, b in zip(alone, whole, strict=True))
+
+
+def test_a_relative_data_set_is_found_from_elsewhere(drawn, tmp_path, monkeypatch):
+    from conftest import Folder
+
+    folder = Folder(tmp_path / "data", drawn)
+    monkeypatch.chdir(tmp_path)
+    keys = [override.replace(f"{tmp_path}/", "") for override in folder.overrides()]
+    run(composed([*keys, "store.dir=store", "vis.limit=1"]), tmp_path / "run")
+    shutil.rmtree(tmp_path / "run/overlays")
+    (tmp_path / "elsewhere").mkdir()
+    monkeypatch.chdir(tmp_path / "elsewhere")
+    refexp("show", "../run")
+    assert (tmp_path / "run/overlays/references.jpg").exists()
+    assert Path.cwd() == tmp_path / "elsewhere" and not list(Path.cwd().iterdir())
+
+
+@pytest.mark.parametrize(
+    ("change", "says"),
+    [
+        (lambda c: c | {"schema": SCHEMA + 1}, f"is of schema {SCHEMA + 1}; this refexp reads up to {SCHEMA}"),
+        (lambda c: {k: v for k, v in c.items() if k != "metrics"}, "it has no 'metrics'"),
+        (lambda c: {k: v for k, v in c.items() if k != "targets"}, "damaged, or not written by refexp: .*'targets'"),
+        (lambda c: c | {"classes": 3}, "damaged, or not written by refexp"),
+        (lambda c: [c], "it has no 'metrics'"),
+    ],
+)
+def test_a_record_that_cannot_be_read(change, says, tmp_path):
+    (tmp_path / "metrics.json").write_text(json.dumps(change(content(V0 / "run"))))
+    with pytest.raises(RefexpError, match=says):
+        RunRecord.read(tmp_path)
+
+
+def test_a_damaged_file(tmp_path):
+    (tmp_path / "metrics.json").write_text('{"metrics": ')
+    with pytest.raises(RefexpError, match=r"metrics\.json is damaged"):
+        RunRecord.read(tmp_path)
+    shutil.copytree(V0 / "run", tmp_path, dirs_exist_ok=True)
+    (tmp_path / "curves.npz").write_bytes(b"PK\x03\x04 no")
+    with pytest.raises(RefexpError, match=r"curves\.npz is damaged"):
+        _ = RunFolder(tmp_path).curves
+
+
+def test_metrics_are_told_apart_without_counting_slashes():
+    flat = {"segm/nAP": 0.5, "segm/nAP/a/b": 0.25, "segm/nAP/c": None, "count": 3.0}
+    metrics = Metrics.from_flat(flat)
+    assert metrics.overall == {"segm": {"nAP": 0.5}, "": {"count": 3.0}}
+    assert metrics.per_class == {"segm": {"nAP": {"a/b": 0.25, "c": None}}}
+    assert metrics.flat == flat
+    assert metrics.flat_overall == {"segm/nAP": 0.5, "count": 3.0}
+    assert not Metrics()
+
+
+def test_the_record_is_what_the_file_says(made):
+    record = RunRecord.read(made / "run")
+    assert record.schema == SCHEMA and record.cwd == str(Path.cwd())
+    assert json.loads(json.dumps(record.to_json())) == content(made / "run")
+    assert record.instances == sum(record.instances_of_class.values()) > 0
+    assert {name: len(ids) for name, ids in record.reference_ids.items()} == record.references
