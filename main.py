@@ -7,7 +7,7 @@ import hydra
 from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig
 
-from refexp.cli import command_line, run_job
+from refexp.cli import command_line, run_job, wait_briefly
 
 
 @hydra.main(version_base="1.3", config_path="conf", config_name="config")
@@ -19,4 +19,5 @@ def main(config: DictConfig) -> None:
 
 
 if __name__ == "__main__":
+    wait_briefly()  # here, for a program that only imports refexp decides itself
     sys.exit(command_line(main))

@@ -7,17 +7,12 @@ found = model.predict("photo.jpg")
 
 from __future__ import annotations
 
-import os
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from refexp.api import Model
 
 __version__ = "0.1.0"
-
-# Threads of a small convolution wait for each other by spinning. On a core that another job wants too, they then spin
-# for whole time slices: two runs on one machine took 3 to 20 times as long. Read when torch is imported.
-os.environ.setdefault("GOMP_SPINCOUNT", "5000")
 
 
 def load(*overrides: str) -> Model:

@@ -21,7 +21,8 @@ from pathlib import Path
 from typing import Any
 
 from refexp.build import build, composed
-from refexp.datatools import check, download, lvis, subset, voc
+from refexp.cli import wait_briefly
+from refexp.datatools import download  # the others import torch, which --help need not wait for
 from refexp.errors import RefexpError
 from refexp.files import write_json
 
@@ -57,6 +58,8 @@ def _add_check(commands: Any) -> None:
 
 
 def _check(options: argparse.Namespace) -> int:
+    from refexp.datatools import check
+
     return 0 if check.print_reports(options.names, options.root) else 1
 
 
@@ -84,6 +87,8 @@ def _add_voc2coco(commands: Any) -> None:
 
 
 def _voc2coco(options: argparse.Namespace) -> int:
+    from refexp.datatools import voc
+
     return _write(options.out, voc.convert(options.devkit, list(dict.fromkeys(options.years)), options.set))
 
 
@@ -98,6 +103,8 @@ def _add_lvis(commands: Any) -> None:
 
 
 def _lvis(options: argparse.Namespace) -> int:
+    from refexp.datatools import lvis
+
     annotations, listed = options.annotations, options.minival
     name = "lvis_v1_minival" if listed else annotations.stem
     content = lvis.minival(annotations, listed) if listed else lvis.convert(annotations)
@@ -117,6 +124,8 @@ def _add_subset(commands: Any) -> None:
 
 
 def _subset(options: argparse.Namespace) -> int:
+    from refexp.datatools import subset
+
     content = subset.subset(options.annotations, options.images, options.classes)
     if options.copy_images:
         subset.copy_images(content, *options.copy_images)
@@ -138,7 +147,7 @@ def _add_boxes2masks(commands: Any) -> None:
 
 
 def _boxes2masks(options: argparse.Namespace) -> int:
-    # What a run is made of, which the other commands need not wait for.
+    wait_briefly()
     from refexp.compose import resolve
     from refexp.datatools.boxes2masks import boxes2masks
     from refexp.runtime import Runtime, keep_heap
