@@ -3,19 +3,15 @@
 from __future__ import annotations
 
 import json
-import re
-import shutil
 from pathlib import Path
 
 import pytest
 
-from refexp import dashboard
-from refexp.dashboard import build_report, main, read
+from refexp.dashboard import build_report, main, publish, read
 from refexp.errors import RefexpError
 
 ROOT = Path(__file__).parent.parent
-FOLDER = ROOT / "sweeps" / "dashboards"
-DEFINITION = FOLDER / "ablation.yaml"
+DEFINITION = ROOT / "sweeps" / "dashboards" / "ablation.yaml"
 
 
 # W&B's library still uses validators of pydantic 1.
@@ -31,8 +27,7 @@ def no_network(monkeypatch):
 @pytest.fixture(scope="module")
 def grids() -> dict[str, dict]:
     """The serialised report's grids of panels, by the heading they stand under."""
-    dashboard, charts = read(DEFINITION)
-    report = build_report(dashboard, charts, "someone", "things", "2026 sweep")
+    report = build_report(read(DEFINITION), "someone", "things", "2026 sweep")
     spec = json.loads(report._to_model().model_dump_json(by_alias=True, exclude_none=True))["spec"]
     found, heading = {}, ""
     for block in spec["blocks"]:
@@ -49,11 +44,23 @@ def panels(grid: dict) -> list[dict]:
 
 def test_sections_and_panels(grids):
     assert {heading: [panel["viewType"] for panel in panels(grid)] for heading, grid in grids.items()} == {
-        "Shots": ["Vega2", "Vega2", "Scatter Plot"],
-        "Matcher and postprocessing": ["Vega2", "Bar Chart"],
-        "Classes": ["Vega2", "Weave"],
+        "Shots": ["Bar Chart", "Bar Chart"],
+        "Every run": ["Scatter Plot", "Scatter Plot"],
+        "Matcher and postprocessing": ["Bar Chart", "Bar Chart"],
+        "Classes": ["Weave"],
         "Samples": ["Media Browser", "Media Browser"],
     }
+
+
+def test_the_library_reads_the_report_back():
+    report = build_report(read(DEFINITION), "someone", "things", "2026 sweep")
+    again = type(report)._from_model(report._to_model())
+    assert (again.title, [type(block) for block in again.blocks]) == (report.title, [type(b) for b in report.blocks])
+    bars = again.blocks[3].panels[0]
+    assert (bars.metrics[0].name, again.blocks[3].runsets[0].groupby) == (
+        "segm/nAP",
+        ["config.options.value.variant", "config.shots.value.n"],
+    )
 
 
 def test_runs_of_the_group_alone(grids):
@@ -62,38 +69,32 @@ def test_runs_of_the_group_alone(grids):
         assert (condition["key"]["name"], condition["op"], condition["value"]) == ("group", "=", "2026 sweep")
 
 
-def test_a_group_that_cannot_be_filtered():
-    with pytest.raises(RefexpError, match="quotation marks"):
-        build_report(*read(DEFINITION), "someone", "things", "the 'sweep'")
+@pytest.mark.parametrize("group", ["the 'sweep'", "seed=0"])
+def test_a_group_that_cannot_be_filtered(group):
+    with pytest.raises(RefexpError, match=r"cannot filter by a name with ['=] in it"):
+        build_report(read(DEFINITION), "someone", "things", group)
 
 
-def test_panels_lie_side_by_side(grids):
-    places = [[(p["layout"]["x"], p["layout"]["y"], p["layout"]["w"]) for p in panels(grid)] for grid in grids.values()]
-    assert places[0] == [(0, 0, 12), (12, 0, 12), (0, 10, 24)]
-    assert places[3] == [(0, 0, 16), (16, 0, 8)]
+def test_panels_lie_side_by_side_and_below(tmp_path):
+    path = tmp_path / "report.yaml"
+    panel = "{kind: table, table: per_class, width: %d}"
+    path.write_text(f"title: T\nsections: [{{title: S, panels: [{', '.join(panel % w for w in (12, 12, 24, 8))}]}}]")
+    layouts = [panel.layout for panel in build_report(read(path), "someone", "things").blocks[-1].panels]
+    assert [(at.x, at.y, at.w) for at in layouts] == [(0, 0, 12), (12, 0, 12), (0, 10, 24), (0, 20, 8)]
 
 
-def test_charts_ask_for_the_tables_of_the_logger(grids):
-    chart = panels(grids["Classes"])[0]["config"]
-    asked = chart["userQuery"]["queryFields"][0]["fields"][0]
-    assert (asked["name"], asked["args"]) == ("summaryTable", [{"name": "tableKey", "value": "per_class"}])
-    assert chart["fieldSettings"] == {"x": "shots", "y": "class", "value": "segm/nAP"}
-    assert re.fullmatch(r"someone/refexp-heatmap-[0-9a-f]{8}", chart["panelDefId"])
+def test_runs_in_groups_of_two_keys(grids):
+    keys = {heading: [key["name"] for key in grid["runSets"][0]["grouping"]] for heading, grid in grids.items()}
+    assert keys["Shots"] == ["options.value.variant", "shots.value.n"]
+    assert keys["Matcher and postprocessing"] == ["options.value.matcher", "options.value.postprocess"]
+    assert keys["Every run"] == []
 
 
 def test_keys_of_configuration_and_summary(grids):
-    scatter, bars = panels(grids["Shots"])[2]["config"], panels(grids["Matcher and postprocessing"])[1]["config"]
+    scatter, bars = panels(grids["Every run"])[0]["config"], panels(grids["Shots"])[0]["config"]
     assert (scatter["xAxis"], scatter["yAxis"]) == ("config:shots.value.n", "summary:segm/nAP")
-    assert (bars["groupBy"], bars["groupAgg"], bars["groupArea"]) == ("options.value.matcher", "mean", "stddev")
+    assert (bars["metrics"], bars["groupAgg"], bars["groupArea"]) == (["summary_metrics.segm/nAP"], "mean", "stddev")
     assert panels(grids["Samples"])[0]["config"]["mediaKeys"] == ["samples/targets"]
-
-
-def test_a_changed_chart_gets_another_name(tmp_path):
-    folder = shutil.copytree(FOLDER, tmp_path / "dashboards")
-    before = read(folder / "ablation.yaml")[1]["bars.vega.json"].name
-    chart = folder / "bars.vega.json"
-    chart.write_text(chart.read_text().replace("stdev", "stderr"))
-    assert read(folder / "ablation.yaml")[1]["bars.vega.json"].name != before
 
 
 def test_dry_run_prints_the_report(capsys):
@@ -108,54 +109,36 @@ def test_without_the_service(capsys):
     assert "--dry-run" in error
 
 
-class Api:
-    """Takes charts as the service would, one of them twice."""
-
-    def __init__(self) -> None:
-        self.charts: list[tuple] = []
-
-    def create_custom_chart(self, *chart) -> str:
-        import wandb
-
-        self.charts.append(chart)
-        if len(self.charts) == 2:
-            raise wandb.Error("there is such a chart")
-        return f"{chart[0]}/{chart[1]}"
-
-
 class Report:
-    entity, url, saved = "someone", "https://example.org/report", False
+    entity, url, saved = "", "https://example.org/report", False
 
-    def save(self) -> None:
+    def save(self) -> Report:
         self.saved = True
+        return self
 
 
-def test_every_chart_is_registered_before_the_report_is_saved(monkeypatch, capsys):
-    api = Api()
-    monkeypatch.setattr("wandb.Api", lambda: api)
-    _, charts = read(DEFINITION)
+@pytest.mark.parametrize("entity", ["a team", None])
+def test_the_report_is_saved_for_an_entity(entity, monkeypatch):
+    monkeypatch.setattr("wandb.Api", lambda: type("Api", (), {"default_entity": "the key's own"}))
     report = Report()
-    assert dashboard.publish(report, charts) == report.url
-    assert report.saved
-    assert [chart[1] for chart in api.charts] == [chart.name for chart in charts.values()]
-    assert "there is such a chart" in capsys.readouterr().err
+    assert publish(report, entity) == report.url
+    assert (report.saved, report.entity) == (True, entity or "the key's own")
 
 
 @pytest.mark.parametrize(
     ("old", "new", "message"),
     [
-        ("width: 24", "widht: 24", r"sections\.0\.panels\.2\.scatter\.widht: Extra inputs"),
+        ("width: 24", "widht: 24", r"sections\.3\.panels\.0\.table\.widht: Extra inputs"),
         ("kind: bars", "kind: pie", "does not match any of the expected tags"),
-        ("spec: heatmap.vega.json", "spec: none.vega.json", r"none\.vega\.json: not a readable Vega-Lite"),
-        ("value: segm/nAP", "colour: segm/nAP", r"heatmap\.vega\.json needs the fields value, x, y"),
+        ("by: [options.matcher", "of: [options.matcher", r"sections\.2\.of: Extra inputs"),
+        ("keys: [samples/targets]", "keys: samples/targets", r"sections\.4\.panels\.0\.gallery\.keys: .* valid list"),
         ("title: Ablation", "title: [", "while parsing"),
     ],
 )
 def test_a_mistake_is_named(tmp_path, old, new, message):
-    folder = shutil.copytree(FOLDER, tmp_path / "dashboards")
-    path = folder / "ablation.yaml"
-    assert old in path.read_text()
-    path.write_text(path.read_text().replace(old, new))
+    path = tmp_path / "ablation.yaml"
+    assert old in DEFINITION.read_text()
+    path.write_text(DEFINITION.read_text().replace(old, new))
     with pytest.raises(RefexpError, match=message):
         read(path)
 

@@ -109,7 +109,7 @@ class WandbLogger:
             config=provenance(outcome),
             notes=outcome.note,
             tags=labels(outcome),
-            tables={"results": results_table(outcome), "per_class": class_table(outcome)},
+            tables={"per_class": class_table(outcome)},
             targets=targets(outcome, self.images) if self.images else [],
             references=references(outcome) if self.images else None,
             artifacts=files,
@@ -231,14 +231,8 @@ def options() -> dict[str, str]:
     return {group: str(chosen[group]) for group in FIRST if group in chosen and group != "shots"} | {"variant": variant}
 
 
-def results_table(outcome: Outcome) -> dict[str, Any]:
-    """One row: what was run, and its numbers. The dashboard's charts put the rows of many runs together."""
-    row = {"shots": outcome.summary["shots"], "seed": outcome.summary["seed"]} | options() | overall(outcome.metrics)
-    return {"columns": list(row), "rows": [list(row.values())]}
-
-
 def class_table(outcome: Outcome) -> dict[str, Any]:
-    """A row a class; shots and seed in each, for the same reason."""
+    """A row a class; shots and seed in each, for the dashboard puts the rows of many runs together."""
     columns, rows = per_class(outcome)
     run = [outcome.summary["shots"], outcome.summary["seed"]]
     return {"columns": ["shots", "seed", *columns], "rows": [[*run, *row] for row in rows]}
