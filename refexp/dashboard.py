@@ -126,8 +126,8 @@ def build_report(dashboard: Dashboard, entity: str, project: str, group: str | N
     except ImportError:
         packages = "'wandb>=0.31' 'wandb-workspaces>=0.4'"
         raise RefexpError(f"refexp.dashboard needs packages that are not installed: pip install {packages}") from None
-    if group and set(group) & set("'\"\\"):
-        raise RefexpError(f"--group={group}: W&B's library filters by no name with quotation marks or backslashes.")
+    if group and (bad := set(group) & set("'\"\\=<>")):
+        raise RefexpError(f"--group={group}: W&B's library cannot filter by a name with {' '.join(sorted(bad))} in it.")
     blocks: list[Any] = [reports.TableOfContents()]
     for section in dashboard.sections:
         blocks += [reports.H2(section.title), *([reports.P(section.text)] if section.text else [])]

@@ -14,6 +14,7 @@ import json
 import sys
 import tempfile
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -60,7 +61,7 @@ def scene() -> Split:
 def make(networks: str) -> dict[str, Entry]:
     """The entries that a run of these networks leaves, by kind."""
     split = scene()
-    image, reference = next(iter(split.images.values())), split.annotations[0]
+    image, reference = next(iter(split.images.values())), split.reference(split.annotations[0])
     settings = resolve(composed(NETWORKS[networks]))
     proposer, encoder = build_networks(settings)
     with tempfile.TemporaryDirectory() as folder:
@@ -71,8 +72,7 @@ def make(networks: str) -> dict[str, Entry]:
         list(extractor.proposals(split, [image]))
         list(extractor.prototypes(split, [reference]))
         if (networks, "box mask") in PINNED:
-            box = {name: value for name, value in reference.items() if name != "segmentation"}
-            extractor.with_masks(split, [[box]])
+            extractor.with_masks(split, [[replace(reference, mask=None)]])
         found = {made_by(path)["kind"]: read_entry(path) for path in store.entries(Path(folder))}
     if "mask of a box" in found:
         found["box mask"] = found.pop("mask of a box")
