@@ -20,10 +20,11 @@ $(READY): pyproject.toml constraints.txt
 demo: $(READY)   ## install, then run the main job on the embedded default (synthetic images, CPU, offline)
 	$(BIN)/python main.py
 
-test: $(READY)   ## install, then lint, type checks and tests (minutes on two cores)
+test: $(READY)   ## install, then lint, type checks, the import contract and tests (minutes on two cores)
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
+	$(BIN)/lint-imports
 	$(BIN)/python -m pytest -m "not slow"
 
 test-slow: $(READY)   ## the tests that take long

@@ -32,7 +32,7 @@ import torch
 from gpu_checks import GROUPS, Bench
 from gpu_speed import measure
 
-from refexp.build import build
+from refexp.config.building import build
 from refexp.errors import RefexpError, first_line
 from refexp.files import write_json, write_text
 from refexp.provenance import commit, device_name, versions

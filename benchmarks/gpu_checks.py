@@ -32,8 +32,8 @@ from pycocotools import mask as coco_mask
 from torch import Tensor
 
 from refexp import pipeline
-from refexp.build import composed
 from refexp.cli import JobFailed, failing
+from refexp.config.composing import composed
 from refexp.encoders.base import Encoder
 from refexp.encoders.dinov2 import DINOv2
 from refexp.encoders.efficientnet import EfficientNetLite0

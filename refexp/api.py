@@ -13,8 +13,9 @@ import torch
 from PIL import Image, ImageOps
 
 from refexp.box_masks import check_box, complete, without_mask
-from refexp.build import build, build_all, composed
-from refexp.compose import build_networks, resolve
+from refexp.config.building import build, build_all
+from refexp.config.components import build_networks
+from refexp.config.composing import composed, resolve
 from refexp.data.coco import Data, Split, make_split
 from refexp.data.folder import read_given, to_content
 from refexp.data.images import as_rgb, open_upright, to_mask, to_square

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import logging
 import os
-import re
 import signal
 import sys
 import tempfile
@@ -15,7 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from refexp.distributed import place
-from refexp.errors import RefexpError, did_you_mean, first_line
+from refexp.errors import RefexpError, first_line
 from refexp.progress import watched
 from refexp.status import Status
 
@@ -48,10 +47,12 @@ def command_line(main: Callable[[], object]) -> int:
     # Hydra would shorten tracebacks and leave through sys.exit; errors are told apart here instead.
     os.environ["HYDRA_FULL_ERROR"] = "1"
     multirun = bool({"-m", "--multirun"} & set(sys.argv))
-    sys.argv[1:] = [quoted(argument, multirun) for argument in sys.argv[1:]]
     from hydra.errors import HydraException
     from omegaconf.errors import OmegaConfBaseException
 
+    from refexp.config.composing import explain, quoted
+
+    sys.argv[1:] = [quoted(argument, multirun) for argument in sys.argv[1:]]
     try:
         with silent_rank() if place().rank else nullcontext():
             main()
@@ -78,35 +79,12 @@ def silent_rank() -> Iterator[None]:
         yield
 
 
-PATH_KEYS = re.compile(
-    r"(\+{0,2}(?:(?:dataset\.)?(?:images|references|reference_images|targets)|sampler\.path|data_root"
-    r"|(?:checkpoints|store)\.dir|hydra\.(?:run|sweep)\.dir))=(.+)"
-)
-NOT_PLAIN = re.compile(r"""^['"]|\$|\\$|^null$|^\?\?\?$""")
-"""What is quoted already, refers to another key, or is no path."""
-
-
-def quoted(argument: str, multirun: bool = False) -> str:
-    """An argument as Hydra has to be given it, which takes a bare 1 for a number, and no bracket or ~ for a path.
-
-    `shots=1,10` -> `shots='1','10'`; `images=my photos (1)` -> `images='my photos (1)'`. multirun: commas separate
-    values.
-    """
-    if shots := re.fullmatch(r"shots=(\d+(?:,\d+)*)", argument):
-        return "shots=" + ",".join(f"'{number}'" for number in shots[1].split(","))
-    path = PATH_KEYS.fullmatch(argument)
-    if path is None or NOT_PLAIN.search(path[2]) or (multirun and "," in path[2]):
-        return argument
-    value = str(Path(path[2]).expanduser()) if path[2].startswith("~") else path[2]
-    return "{}='{}'".format(path[1], value.replace("'", r"\'"))
-
-
 def run_job(config: DictConfig, output: Path, overrides: Sequence[str]) -> None:
     """One job: compute, then show; beside it the logger reads its folder, and once more when the job has ended."""
     with ExitStack() as afterwards, job(output, overrides):
         # They import torch, which --help need not wait for.
-        from refexp.build import build
-        from refexp.compose import resolve
+        from refexp.config.building import build
+        from refexp.config.composing import resolve
         from refexp.experiment import run
         from refexp.show.run import Options, show_run
         from refexp.tracking.base import reading
@@ -187,20 +165,3 @@ def terminable() -> Iterator[None]:
         yield
     finally:
         signal.signal(signal.SIGTERM, signal.SIG_DFL)
-
-
-def explain(error: BaseException) -> str:
-    """Hydra's message as one line, with what to type instead."""
-    text = " ".join(f"{error} {error.__cause__ or ''}".split())
-    option = re.search(r"Could not find '([\w/]+)/(\S+)' Available options in '[\w/]+': (.*?) Config search path", text)
-    if option:
-        group, wrong, choices = option.groups()
-        hint = " Any other number: shots=custom shots.n=7." if group == "shots" else ""
-        own = "" if hint else " Options in a folder of your own: --config-dir DIR."
-        return f"{group}={wrong}: no such option. {did_you_mean(wrong, choices.split())}{hint}{own}"
-    key = re.search(r"Could not override '([^']+)'", text)
-    if key:
-        settings = [name for name in getattr(error.__cause__, "parent_node", None) or () if name != "_target_"]
-        choices = did_you_mean(key[1].rsplit(".", 1)[-1], settings) if settings else ""
-        return f"{key[1]}: no such key. {choices} `python main.py --cfg job` shows every key."
-    return re.split(" full_key:| Config search path:", text)[0]

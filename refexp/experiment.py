@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from omegaconf import DictConfig
 
-from refexp.compose import Experiment, build_experiment, told_how_to_get
+from refexp.config.components import Experiment, build_experiment, told_how_to_get
 from refexp.data.coco import Data, Record, Split
 from refexp.data.sampling import Features, Shots, candidates, choose_references
 from refexp.distributed import Ranks, join

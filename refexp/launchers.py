@@ -22,8 +22,8 @@ from hydra.types import HydraContext, TaskFunction
 from omegaconf import DictConfig, OmegaConf, open_dict
 from pydantic import Field
 
-from refexp.build import build
 from refexp.cli import JobFailed
+from refexp.config.building import build
 from refexp.distributed import place
 from refexp.errors import RefexpError, first_line
 from refexp.jobs import EXTRACT_FOLDER, Job, Sweep, cancel_slurm, check_possible

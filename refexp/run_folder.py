@@ -19,7 +19,7 @@ import numpy as np
 import torch
 from omegaconf import OmegaConf
 
-from refexp.build import build
+from refexp.config.building import build
 from refexp.data.coco import Data, annotation_rle, has_mask
 from refexp.errors import RefexpError, first_line
 from refexp.files import atomic_path, write_json, write_text

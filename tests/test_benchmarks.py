@@ -17,8 +17,8 @@ from omegaconf import OmegaConf
 from runs import run
 from torchvision.models.segmentation import FCN_ResNet50_Weights
 
-from refexp.build import build
-from refexp.compose import build_experiment
+from refexp.config.building import build
+from refexp.config.components import build_experiment
 from refexp.data.coco import Data, make_split
 from refexp.data.custom import CustomDataset
 from refexp.data.lvis import LvisSplit, check_lvis

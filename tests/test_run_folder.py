@@ -13,9 +13,9 @@ from click.testing import CliRunner
 from conftest import ROOT
 from runs import run
 
-from refexp.build import composed
 from refexp.commands import group
-from refexp.compose import build_experiment
+from refexp.config.components import build_experiment
+from refexp.config.composing import composed
 from refexp.data.coco import annotation_of, make_split
 from refexp.errors import RefexpError
 from refexp.extraction import Extractor

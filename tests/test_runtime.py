@@ -12,7 +12,7 @@ import torch
 
 import refexp
 from refexp import experiment, runtime
-from refexp.build import build
+from refexp.config.building import build
 from refexp.distributed import Place
 from refexp.errors import RefexpError
 from refexp.runtime import Runtime

@@ -16,7 +16,7 @@ import pytest
 import torch
 from runs import run
 
-from refexp.compose import build_experiment
+from refexp.config.components import build_experiment
 from refexp.errors import RefexpError
 from refexp.extraction import Extractor, pack, unpack
 from refexp.masks import encode

@@ -23,8 +23,8 @@ import pytest
 import torch
 
 from refexp import store
-from refexp.build import composed
-from refexp.compose import build_networks, resolve
+from refexp.config.components import build_networks
+from refexp.config.composing import composed, resolve
 from refexp.data.coco import Split, make_split
 from refexp.data.rendering import render_split
 from refexp.extraction import Extractor, unpack

@@ -20,9 +20,9 @@ import yaml
 from click.testing import CliRunner
 from PIL import Image
 
-from refexp.build import build
 from refexp.commands import group
-from refexp.compose import resolve
+from refexp.config.building import build
+from refexp.config.composing import resolve
 from refexp.data.coco import Data, make_split
 from refexp.distributed import Place
 from refexp.errors import RefexpError

@@ -20,8 +20,9 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from refexp.build import build, composed
 from refexp.cli import wait_briefly
+from refexp.config.building import build
+from refexp.config.composing import composed
 from refexp.datatools import download  # the others import torch, which --help need not wait for
 from refexp.errors import RefexpError
 from refexp.files import write_json
@@ -148,7 +149,7 @@ def _add_boxes2masks(commands: Any) -> None:
 
 def _boxes2masks(options: argparse.Namespace) -> int:
     wait_briefly()
-    from refexp.compose import resolve
+    from refexp.config.composing import resolve
     from refexp.datatools.boxes2masks import boxes2masks
     from refexp.runtime import Runtime, keep_heap
 

@@ -11,14 +11,14 @@ from typing import Annotated, Any, Literal, cast
 import torch
 from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig, OmegaConf
-from omegaconf.errors import OmegaConfBaseException
 from pydantic import Field
 
-from refexp.build import build, build_all, check
 from refexp.checkpoints import MissingWeights
+from refexp.config.building import build, build_all, check
+from refexp.config.composing import resolve
 from refexp.data.sampling import Sampler, Shots
 from refexp.encoders.base import Encoder
-from refexp.errors import MissingData, RefexpError, data_command
+from refexp.errors import MissingData, data_command
 from refexp.evaluation.base import Evaluation
 from refexp.networks import Precision
 from refexp.pipeline import Matcher, Step
@@ -64,24 +64,6 @@ class Experiment:
     store: Store
     runtime: Runtime
     device: torch.device
-
-
-def missing_keys(node: Any, prefix: str = "") -> list[str]:
-    """The keys below a node that stand for something to be given (`???`)."""
-    if not isinstance(node, dict):
-        return [prefix] if node == "???" else []
-    return [key for name, value in node.items() for key in missing_keys(value, f"{prefix}.{name}" if prefix else name)]
-
-
-def resolve(config: DictConfig) -> dict[str, Any]:
-    """The configuration as plain values. Raises RefexpError that names the config key at fault."""
-    if missing := missing_keys(OmegaConf.to_container(config)):
-        raise RefexpError(f"{', '.join(missing)} must be given: {' '.join(f'{key}=...' for key in missing)}")
-    try:
-        plain = OmegaConf.to_container(config, resolve=True, throw_on_missing=True)
-    except OmegaConfBaseException as error:
-        raise RefexpError(f"{error.full_key}: {str(error.msg).splitlines()[0]}") from None
-    return cast(dict[str, Any], plain)
 
 
 @contextmanager

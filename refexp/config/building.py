@@ -1,22 +1,15 @@
-"""From overrides to a configuration and from its nodes to components; mistakes are named before anything is loaded."""
+"""From nodes of a configuration to components; mistakes are named before anything is loaded."""
 
 from __future__ import annotations
 
 import importlib
 import inspect
 import typing
-from collections.abc import Mapping, Sequence
-from pathlib import Path
+from collections.abc import Mapping
 from typing import Any
 
-from hydra import compose, initialize_config_dir
-from hydra.core.global_hydra import GlobalHydra
-from hydra.errors import HydraException
-from omegaconf import DictConfig
-from omegaconf.errors import OmegaConfBaseException
 from pydantic import TypeAdapter, ValidationError
 
-from refexp.cli import explain, quoted
 from refexp.errors import RefexpError, did_you_mean, first_line
 
 
@@ -74,30 +67,3 @@ def _import(path: Any, key: str) -> type:
         raise RefexpError(
             f"{key}: cannot import {path!r}: {first_line(error)}. Code of your own: PYTHONPATH=DIR python ..."
         ) from None
-
-
-def conf_folder() -> Path:
-    """The folder conf: that of the checkout, or the one that was packaged with refexp."""
-    package = Path(__file__).resolve().parent
-    for folder in (package / "conf", package.parent / "conf"):
-        if (folder / "config.yaml").is_file():
-            return folder
-    raise RefexpError(f"no configuration in {package / 'conf'} or {package.parent / 'conf'}: install from a checkout.")
-
-
-def composed(overrides: Sequence[str], conf: Path | None = None) -> DictConfig:
-    """What these overrides compose, as on the command line; references to other keys stay unresolved.
-
-    conf: the folder that holds config.yaml; None takes `conf_folder()`. Raises RefexpError for a mistake in overrides
-    or folder.
-    """
-    # Hydra keeps its state globally: the caller may be a Hydra application, and importing SAM2 leaves one behind.
-    before = GlobalHydra.instance().hydra
-    GlobalHydra.instance().clear()
-    try:
-        with initialize_config_dir(str((conf or conf_folder()).resolve()), version_base="1.3"):
-            return compose("config", [quoted(override) for override in overrides])
-    except (HydraException, OmegaConfBaseException, ValueError) as error:
-        raise RefexpError(explain(error)) from None
-    finally:
-        GlobalHydra.instance().hydra = before
