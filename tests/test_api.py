@@ -225,11 +225,11 @@ def test_supervision_that_is_missing(two, monkeypatch):
 
 
 def test_packaged_configuration(monkeypatch, tmp_path):
-    import refexp.config.building
+    import refexp.config.composing
 
     package = tmp_path / "site-packages/refexp"
     (package / "conf").mkdir(parents=True)
-    monkeypatch.setattr(refexp.config.building, "__file__", str(package / "build.py"))
+    monkeypatch.setattr(refexp.config.composing, "__file__", str(package / "config/composing.py"))
     with pytest.raises(RefexpError, match="no configuration in"):
         conf_folder()
     (package / "conf/config.yaml").write_text("seed: 0")
