@@ -10,7 +10,7 @@ from browser import CHROMIUM, Browser
 from test_page import EVIL, outcome_of, splits, sweep_of
 
 from refexp.report.page import write_report
-from refexp.report.sweep_page import write_sweep_report
+from refexp.show.tables.page import write_sweep_report
 from refexp.summary import Wanted, summarise
 
 pytestmark = [

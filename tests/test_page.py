@@ -20,7 +20,7 @@ from refexp.masks import decode, encode
 from refexp.outcome import Outcome
 from refexp.report.page import write_report
 from refexp.report.page_images import SIDE, crop, mask_path, page_size
-from refexp.report.sweep_page import write_sweep_report
+from refexp.show.tables.page import write_sweep_report
 from refexp.summary import Wanted, summarise
 from refexp.types import Detections, MemoryBank
 

@@ -27,7 +27,7 @@ import refexp
 from refexp.errors import RefexpError
 from refexp.files import write_text
 from refexp.outcome import Outcome
-from refexp.report.keys import FIRST, RECIPES, matters
+from refexp.show.tables.settings import FIRST, RECIPES, matters
 from refexp.tracking.base import State, overall, per_class
 from refexp.tracking.wandb_pictures import references, targets
 
