@@ -11,10 +11,12 @@ from collections import defaultdict
 from collections.abc import Mapping
 from dataclasses import dataclass, field, fields
 from pathlib import Path
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 from refexp.errors import RefexpError
-from refexp.types import ImageId
+
+if TYPE_CHECKING:  # it imports PyTorch, which tables over runs need not wait for
+    from refexp.types import ImageId
 
 SCHEMA = 1
 """Of metrics.json; 0 is what refexp 0.1 wrote, which had no number."""
