@@ -21,6 +21,7 @@ import os
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -80,26 +81,23 @@ def show(summary: Summary) -> None:
     from refexp.show.tables.notes import failures
     from refexp.show.tables.write import to_rich
 
-    console = Console(soft_wrap=True)
-    console.print(summary.head, markup=False)
-    told: list[str] = []
+    say = partial(Console(soft_wrap=True).print, markup=False)
+    say(summary.head)
+    told: set[str] = set()
     for table in summary.tables:
-        console.print(f"\n{table.full_title}", style="italic", markup=False)
-        console.print(to_rich(table))
-        new = [line for line in [*table.notes, *table.troubles] if line not in told]
-        told += new
-        for line in new:
-            console.print(line, style="bold red", markup=False)
+        say(f"\n{table.full_title}", style="italic")
+        say(to_rich(table))
+        said = [line for line in [*table.notes, *table.troubles] if line not in told]
+        for line in said:
+            say(line, style="bold red")
+        told.update(said)
         if table.differences:
-            console.print("paired over the same seeds:")
-        for difference in table.differences:
-            console.print(f"  {difference}", markup=False)
+            say("\n  ".join(["paired over the same seeds:", *table.differences]))
     if not summary.tables:
-        console.print("no tables: none of these runs has metrics")
+        say("no tables: none of these runs has metrics")
         for line in failures(summary.runs.frame):
-            console.print(line, style="bold red", markup=False)
-    names = ", ".join(file.name for file in summary.files)
-    console.print(f"summary in {summary.files[0].parent}: {names}", markup=False)
+            say(line, style="bold red")
+    say(f"summary in {summary.files[0].parent}: {', '.join(file.name for file in summary.files)}")
 
 
 def summarise_sweep(folder: Path) -> None:

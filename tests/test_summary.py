@@ -159,7 +159,7 @@ def test_what_failed_died_or_is_not_there_is_named(runs):
 
 
 def shown(table: Table) -> list[list[str]]:
-    return [[cell.text for cell in cells] for _, cells in table.lines()]
+    return [[text for text, _ in cells] for _, cells in table.lines]
 
 
 MULTIRUN = {
@@ -352,7 +352,7 @@ def test_a_plot_has_numbers_along_its_axis_and_the_table_keeps_its_order(runs):
         for matcher in ("a", "b"):
             runs.add(0.1 + 0.2 * i, shots=shots, matcher=matcher, dataset="coco_fsod")
     (table,) = summarise([runs.folder], Wanted(rows="matcher", cols="shots")).tables
-    assert table.headings[:3] == ["matcher / shots", "1", "10"] and [row for row, _ in table.lines()] == ["a", "b"]
+    assert table.headings[:3] == ["matcher / shots", "1", "10"] and [row for row, _ in table.lines] == ["a", "b"]
     figure = draw_metric(as_drawn(table))
     lines = {line.get_label(): list(line.get_ydata()) for line in figure.axes[0].lines}
     assert lines["a"] == lines["b"] == pytest.approx([10, 30])

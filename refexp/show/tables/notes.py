@@ -18,17 +18,25 @@ TOLD = 12
 def head_of(runs: Runs) -> str:
     """`18 runs: 12 completed, 6 failed. All: dataset=synthetic, shots=5`."""
     frame = runs.frame
-    states = ", ".join(f"{count} {state}" for state, count in frame["state"].value_counts().items())
     fixed = [key for key in FIRST if key in runs.settings and frame[key].nunique(dropna=False) == 1]
     common = ", ".join(f"{key}={label(frame[key].iloc[0])}" for key in fixed)
-    return f"{counted(len(frame), 'run', 'runs')}: {states}. All: {common}"
+    return f"{counted(len(frame), 'run', 'runs')}: {', '.join(states(frame))}. All: {common}"
+
+
+def states(frame: pd.DataFrame) -> list[str]:
+    """`12 completed`, `6 failed`."""
+    return [f"{count} {state}" for state, count in frame["state"].value_counts().items()]
+
+
+def weights(frame: pd.DataFrame) -> list[str]:
+    """What must be said of the weights of some of these runs."""
+    return sorted(filter(None, frame["note"].dropna().unique()))
 
 
 def notes_of(placed: pd.DataFrame, keys: Sequence[str]) -> list[str]:
     """Of the weights, of what else differs, of runs that are there twice and of the code. keys: rows and cols."""
     done = placed[placed["state"] == "completed"]
-    weights = filter(None, sorted(done["note"].dropna().unique()))
-    found = [f"{whose(done, done['note'] == note, keys)}{note}" for note in weights]
+    found = [f"{whose(done, done['note'] == note, keys)}{note}" for note in weights(done)]
     if done["class_names"].nunique() > 1 and len({data[:2] for data in done["data"]}) == 1:
         fewest, most = done["classes"].min(), done["classes"].max()
         found.append(f"Not all runs have the same classes ({fewest:.0f} to {most:.0f} of them).")

@@ -6,7 +6,6 @@ import io
 from collections.abc import Iterator
 from itertools import cycle
 from pathlib import Path
-from typing import Any
 
 import matplotlib
 import pandas as pd
@@ -78,9 +77,10 @@ def draw_lines(axes: Axes, table: Table, mean: pd.DataFrame, std: pd.DataFrame) 
             axes.fill_between(at[y.index], low, high, color=colour, alpha=0.18, linewidth=0)
     for i, label, column, y in published_in(table):
         colour = GREY if column is None else COLOURS[column % len(COLOURS)]
-        style = {"linestyle": DASHES[i % len(DASHES)], "marker": MARKERS[i % len(MARKERS)], "color": colour}
-        x = at[y.index]
-        axes.errorbar(x, y["mean"], y["std"], label=label, linewidth=1, capsize=2, markerfacecolor="white", **style)
+        axes.errorbar(
+            at[y.index], y["mean"], y["std"], label=label, linewidth=1, capsize=2, markerfacecolor="white",
+            linestyle=DASHES[i % len(DASHES)], marker=MARKERS[i % len(MARKERS)], color=colour,
+        )  # fmt: skip
     if at.min() > 0 and at.max() / at.min() >= WIDE:
         axes.set_xscale("log")
     axes.set_xticks(at, at.index)
@@ -90,10 +90,9 @@ def draw_lines(axes: Axes, table: Table, mean: pd.DataFrame, std: pd.DataFrame) 
 def draw_bars(axes: Axes, table: Table, mean: pd.DataFrame, std: pd.DataFrame) -> None:
     """Bars side by side for the columns, an error bar of one deviation on each; published figures as dashes across."""
     start, width = pd.Series(range(len(mean)), mean.index) - 0.4, 0.8 / len(mean.columns)
-    for i, (name, why) in enumerate(table.grid("why").items()):
-        x, y, error = start + (i + 0.5) * width, mean[name], std[name]
-        style = {"color": COLOURS[i % len(COLOURS)], "hatch": HATCHES[i % len(HATCHES)], "edgecolor": "white"}
-        axes.bar(x, y.fillna(0), width, label=name, **style)
+    for i, (name, colour, hatch) in enumerate(zip(mean, cycle(COLOURS), cycle(HATCHES))):
+        x, y, error, why = start + (i + 0.5) * width, mean[name], std[name], table.grid("why")[name]
+        axes.bar(x, y.fillna(0), width, label=name, color=colour, hatch=hatch, edgecolor="white")
         some = error > 0
         axes.errorbar(x[some], y[some], error[some], fmt="none", ecolor="black", capsize=3, linewidth=1)
         for row in mean.index[y.isna()]:
@@ -119,14 +118,12 @@ def published_in(table: Table) -> Iterator[tuple[int, str, int | None, pd.DataFr
 
 def save_figure(figure: Figure, path: Path) -> list[Path]:
     """Write `path`.png and `path`.svg atomically; the same runs give the same bytes."""
-    written = []
-    endings: dict[str, dict[str, Any]] = {".png": {"dpi": 160}, ".svg": {"metadata": {"Date": None}}}
-    for ending, settings in endings.items():
-        target = path.with_name(path.name + ending)
-        with atomic_path(target) as temporary, matplotlib.rc_context({"svg.hashsalt": "refexp"}):
-            figure.savefig(temporary, **settings)
-        written.append(target)
-    return written
+    png, svg = (path.with_name(path.name + ending) for ending in (".png", ".svg"))
+    with atomic_path(png) as temporary:
+        figure.savefig(temporary, dpi=160)
+    with atomic_path(svg) as temporary, matplotlib.rc_context({"svg.hashsalt": "refexp"}):
+        figure.savefig(temporary, metadata={"Date": None})
+    return [png, svg]
 
 
 def as_svg(figure: Figure) -> Markup:

@@ -47,11 +47,6 @@ class Runs:
         """The runs of an index or a mask."""
         return replace(self, frame=self.frame.loc[which])
 
-    @property
-    def completed(self) -> pd.DataFrame:
-        """The runs that ended well."""
-        return self.frame[self.frame["state"] == "completed"]
-
     def values(self, key: str) -> pd.Series:
         """Each run's label for a key, as ordered categories. Raises RefexpError for a key that no run has."""
         if key not in self.frame:
@@ -81,15 +76,18 @@ def find_runs(folders: Sequence[Path]) -> Runs:
         shown = ", ".join(map(str, folders))
         raise RefexpError(f"no run below {shown}: looked for {NAME}, status.json and metrics.json.")
     bases = {sweep: sweep_settings(sweep) for _, sweep in found.values() if sweep}
-    rows, settings, metrics, class_metrics = [], {}, {}, {}
+    rows: list[dict[str, Any]] = []
+    settings, metrics, class_metrics = (dict[str, Any]() for _ in range(3))
     for folder, (record, sweep) in found.items():
         done = RunRecord.read(folder) if record.state == "completed" and (folder / "metrics.json").exists() else None
-        own = read_settings(folder, done) or guessed_settings(bases.get(sweep, {}), record.job.overrides)
+        own = read_settings(folder, done)
+        if sweep and not own:
+            own = guessed_settings(bases[sweep], record.job.overrides)
         own = {f"config.{key}" if key in FACTS else key: value for key, value in own.items()}
         numbers = done.metrics if done else Metrics()
         settings |= own
         metrics |= numbers.flat_overall
-        class_metrics |= {name: None for name in numbers.flat if name not in metrics}
+        class_metrics |= {name: value for name, value in numbers.flat.items() if name not in metrics}
         rows.append(facts(folder, record, done) | {"sweep": str(sweep or "")} | own | numbers.flat)
     frame = pd.DataFrame(rows, columns=[*FACTS, *settings, *metrics, *class_metrics])
     frame = frame.astype(dict.fromkeys(["seconds", *metrics, *class_metrics], float))
@@ -110,12 +108,10 @@ def facts(folder: Path, record: SweepRecord, done: RunRecord | None) -> dict[str
     }  # fmt: skip
     if done is None:
         return known
-    note = folder / "WEIGHTS.txt"  # old runs had their note there alone
-    return known | {
-        "note": done.note or (note.read_text(encoding="utf-8").strip() if note.exists() else ""),
-        "targets": done.targets, "images": done.images, "instances": done.instances, "detections": done.detections,
-        "classes": len(done.classes), "class_names": "; ".join(done.classes), "commit": done.commit,
-    }  # fmt: skip
+    old = folder / "WEIGHTS.txt"  # has the note of a run whose metrics.json says nothing of it
+    note = done.note or (old.read_text(encoding="utf-8").strip() if old.exists() else "")
+    known |= {name: getattr(done, name) for name in ("targets", "images", "instances", "detections", "commit")}
+    return known | {"note": note, "classes": len(done.classes), "class_names": "; ".join(done.classes)}
 
 
 def below(folder: Path) -> Iterator[tuple[Path, SweepRecord, Path | None]]:

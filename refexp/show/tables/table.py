@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from functools import cached_property
 from typing import Any, NamedTuple
 
 import pandas as pd
@@ -13,14 +14,6 @@ from refexp.report.words import KINDS, percent, short
 from refexp.show.tables.apart import varying
 from refexp.show.tables.notes import absent, failures, notes_of
 from refexp.show.tables.runs import Runs
-
-
-class Text(NamedTuple):
-    """A cell as it is shown. best: on the same data and seeds none is better. foreign: a published figure."""
-
-    text: str
-    best: bool
-    foreign: bool
 
 
 class Figures(NamedTuple):
@@ -55,13 +48,13 @@ class Table:
     differences: Sequence[str] = ()
 
     @property
+    def full_title(self) -> str:
+        return f"{self.name}: {self.title}" if self.name else self.title
+
+    @property
     def n(self) -> int:
         """The number of runs of the fullest cell; a cell with fewer says so."""
         return int(self.cells["n"].max())
-
-    @property
-    def full_title(self) -> str:
-        return f"{self.name}: {self.title}" if self.name else self.title
 
     @property
     def headings(self) -> list[str]:
@@ -69,7 +62,11 @@ class Table:
         corner = self.rows if self.cols is None else f"{self.rows} / {self.cols}"
         return [corner, *self.grid("n").columns, *self.foreign]
 
-    @property
+    def grid(self, what: str) -> pd.DataFrame:
+        """A column of the cells as a frame of a line a row and a column a col."""
+        return self.cells[what].unstack("col").rename(index=str, columns=str)
+
+    @cached_property
     def foreign(self) -> dict[str, Figures]:
         """By heading the figures of each source; a column each where it has several for a row."""
         found = {}
@@ -80,17 +77,14 @@ class Table:
                 found[heading] = Figures(source, col, part.drop_duplicates("row").set_index("row"))
         return found
 
-    def grid(self, what: str) -> pd.DataFrame:
-        """A column of the cells as a frame of a line a row and a column a col."""
-        return self.cells[what].unstack("col").rename(index=str, columns=str)
-
-    def lines(self) -> list[tuple[str, list[Text]]]:
-        """The body: the name and the cells of each row, the published ones last."""
+    @cached_property
+    def lines(self) -> list[tuple[str, list[tuple[str, str]]]]:
+        """The body: the name of each row, and its cells as text and "best", "quiet" (published) or ""."""
         lines = []
         for row, cells in self.cells.groupby("row", observed=False):
-            own = [Text(self.text(cell), cell.best, False) for cell in cells.itertuples()]
+            own = [(self.text(cell), "best" if cell.best else "") for cell in cells.itertuples()]
             figures = [figures.by_row.reindex([row]).iloc[0] for figures in self.foreign.values()]
-            lines.append((row, own + [Text(spread(one["mean"], one["std"]), False, True) for one in figures]))
+            lines.append((row, own + [(spread(one["mean"], one["std"]), "quiet") for one in figures]))
         return lines
 
     def text(self, cell: Any) -> str:

@@ -8,8 +8,8 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import pandas as pd
-import rich.markup
 import rich.table
+import rich.text
 
 from refexp.files import atomic_path, write_text
 from refexp.show.tables.plots import as_drawn, draw_metric, save_figure
@@ -78,8 +78,10 @@ def to_markdown(table: Table) -> str:
         return " ".join(text.split()).translate(MARKDOWN)
 
     lines = [[*map(escape, table.headings)], ["---", *["---:"] * (len(table.headings) - 1)]]
-    for row, cells in table.lines():
-        lines.append([escape(row), *(f"**{escape(c.text)}**" if c.best else escape(c.text) for c in cells)])
+    for row, cells in table.lines:
+        lines.append(
+            [escape(row), *(f"**{escape(text)}**" if kind == "best" else escape(text) for text, kind in cells)]
+        )
     text = f"{escape(table.full_title)}\n\n" + "".join(f"| {' | '.join(line)} |\n" for line in lines)
     below = [f"**{escape(note)}**" for note in table.notes] + [escape(trouble) for trouble in table.troubles]
     for above, points in (("\n", below), ("\nPaired over the same seeds:\n\n", table.differences)):
@@ -94,27 +96,25 @@ def to_latex(table: Table) -> str:
         return " ".join(text.split()).translate(LATEX)
 
     corner, *columns = map(escape, table.headings)
-    lines = table.lines()
     # A bracket after the end of a row would be taken for its length.
-    rows = [f"{'{}' * row.startswith(('[', '*'))}{escape(row)}" for row, _ in lines]
-    cells = pd.DataFrame([[escape(cell.text) for cell in line] for _, line in lines], rows, columns)
-    cells.columns.name = corner
-    bold = [["textbf:--rwrap;" * cell.best for cell in line] for _, line in lines]
-    styled = cells.style.apply(lambda _: pd.DataFrame(bold, rows, columns), axis=None)
-    caption = " ".join(f"{escape(part).rstrip('.')}." for part in [table.full_title, *table.notes])
-    text = styled.to_latex(
-        caption=caption, column_format=f"l{'r' * len(columns)}", hrules=True, position_float="centering"
+    rows = ["{}" * row.startswith(("[", "*")) + escape(row) for row, _ in table.lines]
+    names = {"index": rows, "columns": pd.Index(columns, name=corner)}
+    cells = pd.DataFrame([[escape(text) for text, _ in line] for _, line in table.lines], **names)
+    bold = pd.DataFrame(
+        [["textbf:--rwrap;" * (kind == "best") for _, kind in line] for _, line in table.lines], **names
     )
+    caption = " ".join(f"{escape(part).rstrip('.')}." for part in [table.full_title, *table.notes])
+    form = {"column_format": f"l{'r' * len(columns)}", "hrules": True, "position_float": "centering"}
+    text = cells.style.apply(lambda _: bold, axis=None).to_latex(caption=caption, **form)
     return text + "".join(f"% {' '.join(line.split())}\n" for line in [*table.troubles, *table.differences])
 
 
 def to_rich(table: Table) -> rich.table.Table:
     """The table for a rich console, without its title, which would be wrapped to the table's width."""
-    escape = rich.markup.escape
+    styles = {"best": "bold green", "quiet": "dim", "": ""}
     made = rich.table.Table()
     for i, heading in enumerate(table.headings):
-        foreign = heading in table.foreign
-        made.add_column(escape(heading), justify="right" if i else "left", style="dim" if foreign else None)
-    for row, cells in table.lines():
-        made.add_row(escape(row), *(f"[bold green]{escape(c.text)}[/]" if c.best else escape(c.text) for c in cells))
+        made.add_column(rich.text.Text(heading), justify="right" if i else "left")
+    for row, cells in table.lines:
+        made.add_row(rich.text.Text(row), *(rich.text.Text(text, styles[kind]) for text, kind in cells))
     return made
