@@ -52,7 +52,8 @@ class Runs:
         if key not in self.frame:
             known = self.metrics if "/" in key else [*self.settings, *FACTS]
             raise RefexpError(f"'{key}' is in none of these runs. {did_you_mean(key, known)}")
-        labels = self.frame[key].astype(object).fillna("none").map(label)
+        values = self.frame[key].astype(object)
+        labels = values.where(values.notna(), None).map(label)
         return labels.astype(pd.CategoricalDtype(sorted(labels.unique(), key=_rank), ordered=True))
 
 

@@ -62,12 +62,14 @@ def guessed_settings(base: Mapping[str, str], overrides: Sequence[str]) -> dict[
 
     Of a group with another option, or that was taken out, the settings are not known.
     """
+    from hydra.core.override_parser.overrides_parser import OverridesParser  # slow to import, and seldom needed
+
     settings = dict(base)
-    for override in sorted(overrides, key=lambda text: "." in key_of(text)):  # groups first, as Hydra
-        key, text = key_of(override), override.partition("=")[2]
-        value = None if override.startswith("~") else yaml.safe_load(text)
+    parsed = OverridesParser.create().parse_overrides(list(overrides))
+    for override in sorted(parsed, key=lambda one: "." in one.key_or_group):  # groups first, as Hydra
+        key, value = override.key_or_group, override.value()
         if value is None or settings.get(key) != label(value):
-            settings = {name: own for name, own in settings.items() if name != key and not name.startswith(f"{key}.")}
+            settings = {name: own for name, own in settings.items() if not f"{name}.".startswith(f"{key}.")}
         settings |= {} if value is None else {key: label(value)}
     return settings
 
