@@ -25,6 +25,7 @@ from refexp.show.tables.plots import as_drawn, draw_metric
 from refexp.show.tables.published import COLUMNS, DEFAULT, as_figures, find_figures, read_figures
 from refexp.show.tables.runs import Runs as Found
 from refexp.show.tables.runs import find_runs
+from refexp.show.tables.settings import guessed_settings
 from refexp.show.tables.table import Table, lay_out
 from refexp.show.tables.write import to_latex, to_markdown
 from refexp.summary import Wanted, main, summarise, summarise_sweep
@@ -249,6 +250,22 @@ def test_what_is_published_for_a_data_set_is_shown(runs):
     tables = summarise([runs.folder], Wanted()).tables
     assert [table.metric for table in tables] == ["bbox/nAP", "bbox/nAP50"]
     assert [len(table.foreign) > 0 for table in tables] == [False, True]
+
+
+def test_a_class_has_tables_too_whatever_its_name(runs):
+    path = runs.add(0.4) / "metrics.json"
+    path.write_text(path.read_text().replace('"bbox/nAP/cat": 0.4', '"bbox/nAP/cat/tabby": 0.7'))
+    found = find_runs([runs.folder])
+    assert (found.metrics, found.class_metrics) == (["bbox/nAP"], ["bbox/nAP/cat/tabby"])
+    (table,) = summarise([runs.folder], Wanted(metric="bbox/nAP/cat/tabby")).tables
+    assert table.headings == ["shots", "box nAP, cat, tabby"] and shown(table) == [["70.0"]]
+
+
+def test_a_job_that_never_began_is_guessed_from_its_overrides():
+    base = {"seed": "0", "shots": "5", "shots.n": "5", "matcher": "prototype", "matcher.k": "1", "store.dir": "s"}
+    overrides = ["matcher.k='7'", "matcher=shuffled", "+seed=3", "shots=5", "new=[1,2]", "~store.dir"]
+    expected = {"seed": "3", "shots": "5", "shots.n": "5", "matcher": "shuffled", "matcher.k": "7", "new": "[1, 2]"}
+    assert guessed_settings(base, overrides) == expected
 
 
 def test_runs_without_a_note_have_a_file_for_it(runs):

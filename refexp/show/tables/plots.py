@@ -55,8 +55,9 @@ def draw_metric(table: Table) -> Figure:
     axes.grid(axis="y", alpha=0.3)
     axes.set_axisbelow(True)
     if len(mean.columns) > 1 or foreign:
-        keyed = dict(zip(*reversed(axes.get_legend_handles_labels()), strict=True))
-        names = sorted(keyed, key=lambda name: name not in mean)  # measured first
+        handles, labels = axes.get_legend_handles_labels()
+        keyed = dict(zip(reversed(labels), reversed(handles), strict=True))  # a source's first column stands for it
+        names = sorted(dict.fromkeys(labels), key=lambda name: name not in mean)  # measured first
         figure.legend(
             [keyed[name] for name in names], names, title=table.cols, loc="outside lower center", fontsize=8,
             title_fontsize=8, ncols=2 if foreign else min(4, len(names)), frameon=False,
@@ -106,14 +107,13 @@ def draw_bars(axes: Axes, table: Table, mean: pd.DataFrame, std: pd.DataFrame) -
 
 
 def published_in(table: Table) -> Iterator[tuple[int, str, int | None, pd.DataFrame]]:
-    """Published figures: the source's number, its name (once), their column's index if they belong to just one, and
-    mean and std in percent."""
-    columns, sources = list(table.grid("n")), []
+    """Each column of published figures: the number and the name of its source, the index of the column that it belongs
+    to, if to just one, and by row mean and std in percent."""
+    columns = list(table.grid("n"))
+    sources = list(dict.fromkeys(figures.source for figures in table.foreign.values()))
     for source, col, figures in table.foreign.values():
-        new = source not in sources
-        sources += [source] if new else []
         percents = 100 * figures[["mean", "std"]].fillna({"std": 0})
-        yield sources.index(source), source if new else "", None if col is None else columns.index(col), percents
+        yield sources.index(source), source, None if col is None else columns.index(col), percents
 
 
 def save_figure(figure: Figure, path: Path) -> list[Path]:
