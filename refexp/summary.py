@@ -97,7 +97,8 @@ def show(summary: Summary) -> None:
         say("no tables: none of these runs has metrics")
         for line in failures(summary.runs.frame):
             say(line, style="bold red")
-    say(f"summary in {summary.files[0].parent}: {', '.join(file.name for file in summary.files)}")
+    names = ", ".join(file.name for file in summary.files)
+    say(f"summary in {summary.files[0].parent}: {names}", style="green")
 
 
 def summarise_sweep(folder: Path) -> None:

@@ -12,7 +12,7 @@ import pandas as pd
 
 from refexp.errors import RefexpError, did_you_mean
 from refexp.jobs import GONE, NAME, Job, Sweep, SweepRecord, local_state, record_of, survey
-from refexp.run_folder import Metrics, RunRecord
+from refexp.run_folder import RunRecord
 from refexp.show.tables.settings import as_number, guessed_settings, label, read_settings, sweep_settings
 from refexp.status import read_status
 
@@ -78,6 +78,7 @@ def find_runs(folders: Sequence[Path]) -> Runs:
         raise RefexpError(f"no run below {shown}: looked for {NAME}, status.json and metrics.json.")
     bases = {sweep: sweep_settings(sweep) for _, sweep in found.values() if sweep}
     rows: list[dict[str, Any]] = []
+    numbers: list[dict[str, float | None]] = []
     settings, metrics, class_metrics = (dict[str, Any]() for _ in range(3))
     for folder, (record, sweep) in found.items():
         done = RunRecord.read(folder) if record.state == "completed" and (folder / "metrics.json").exists() else None
@@ -85,13 +86,14 @@ def find_runs(folders: Sequence[Path]) -> Runs:
         if sweep and not own:
             own = guessed_settings(bases[sweep], record.job.overrides)
         own = {f"config.{key}" if key in FACTS else key: value for key, value in own.items()}
-        numbers = done.metrics if done else Metrics()
+        rows.append(facts(folder, record, done) | {"sweep": str(sweep or "")} | own)
+        numbers.append(done.metrics.flat if done else {})
         settings |= own
-        metrics |= numbers.flat_overall
-        class_metrics |= {name: value for name, value in numbers.flat.items() if name not in metrics}
-        rows.append(facts(folder, record, done) | {"sweep": str(sweep or "")} | own | numbers.flat)
-    frame = pd.DataFrame(rows, columns=[*FACTS, *settings, *metrics, *class_metrics])
-    frame = frame.astype(dict.fromkeys(["seconds", *metrics, *class_metrics], float))
+        metrics |= done.metrics.flat_overall if done else {}
+        class_metrics |= {name: value for name, value in numbers[-1].items() if name not in metrics}
+    known = pd.DataFrame(rows, columns=[*FACTS, *settings]).astype({"seconds": float})
+    measured = pd.DataFrame(numbers, columns=[*metrics, *class_metrics], dtype=float)
+    frame = pd.concat([known, measured], axis="columns")
     common = Path(os.path.commonpath(roots))
     frame["run"] = [os.path.relpath(folder, common) if folder != common else folder.name for folder in found]
     frame["job"] = frame["job"].where(frame["sweep"] != "").astype("Int64")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -37,9 +38,9 @@ def key_of(override: str) -> str:
 
 
 def as_number(text: str) -> float | None:
-    """The number that a label stands for, if it does."""
+    """The number that a label stands for, if it does and can stand on an axis."""
     try:
-        return float(text)
+        return float(text) if math.isfinite(float(text)) else None
     except ValueError:
         return None
 
