@@ -189,6 +189,15 @@ def test_runs_that_differ_in_more_than_the_seed_are_never_averaged(runs):
     assert by_data.notes == [RANDOM] and RANDOM in to_latex(by_data)
 
 
+def test_runs_are_split_by_numbers_in_their_order(runs):
+    for shots in (10, 1):
+        runs.add(0.5, shots=shots, matcher="a")
+        runs.add(None, shots=shots, matcher="b")
+    parts = split(find_runs([runs.folder]), ["matcher"])
+    assert [name for name, _ in parts] == ["shots=1", "shots=10"]
+    assert shown(lay_out(parts[0][1], "matcher", None, "bbox/nAP")) == [["50.0"], ["no value"]]
+
+
 def test_a_setting_that_differs_along_with_another_is_named(runs):
     for shots, topk in ((1, 100), (5, 50)):
         runs.add(0.5, shots=shots, topk=topk)
