@@ -24,7 +24,8 @@ from refexp.memory import ReferenceView, build_bank, view_reference
 from refexp.pipeline import detect
 from refexp.progress import track
 from refexp.provenance import Clock, describe_how, weights_note
-from refexp.run_folder import Metrics, RunFolder, RunRecord, references_to_coco
+from refexp.record import Metrics, RunRecord
+from refexp.run_folder import RunFolder, references_to_coco
 from refexp.runtime import keep_heap
 from refexp.types import Detections, ImageId, MemoryBank, Proposals, Reference, Weights
 

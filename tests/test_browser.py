@@ -9,7 +9,7 @@ import pytest
 from browser import CHROMIUM, Browser
 from test_page import EVIL, report_of, splits, sweep_of
 
-from refexp.report.sweep_page import write_sweep_report
+from refexp.show.tables.page import write_sweep_report
 from refexp.summary import Wanted, summarise
 
 pytestmark = [

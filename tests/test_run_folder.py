@@ -20,7 +20,8 @@ from refexp.data.coco import annotation_of, make_split
 from refexp.errors import RefexpError
 from refexp.extraction import Extractor
 from refexp.provenance import Clock
-from refexp.run_folder import SCHEMA, Metrics, RunFolder, RunRecord
+from refexp.record import SCHEMA, Metrics, RunRecord
+from refexp.run_folder import RunFolder
 
 V0 = ROOT / "tests/fixtures/v0"
 """Left by the code before run folders had a schema; store by the code before it had kinds of entries."""

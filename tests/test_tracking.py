@@ -28,7 +28,8 @@ from refexp.distributed import Place
 from refexp.errors import RefexpError
 from refexp.masks import encode, to_json
 from refexp.progress import _told, track, watched
-from refexp.run_folder import Metrics, RunFolder, RunRecord, references_to_coco
+from refexp.record import Metrics, RunRecord
+from refexp.run_folder import RunFolder, references_to_coco
 from refexp.show.run import show_run
 from refexp.status import Status, progress_text, read_status
 from refexp.tracking import wandb as wandb_logger

@@ -14,7 +14,7 @@ from typing import Any
 
 from refexp.distributed import place
 from refexp.errors import first_line
-from refexp.run_folder import RunRecord
+from refexp.record import RunRecord
 
 log = logging.getLogger(__name__)
 

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from refexp.files import write_text
-from refexp.run_folder import RunRecord
+from refexp.record import RunRecord
 from refexp.status import read_status
 from refexp.tracking.base import Logger, per_class
 

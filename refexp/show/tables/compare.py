@@ -4,16 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
 import numpy as np
 
-from refexp.report.keys import column, completed, in_order, label
-from refexp.report.layout import latest
+from refexp.show.tables.table import Table, latest
 from refexp.show.words import percent
-
-if TYPE_CHECKING:
-    import pandas as pd
 
 RESAMPLES = 10_000
 LEVEL = 0.95
@@ -54,25 +49,13 @@ def bootstrap(differences: Sequence[float]) -> tuple[float, float]:
     return float(low), float(high)
 
 
-def compare(frame: pd.DataFrame, rows: str, key: str, first: str, second: str, metric: str) -> list[Difference]:
-    """Pair the runs of two values of `key` by seed, for each value of `rows` by itself; one entry where any pair is.
-
-    frame: runs that differ in rows, key and seed only (`layout.split`).
-    """
-    done = completed(frame)[lambda runs: runs[metric].notna()]
-    across, down = done[column(done, key)].map(label), done[column(done, rows)].map(label)
+def compare(table: Table, first: str, second: str) -> list[Difference]:
+    """Pair the runs of two columns by seed, for each row by itself; one entry where there is any pair."""
+    runs = latest(table.runs, table.metric).set_index(["row", "seed"])
+    one, other = (runs.loc[runs["col"] == col, table.metric] for col in (first, second))
     found = []
-    for row in map(label, in_order(done[column(done, rows)])):
-        one, other = (by_seed(done[(down == row) & (across == name)], metric) for name in (first, second))
-        seeds = tuple(seed for seed in one if seed in other)
-        if seeds:
-            differences = [other[seed] - one[seed] for seed in seeds]
-            low, high = bootstrap(differences) if len(seeds) > 1 else (None, None)
-            found.append(Difference(f"{rows}={row}", first, second, float(np.mean(differences)), low, high, seeds))
+    for row, paired in (other - one).dropna().groupby("row", observed=True):
+        low, high = bootstrap(paired) if len(paired) > 1 else (None, None)
+        seeds = tuple(paired.index.get_level_values("seed"))
+        found.append(Difference(f"{table.rows}={row}", first, second, float(paired.mean()), low, high, seeds))
     return found
-
-
-def by_seed(runs: pd.DataFrame, metric: str) -> dict[str, float]:
-    """Each seed's value."""
-    own = latest(runs)
-    return {label(seed): float(value) for seed, value in zip(own[column(own, "seed")], own[metric], strict=True)}
