@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from refexp.errors import RefexpError
+from refexp.files import read_json
 
 if TYPE_CHECKING:  # it imports PyTorch
     from refexp.types import ImageId

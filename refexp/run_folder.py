@@ -19,10 +19,10 @@ from omegaconf import OmegaConf
 from refexp.config.building import build
 from refexp.data.coco import Data, annotation_rle, has_mask
 from refexp.errors import RefexpError, first_line
-from refexp.files import atomic_path, write_json, write_text
+from refexp.files import atomic_path, read_json, write_json, write_text
 from refexp.masks import to_json
 from refexp.memory import ReferenceView
-from refexp.record import RunRecord, read_json
+from refexp.record import RunRecord
 from refexp.types import Detections, ImageId, MemoryBank, Reference
 
 RESULTS = (
@@ -202,13 +202,3 @@ def load_arrays(path: Path) -> dict[str, np.ndarray]:
         return {}
     except Exception as error:  # zip, zlib and NumPy each have their own for a damaged file
         raise RefexpError(f"{path} is damaged: {first_line(error)}") from None
-
-
-def read_json(path: Path) -> Any:
-    """A JSON file's content, None if there is none. Raises RefexpError if it is damaged."""
-    try:
-        return json.loads(path.read_text(encoding="utf-8"))
-    except OSError:
-        return None
-    except ValueError as error:
-        raise RefexpError(f"{path} is damaged: {error}") from None

@@ -29,9 +29,9 @@ from pydantic import Field
 
 import refexp
 from refexp.errors import RefexpError, first_line
-from refexp.files import sha256, write_json, write_text
+from refexp.files import read_json, sha256, write_json, write_text
 from refexp.masks import decode
-from refexp.record import RunRecord, read_json
+from refexp.record import RunRecord
 from refexp.show.gallery import REFERENCES, spread
 from refexp.show.page.pictures import TARGETS
 from refexp.show.tables.settings import FIRST, RECIPES, matters
