@@ -251,7 +251,11 @@ def test_page_of_a_sweep(tmp_path):
     assert text.count('role="note">RANDOM WEIGHTS') == 1
     assert local_links(text) == {"run%200", "run%201/report.html", "run%202", "run%203"}
     assert re.findall(r"https?://[^\"' ]+", text) == re.findall(r"http://www\.w3\.org/[^\"' ]+", text)
-    assert text.count("<svg ") == 2
+    assert text.count("data-chart=") == 2
+    inline = json.loads(re.search(r'id="data">(.*?)</script>', text)[1])
+    chart = inline["charts"]["SYNTHETIC targets: mask nAP in percent, mean ± sample deviation over 2 seeds"]
+    assert [tick[1] for tick in chart["axes"]["ticks"]] == ["1", "5"]
+    assert [point[:2] for point in chart["series"][0][1]] == [[1, pytest.approx(0.25)], [5, pytest.approx(0.4)]]
 
 
 @pytest.mark.parametrize("size", [(60, 90), (1600, 1200)])

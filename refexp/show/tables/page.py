@@ -15,9 +15,9 @@ from refexp.files import write_text
 from refexp.show.page.report import NAME, short, templates
 from refexp.show.tables.apart import varying
 from refexp.show.tables.notes import states, weights
-from refexp.show.tables.plots import as_drawn, as_svg, draw_metric
+from refexp.show.tables.plots import WIDE, as_drawn, axis
 from refexp.show.tables.settings import label
-from refexp.show.tables.table import metric_name
+from refexp.show.tables.table import Table, metric_name
 
 if TYPE_CHECKING:
     from refexp.summary import Summary
@@ -34,14 +34,34 @@ def write_sweep_report(folder: Path, summary: Summary) -> Path:
         "facts": [f"{len(frame)} runs", *states(frame), *([f"{minutes:.1f} min in all"] if minutes else [])],
         "notes": weights(frame),
         "kinds": [{"key": metric, "name": metric_name(metric)} for metric in metrics],
-        "tables": [(table, as_svg(draw_metric(as_drawn(table))) if table.n else None) for table in summary.tables],
+        "tables": summary.tables,
         "settings": apart,
         "runs": [run_of(run, metrics, apart, folder.absolute()) for _, run in frame.iterrows()],
         "version": __version__,
-        "data": {},
+        "data": {"charts": {table.full_title: chart_of(as_drawn(table)) for table in summary.tables if table.n}},
     }
     write_text(folder / NAME, templates().get_template("sweep.html").render(page))
     return folder / NAME
+
+
+def chart_of(table: Table) -> dict[str, Any]:
+    """A table's metric over the key of its rows, for the page's script: means and deviations, published ones dashed."""
+    mean, std = table.grid("mean"), table.grid("std").fillna(0)
+    numbers = axis(mean.index)
+    at = dict(zip(mean.index, numbers or range(len(mean)), strict=True))
+    series: list[list[Any]] = [
+        [name, [[at[row], y, std[name][row]] for row, y in column.dropna().items()], "", False]
+        for name, column in mean.items()
+    ]
+    for heading, (_, _, figures) in table.foreign.items():
+        points = [[at[row], y["mean"], y["std"]] for row, y in figures[["mean", "std"]].fillna({"std": 0}).iterrows()]
+        series.append([heading, points, "", True])
+    axes = {
+        "x": table.rows, "y": f"{metric_name(table.metric)}, %", "lines": bool(numbers),
+        "log": bool(numbers) and min(numbers) > 0 and max(numbers) / min(numbers) >= WIDE,
+        "ticks": [[x, row] for row, x in sorted(at.items(), key=lambda tick: tick[1])],
+    }  # fmt: skip
+    return {"series": series, "axes": axes}
 
 
 def run_of(run: pd.Series, metrics: Sequence[str], settings: Sequence[str], folder: Path) -> dict[str, Any]:

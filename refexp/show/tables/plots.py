@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import io
 from collections.abc import Iterator
 from itertools import cycle
 from pathlib import Path
 
 import matplotlib
 import pandas as pd
-from markupsafe import Markup
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
@@ -17,8 +15,8 @@ from refexp.files import atomic_path
 from refexp.show.tables.settings import as_number
 from refexp.show.tables.table import Table, metric_name
 
-COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#8C564B", "#7F7F7F")
-"""After Okabe and Ito: told apart by colour-blind readers too; markers and hatches tell them apart in print."""
+COLORS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#8C564B", "#7F7F7F")
+"""After Okabe and Ito: told apart by color-blind readers too; markers and hatches tell them apart in print."""
 MARKERS = "osD^vP*X"
 HATCHES = ("", "//", "..", "\\\\", "xx", "++", "oo", "--")
 GREY = "#555555"
@@ -70,17 +68,17 @@ def draw_metric(table: Table) -> Figure:
 def draw_lines(axes: Axes, table: Table, mean: pd.DataFrame, std: pd.DataFrame) -> None:
     """A line and a band of one deviation for each column; the line passes over points that are missing."""
     at = pd.Series(axis(mean.index), mean.index)
-    for (name, y), colour, marker in zip(mean.items(), cycle(COLOURS), cycle(MARKERS)):
+    for (name, y), color, marker in zip(mean.items(), cycle(COLORS), cycle(MARKERS)):
         y = y.dropna()
         if len(y):
-            axes.plot(at[y.index], y, color=colour, marker=marker, label=name)
+            axes.plot(at[y.index], y, color=color, marker=marker, label=name)
             low, high = y - std[name][y.index], y + std[name][y.index]
-            axes.fill_between(at[y.index], low, high, color=colour, alpha=0.18, linewidth=0)
+            axes.fill_between(at[y.index], low, high, color=color, alpha=0.18, linewidth=0)
     for i, label, column, y in published_in(table):
-        colour = GREY if column is None else COLOURS[column % len(COLOURS)]
+        color = GREY if column is None else COLORS[column % len(COLORS)]
         axes.errorbar(
             at[y.index], y["mean"], y["std"], label=label, linewidth=1, capsize=2, markerfacecolor="white",
-            linestyle=DASHES[i % len(DASHES)], marker=MARKERS[i % len(MARKERS)], color=colour,
+            linestyle=DASHES[i % len(DASHES)], marker=MARKERS[i % len(MARKERS)], color=color,
         )  # fmt: skip
     if at.min() > 0 and at.max() / at.min() >= WIDE:
         axes.set_xscale("log")
@@ -91,9 +89,9 @@ def draw_lines(axes: Axes, table: Table, mean: pd.DataFrame, std: pd.DataFrame) 
 def draw_bars(axes: Axes, table: Table, mean: pd.DataFrame, std: pd.DataFrame) -> None:
     """Bars side by side for the columns, an error bar of one deviation on each; published figures as dashes across."""
     start, width = pd.Series(range(len(mean)), mean.index) - 0.4, 0.8 / len(mean.columns)
-    for i, (name, colour, hatch) in enumerate(zip(mean, cycle(COLOURS), cycle(HATCHES))):
+    for i, (name, color, hatch) in enumerate(zip(mean, cycle(COLORS), cycle(HATCHES))):
         x, y, error, why = start + (i + 0.5) * width, mean[name], std[name], table.grid("why")[name]
-        axes.bar(x, y.fillna(0), width, label=name, color=colour, hatch=hatch, edgecolor="white")
+        axes.bar(x, y.fillna(0), width, label=name, color=color, hatch=hatch, edgecolor="white")
         some = error > 0
         axes.errorbar(x[some], y[some], error[some], fmt="none", ecolor="black", capsize=3, linewidth=1)
         for row in mean.index[y.isna()]:
@@ -124,17 +122,3 @@ def save_figure(figure: Figure, path: Path) -> list[Path]:
     with atomic_path(svg) as temporary, matplotlib.rc_context({"svg.hashsalt": "refexp"}):
         figure.savefig(temporary, metadata={"Date": None})
     return [png, svg]
-
-
-def as_svg(figure: Figure) -> Markup:
-    """A figure as an SVG element for a page: texts are text, and the title, which stands beside it, is left out."""
-    figure.axes[0].set_title("")
-    figure.set_size_inches(5.2, 3.4)
-    figure.patch.set_alpha(0)
-    figure.axes[0].patch.set_alpha(0)
-    written = io.StringIO()
-    nothing = dict.fromkeys(("Date", "Creator", "Format", "Type"))
-    with matplotlib.rc_context({"svg.fonttype": "none", "svg.hashsalt": "refexp", "font.family": "sans-serif"}):
-        figure.savefig(written, format="svg", metadata=nothing)
-    # Matplotlib escapes the texts; before the element stand an XML declaration and a document type.
-    return Markup(written.getvalue()[written.getvalue().index("<svg") :])
