@@ -47,7 +47,7 @@ lint: $(READY)   ## format and fix what can be fixed
 	$(BIN)/mypy
 
 checkpoints: $(READY)   ## fetch the paper's weights (SAM2 large and DINOv2 ViT-L/14, 2.1 GB) into checkpoints/
-	$(BIN)/python -m refexp.checkpoints sam2_hiera_l dinov2_vitl14
+	$(BIN)/refexp weights sam2_hiera_l dinov2_vitl14
 
 clean:           ## remove the environment and caches; runs and weights stay
 	rm -rf $(VENV) build *.egg-info .pytest_cache .mypy_cache .ruff_cache

@@ -25,10 +25,10 @@ from refexp.data.lvis import LvisSplit, check_lvis
 from refexp.data.sampling import choose_references
 from refexp.errors import RefexpError
 from refexp.evaluation import lvis
-from refexp.evaluation.coco import CocoEvaluation
-from refexp.evaluation.errors import BACKGROUND, HIT, IGNORED
-from refexp.evaluation.lvis import LvisEvaluation
+from refexp.evaluation.coco_protocol import CocoEvaluation
+from refexp.evaluation.lvis_protocol import LvisEvaluation
 from refexp.evaluation.semantic import SemanticEvaluation
+from refexp.evaluation.tide import BACKGROUND, HIT, IGNORED
 from refexp.masks import encode
 from refexp.show.page.mistakes import judge_all
 from refexp.types import Detections

@@ -10,7 +10,7 @@ from browser import CHROMIUM, Browser
 from test_page import EVIL, report_of, splits, sweep_of
 
 from refexp.show.tables.page import write_sweep_report
-from refexp.summary import Wanted, summarise
+from refexp.show.tables.summary import Wanted, summarise
 
 pytestmark = [
     pytest.mark.browser,

@@ -15,17 +15,17 @@ from PIL import Image
 
 from refexp.data.coco import Data, make_split
 from refexp.data.rendering import render_split
-from refexp.evaluation.base import Evaluated
-from refexp.evaluation.coco import CocoEvaluation
+from refexp.evaluation.coco_protocol import CocoEvaluation
+from refexp.evaluation.protocol import Evaluated
+from refexp.folders.record import Metrics, RunRecord
+from refexp.folders.run_folder import RunFolder, references_to_coco
 from refexp.masks import decode, encode
-from refexp.record import Metrics, RunRecord
-from refexp.run_folder import RunFolder, references_to_coco
 from refexp.show.instances import Instance
 from refexp.show.overlays import color
 from refexp.show.page.drawing import SIDE, crop, mask_path, page_size
 from refexp.show.page.report import write_report
 from refexp.show.tables.page import write_sweep_report
-from refexp.summary import Wanted, summarise
+from refexp.show.tables.summary import Wanted, summarise
 from refexp.types import Detections
 
 EVIL = '</script><script>boom()</script><b title="it\'s">'

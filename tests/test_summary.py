@@ -26,9 +26,9 @@ from refexp.show.tables.published import COLUMNS, DEFAULT, as_figures, find_figu
 from refexp.show.tables.runs import Runs as Found
 from refexp.show.tables.runs import find_runs
 from refexp.show.tables.settings import guessed_settings
+from refexp.show.tables.summary import Wanted, main, summarise, summarise_sweep
 from refexp.show.tables.table import Table, lay_out
 from refexp.show.tables.write import to_latex, to_markdown
-from refexp.summary import Wanted, main, summarise, summarise_sweep
 
 RANDOM = "RANDOM WEIGHTS (encoder): the results of this run mean nothing."
 

@@ -13,17 +13,17 @@ from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig, OmegaConf
 from pydantic import Field
 
-from refexp.checkpoints import MissingWeights
 from refexp.config.building import build, build_all, check
 from refexp.config.composing import resolve
 from refexp.data.sampling import Sampler, Shots
 from refexp.encoders.base import Encoder
 from refexp.errors import MissingData, data_command
-from refexp.evaluation.base import Evaluation
-from refexp.networks import Precision
-from refexp.pipeline import Matcher, Step
+from refexp.evaluation.protocol import Evaluation
+from refexp.machine.checkpoints import MissingWeights
+from refexp.machine.networks import Precision
+from refexp.machine.runtime import Runtime
+from refexp.method.pipeline import Matcher, Step
 from refexp.proposers.base import Proposer
-from refexp.runtime import Runtime
 from refexp.store import Store
 
 SummaryFormat = Literal["csv", "json"]

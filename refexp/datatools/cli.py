@@ -20,12 +20,12 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from refexp.cli import wait_briefly
 from refexp.config.building import build
 from refexp.config.composing import composed
 from refexp.datatools import download  # the others import torch, which --help need not wait for
 from refexp.errors import RefexpError
 from refexp.files import write_json
+from refexp.machine.processes import wait_briefly
 
 ROOT = Path("data")
 
@@ -104,11 +104,11 @@ def _add_lvis(commands: Any) -> None:
 
 
 def _lvis(options: argparse.Namespace) -> int:
-    from refexp.datatools import lvis
+    from refexp.datatools import lvis_files
 
     annotations, listed = options.annotations, options.minival
     name = "lvis_v1_minival" if listed else annotations.stem
-    content = lvis.minival(annotations, listed) if listed else lvis.convert(annotations)
+    content = lvis_files.minival(annotations, listed) if listed else lvis_files.convert(annotations)
     return _write(options.out or annotations.with_name(f"{name}_refexp.json"), content)
 
 
@@ -151,7 +151,7 @@ def _boxes2masks(options: argparse.Namespace) -> int:
     wait_briefly()
     from refexp.config.composing import resolve
     from refexp.datatools.boxes2masks import boxes2masks
-    from refexp.runtime import Runtime, keep_heap
+    from refexp.machine.runtime import Runtime, keep_heap
 
     overrides = [f"proposer={options.proposer}", f"weights={options.weights}", f"checkpoints.dir={options.checkpoints}"]
     settings = resolve(composed(overrides))
@@ -173,10 +173,10 @@ def _add_synthetic(commands: Any) -> None:
 
 
 def _synthetic(options: argparse.Namespace) -> int:
-    from refexp.datatools import synthetic
+    from refexp.datatools import draw
 
     classes = list(dict.fromkeys(options.classes))
-    content = synthetic.write_folder(options.folder, classes, options.references, options.photos, options.seed)
+    content = draw.write_folder(options.folder, classes, options.references, options.photos, options.seed)
     print(f"SYNTHETIC: {len(content['images'])} photos of {', '.join(classes)} in {options.folder}")
     return 0
 

@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import IO, Any
 
 from refexp.errors import RefexpError, data_command, did_you_mean
-from refexp.progress import track
+from refexp.machine.progress import track
 
 COCO_SITE = "http://images.cocodataset.org"
 LVIS_SITE = "https://dl.fbaipublicfiles.com/LVIS"

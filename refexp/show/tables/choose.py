@@ -16,7 +16,7 @@ from refexp.show.tables.runs import Runs
 from refexp.show.tables.table import Table, lay_out, same_data
 
 if TYPE_CHECKING:
-    from refexp.summary import Wanted
+    from refexp.show.tables.summary import Wanted
 
 HEADLINES = ("bbox/nAP", "segm/nAP", "semantic/mIoU", "semantic/FB-IoU")
 """What is shown unless `metric` says otherwise, as far as it was measured."""

@@ -20,7 +20,7 @@ from refexp.show.tables.settings import label
 from refexp.show.tables.table import Table, metric_name
 
 if TYPE_CHECKING:
-    from refexp.summary import Summary
+    from refexp.show.tables.summary import Summary
 
 
 def write_sweep_report(folder: Path, summary: Summary) -> Path:

@@ -11,10 +11,10 @@ from typing import Any
 import pandas as pd
 
 from refexp.errors import RefexpError, did_you_mean
-from refexp.jobs import GONE, NAME, Job, Sweep, SweepRecord, local_state, record_of, survey
-from refexp.record import RunRecord
+from refexp.folders.record import RunRecord
+from refexp.folders.status import read_status
+from refexp.folders.sweep_folder import GONE, NAME, Job, Sweep, SweepRecord, local_state, record_of, survey
 from refexp.show.tables.settings import as_number, guessed_settings, label, read_settings, sweep_settings
-from refexp.status import read_status
 
 FACTS = (
     "folder", "run", "called", "sweep", "job", "state", "message", "seconds", "overrides", "ended", "note", "targets",
@@ -23,7 +23,7 @@ FACTS = (
 """What became of a run: columns of every frame.
 
 folder, run: absolute, and as seen from the folders' common one. called: `#3` in a sweep, else `run`. sweep: its folder
-or "". state, message, seconds: as `python -m refexp.sweep status` has them. overrides: in one string. The rest is from
+or "". state, message, seconds: as `refexp sweep status` has them. overrides: in one string. The rest is from
 metrics.json, missing where there is none. note: on weights that are not the published ones, or "".
 """
 

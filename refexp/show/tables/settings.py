@@ -13,7 +13,7 @@ from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from refexp.errors import RefexpError
-from refexp.record import RunRecord
+from refexp.folders.record import RunRecord
 
 UNIMPORTANT = (
     "store.dir", "store.references", "store.claim_timeout", "checkpoints", "data_root", "vis", "runtime", "sweep",

@@ -35,9 +35,9 @@ def show(folder: Path, limit: int | None, everything: bool, score_threshold: flo
     refexp show outputs/synthetic/run/2026-01-31_12-00-00-000000
     refexp show outputs/coco_fsod/shots/2026-01-31_12-00-00-000000 --all --score-threshold 0.3
     """
-    from refexp.run_folder import RunFolder
+    from refexp.folders.run_folder import RunFolder
     from refexp.show.run import show_run
-    from refexp.summary import show_sweep
+    from refexp.show.tables.summary import show_sweep
 
     folder = folder.absolute()
     if not (folder / "metrics.json").exists():
@@ -80,7 +80,7 @@ def push(folders: tuple[Path, ...], follow: bool) -> None:
 @click.argument("folder", type=FOLDER)
 def sweep(what: str, folder: Path) -> None:
     """Look after the jobs of a sweep: where they are, wait for them, stop them, run the unfinished again."""
-    from refexp import sweep
+    from refexp.cluster import sweeps as sweep
 
     sys.exit(sweep.main([what, str(folder)]))
 

@@ -8,9 +8,9 @@ from typing import Protocol
 import torch
 
 from refexp.encoders.base import Encoder
+from refexp.machine.networks import computing
 from refexp.masks import low_res_boxes
-from refexp.networks import computing
-from refexp.pooling import pool_masks
+from refexp.method.pooling import pool_masks
 from refexp.proposers.base import Proposer
 from refexp.types import Candidates, Detections, ImageId, MemoryBank, Proposals, Target
 

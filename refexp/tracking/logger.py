@@ -12,9 +12,9 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from refexp.distributed import place
 from refexp.errors import first_line
-from refexp.record import RunRecord
+from refexp.folders.record import RunRecord
+from refexp.machine.ranks import place
 
 log = logging.getLogger(__name__)
 

@@ -20,9 +20,9 @@ from refexp.config.building import build
 from refexp.data.coco import Data, annotation_rle, has_mask
 from refexp.errors import RefexpError, first_line
 from refexp.files import atomic_path, read_json, write_json, write_text
+from refexp.folders.record import RunRecord
 from refexp.masks import to_json
-from refexp.memory import ReferenceView
-from refexp.record import RunRecord
+from refexp.method.memory import ReferenceView
 from refexp.types import Detections, ImageId, MemoryBank, Reference
 
 RESULTS = (

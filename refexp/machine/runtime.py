@@ -13,9 +13,9 @@ import torch
 from pydantic import BeforeValidator, Field
 from pydantic_core import PydanticCustomError
 
-from refexp.distributed import place
 from refexp.errors import RefexpError
-from refexp.provenance import available_cores
+from refexp.machine.provenance import available_cores
+from refexp.machine.ranks import place
 
 M_TRIM_THRESHOLD, M_TOP_PAD, M_MMAP_THRESHOLD = -1, -2, -3
 """Numbers of glibc's mallopt."""

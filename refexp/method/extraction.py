@@ -12,18 +12,18 @@ from typing import Any, TypeVar
 import numpy as np
 import torch
 
-from refexp.box_masks import check_box, complete, without_mask
 from refexp.data.ahead import ReadAhead
 from refexp.data.coco import Record, Split, has_mask
 from refexp.data.images import to_square
 from refexp.encoders.base import Encoder
 from refexp.errors import RefexpError
 from refexp.files import sha256
+from refexp.machine.provenance import Clock, device_name
 from refexp.masks import Rle
-from refexp.memory import view_reference
-from refexp.pipeline import extract
+from refexp.method.box_masks import check_box, complete, without_mask
+from refexp.method.memory import view_reference
+from refexp.method.pipeline import extract
 from refexp.proposers.base import Proposer
-from refexp.provenance import Clock, device_name
 from refexp.store import FORMAT, Entry, Store, digest
 from refexp.types import ImageId, Proposals, Reference, Target, Weights
 

@@ -15,7 +15,7 @@ from typing import TypeVar
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
-from refexp.distributed import place
+from refexp.machine.ranks import place
 
 log = logging.getLogger(__name__)
 T = TypeVar("T")

@@ -1,8 +1,8 @@
 """Many runs in one table: mean and deviation over seeds, what is missing, published figures beside, plots.
 
-    python -m refexp.summary OUT                                        # a sweep's folder, or one with runs in it
-    python -m refexp.summary OUT rows=shots cols=matcher metric=bbox/nAP,segm/nAP50
-    python -m refexp.summary OUT MORE cols=postprocess.topk.k compare=50,100 out=DIR
+    refexp summary OUT                                        # a sweep's folder, or one with runs in it
+    refexp summary OUT rows=shots cols=matcher metric=bbox/nAP,segm/nAP50
+    refexp summary OUT MORE cols=postprocess.topk.k compare=50,100 out=DIR
 
 rows, cols     settings as one types them on the command line; chosen from what differs if not given
 metric         names of metrics.json, each with a table and a plot of its own
@@ -115,7 +115,7 @@ def summarise_sweep(folder: Path) -> None:
     try:
         show_sweep(folder)
     except Exception as error:
-        log.warning("no summary: %s. Again: python -m refexp.summary %s", first_line(error), folder)
+        log.warning("no summary: %s. Again: refexp summary %s", first_line(error), folder)
         log.debug("", exc_info=True)
 
 
@@ -132,12 +132,12 @@ def parse(arguments: Sequence[str]) -> tuple[list[Path], Wanted]:
         else:
             given[key] = Path(value) if key in ("published", "out") else value
     if not folders:
-        raise RefexpError("which runs? Give the folder of a sweep: python -m refexp.summary outputs/...")
+        raise RefexpError("which runs? Give the folder of a sweep: refexp summary outputs/...")
     return folders, Wanted(**given)  # type: ignore[arg-type]
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """`python -m refexp.summary OUT ... [key=value ...]`; the exit code."""
+    """`refexp summary OUT ... [key=value ...]`; the exit code."""
     arguments = sys.argv[1:] if arguments is None else arguments
     if not arguments or {"-h", "--help"} & set(arguments):
         print(__doc__)

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from refexp.files import write_json
+from refexp.machine.processes import is_alive
 
 log = logging.getLogger(__name__)
 
@@ -88,18 +89,6 @@ def progress_text(status: dict[str, Any]) -> str:
     rate = status["per_second"]
     left = f", {(status['total'] - status['done']) / rate / 60:.0f} min left" if rate else ""
     return f"{status['stage']} {status['done']}/{status['total']}, {rate:.2f}/s{left}"
-
-
-def is_alive(pid: int) -> bool:
-    """Whether a process of this machine lives; a zombie, which ended and whose parent has not asked how, does not."""
-    try:
-        os.kill(pid, 0)
-        stat = Path(f"/proc/{pid}/stat")
-        return not (stat.exists() and stat.read_text().rsplit(")", 1)[1].split()[0] == "Z")
-    except ProcessLookupError:
-        return False
-    except OSError:  # another user's
-        return True
 
 
 def scheduler_id() -> str | None:

@@ -1,6 +1,6 @@
 """Dashboards as code: a W&B report built from a YAML file.
 
-    python -m refexp.dashboard sweeps/dashboards/ablation.yaml --project refexp --group SWEEP
+    refexp dashboard sweeps/dashboards/ablation.yaml --project refexp --group SWEEP
 
 The report is built and serialised by W&B's own library (wandb-workspaces 0.4), and all its panels are W&B's own. These
 have no heat map, and no line over runs: a line plot has only steps of one run across. So a section's runs are put into
@@ -125,7 +125,7 @@ def build_report(dashboard: Dashboard, entity: str, project: str, group: str | N
         import wandb_workspaces.reports.v2 as reports
     except ImportError:
         packages = "'wandb>=0.31' 'wandb-workspaces>=0.4'"
-        raise RefexpError(f"refexp.dashboard needs packages that are not installed: pip install {packages}") from None
+        raise RefexpError(f"refexp dashboard needs packages that are not installed: pip install {packages}") from None
     if group and (bad := set(group) & set("'\"\\=<>")):
         raise RefexpError(f"--group={group}: W&B's library cannot filter by a name with {' '.join(sorted(bad))} in it.")
     blocks: list[Any] = [reports.TableOfContents()]
@@ -162,7 +162,7 @@ def publish(report: Any, entity: str | None) -> str:
 
 def main(arguments: list[str] | None = None) -> int:
     """The command line; the exit code is 0 only if everything went well."""
-    parser = argparse.ArgumentParser(prog="python -m refexp.dashboard", description="Build a W&B report from a YAML.")
+    parser = argparse.ArgumentParser(prog="refexp dashboard", description="Build a W&B report from a YAML.")
     parser.add_argument("definition", type=Path, help="such as sweeps/dashboards/ablation.yaml")
     parser.add_argument("--project", default="refexp", help="of the runs, and of the report (%(default)s)")
     parser.add_argument("--entity", help="user or team; the key's own if it is not given")

@@ -19,7 +19,8 @@ from typing import Any
 
 from refexp.errors import RefexpError
 from refexp.files import write_json
-from refexp.status import is_alive, now, progress_text, read_status
+from refexp.folders.status import now, progress_text, read_status
+from refexp.machine.processes import is_alive
 
 NAME = "sweep.json"
 EXTRACT_FOLDER = "extract"

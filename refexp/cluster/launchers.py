@@ -22,13 +22,12 @@ from hydra.types import HydraContext, TaskFunction
 from omegaconf import DictConfig, OmegaConf, open_dict
 from pydantic import Field
 
-from refexp.cli import JobFailed
+from refexp.cluster.sweeps import report, wait_for
 from refexp.config.building import build
-from refexp.distributed import place
-from refexp.errors import RefexpError, first_line
-from refexp.jobs import EXTRACT_FOLDER, Job, Sweep, cancel_slurm, check_possible
-from refexp.status import read_status
-from refexp.sweep import report, wait_for
+from refexp.errors import JobFailed, RefexpError, first_line
+from refexp.folders.status import read_status
+from refexp.folders.sweep_folder import EXTRACT_FOLDER, Job, Sweep, cancel_slurm, check_possible
+from refexp.machine.ranks import place
 
 log = logging.getLogger(__name__)
 
@@ -90,7 +89,7 @@ class BaseLauncher(Launcher):
             raise
         if place().rank == 0 and not settings.detach:
             report(sweep)
-            from refexp.summary import summarise_sweep  # imports numpy, which --help need not wait for
+            from refexp.show.tables.summary import summarise_sweep
 
             summarise_sweep(folder)
         return [] if settings.detach else [outcome(sweep, job) for job in jobs]
@@ -208,7 +207,7 @@ class SubmititLauncher(BaseLauncher):
 
     def wait(self, sweep: Sweep, settings: SweepSettings) -> None:
         """Until no job is waiting or running any more."""
-        here = f"python -m refexp.sweep collect {sweep.folder}"
+        here = f"refexp sweep collect {sweep.folder}"
         if settings.detach:
             print(f"submitted: {', '.join(sweep.job_ids())}. See them end: {here}")
             return

@@ -14,8 +14,7 @@ from pydantic import Field
 from refexp.data.coco import Record, Split
 from refexp.data.lvis import FREQUENCIES, LvisSplit
 from refexp.errors import RefexpError
-from refexp.evaluation.base import Evaluated
-from refexp.evaluation.coco import (
+from refexp.evaluation.coco_protocol import (
     CocoEvaluation,
     Kind,
     engine_classes,
@@ -24,6 +23,7 @@ from refexp.evaluation.coco import (
     result_rows,
     truth_row,
 )
+from refexp.evaluation.protocol import Evaluated
 from refexp.types import Detections, ImageId
 
 CLASSES_AT_ONCE = 64

@@ -1,7 +1,7 @@
 """Official weights: where they are published, where they are looked for, and how they are fetched.
 
-python -m refexp.checkpoints                                  # what there is, and what is here
-python -m refexp.checkpoints sam2_hiera_l dinov2_vitl14       # fetch these
+refexp weights                                  # what there is, and what is here
+refexp weights sam2_hiera_l dinov2_vitl14       # fetch these
 """
 
 from __future__ import annotations
@@ -76,7 +76,7 @@ class MissingWeights(RefexpError):
         puts = ", ".join(f"{CHECKPOINTS[name].url} at {folder / CHECKPOINTS[name].file}" for name in names)
         super().__init__(
             f"the weights of {' and '.join(names)} are missing: put {puts}, "
-            f"or run: python -m refexp.checkpoints {' '.join(names)} --dir {folder} (checkpoints.dir names another folder)"
+            f"or run: refexp weights {' '.join(names)} --dir {folder} (checkpoints.dir names another folder)"
         )
 
 
@@ -112,7 +112,7 @@ def fetch(name: str, folder: Path) -> Path:
 
 def main(arguments: list[str] | None = None) -> int:
     """List the checkpoints, or fetch those that are named; the exit code."""
-    parser = argparse.ArgumentParser(prog="python -m refexp.checkpoints", description="Fetch official weights.")
+    parser = argparse.ArgumentParser(prog="refexp weights", description="Fetch official weights.")
     parser.add_argument("names", nargs="*", help="checkpoints to fetch; none lists what there is")
     parser.add_argument("--dir", type=Path, default=Path("checkpoints"), help="folder for the files (checkpoints.dir)")
     options = parser.parse_args(arguments)

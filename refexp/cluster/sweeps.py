@@ -1,9 +1,9 @@
 """What to do about the jobs of a sweep: look, wait, stop them, run them again.
 
-    python -m refexp.sweep status OUT      # a table of all jobs
-    python -m refexp.sweep collect OUT     # wait for those that wait or run, then table and summary
-    python -m refexp.sweep cancel OUT      # stop them
-    python -m refexp.sweep retry OUT       # run again those that failed, died or never started, in the same folders
+    refexp sweep status OUT      # a table of all jobs
+    refexp sweep collect OUT     # wait for those that wait or run, then table and summary
+    refexp sweep cancel OUT      # stop them
+    refexp sweep retry OUT       # run again those that failed, died or never started, in the same folders
 
 OUT is the sweep's folder. The exit code is 0 only if every job is completed.
 """
@@ -20,7 +20,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from refexp.errors import RefexpError
-from refexp.jobs import ALIVE, GONE, Sweep, SweepRecord, slurm_queue, survey
+from refexp.folders.sweep_folder import ALIVE, GONE, Sweep, SweepRecord, slurm_queue, survey
 
 log = logging.getLogger(__name__)
 
@@ -82,7 +82,7 @@ def report(sweep: Sweep, records: Sequence[SweepRecord] | None = None) -> int:
         console.print(f"[bold red]#{r.job.number} {r.state}:[/] {escape(r.message)}")
     if bad:
         print(f"{len(bad)} of {len(records)} jobs are not completed. Run only those again:")
-        print(f"    python -m refexp.sweep retry {shlex.quote(str(sweep.folder))}")
+        print(f"    refexp sweep retry {shlex.quote(str(sweep.folder))}")
     return sum(r.state != "completed" for r in records)
 
 
@@ -97,8 +97,8 @@ def retry(sweep: Sweep) -> int:
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """`python -m refexp.sweep status|collect|cancel|retry OUT`; the exit code."""
-    parser = argparse.ArgumentParser(prog="python -m refexp.sweep", description="Look after the jobs of a sweep.")
+    """`refexp sweep status|collect|cancel|retry OUT`; the exit code."""
+    parser = argparse.ArgumentParser(prog="refexp sweep", description="Look after the jobs of a sweep.")
     parser.add_argument("command", choices=("status", "collect", "cancel", "retry"))
     parser.add_argument("folder", type=Path, help="the sweep's folder")
     options = parser.parse_args(arguments)
@@ -114,7 +114,7 @@ def main(arguments: list[str] | None = None) -> int:
             wait_for(sweep)
         unfinished = report(sweep)
         if options.command == "collect":
-            from refexp.summary import summarise_sweep  # imports numpy, which the other commands need not wait for
+            from refexp.show.tables.summary import summarise_sweep
 
             summarise_sweep(sweep.folder)
         return 1 if unfinished else 0

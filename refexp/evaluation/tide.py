@@ -16,7 +16,7 @@ import numpy as np
 from pycocotools import mask as coco_mask
 
 from refexp.data.coco import Split
-from refexp.evaluation.coco import Kind
+from refexp.evaluation.coco_protocol import Kind
 from refexp.masks import Rle, boxes_xywh
 from refexp.types import Detections, ImageId
 

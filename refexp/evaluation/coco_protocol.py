@@ -13,7 +13,7 @@ from pydantic import Field
 
 from refexp.data.coco import Split
 from refexp.errors import RefexpError
-from refexp.evaluation.base import Evaluated, Evaluation, need_instances, need_masks
+from refexp.evaluation.protocol import Evaluated, Evaluation, need_instances, need_masks
 from refexp.masks import areas, boxes_xywh
 from refexp.types import Detections, ImageId
 

@@ -13,10 +13,10 @@ from contextlib import ExitStack, contextmanager, nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from refexp.distributed import place
-from refexp.errors import RefexpError, first_line
-from refexp.progress import watched
-from refexp.status import Status
+from refexp.errors import JobFailed, RefexpError, first_line
+from refexp.folders.status import Status
+from refexp.machine.progress import watched
+from refexp.machine.ranks import place
 
 if TYPE_CHECKING:
     from omegaconf import DictConfig
@@ -27,19 +27,6 @@ OUT_OF_MEMORY = (
     "out of memory ({error}). Turn down proposer.points_per_batch or encoder.batch, set precision=bfloat16, "
     "take a smaller network, or ask for more (on a cluster: hydra.launcher.mem_gb)."
 )
-
-
-class JobFailed(Exception):
-    """A job failed, and its log says why."""
-
-
-def wait_briefly() -> None:
-    """Shorten the loops in which this process's threads wait for each other. To be called before torch is imported.
-
-    Threads of a small convolution wait for each other by spinning. On a core that another job wants too, they then spin
-    for whole time slices: two runs on one machine took 3 to 20 times as long.
-    """
-    os.environ.setdefault("GOMP_SPINCOUNT", "5000")
 
 
 def command_line(main: Callable[[], object]) -> int:
@@ -87,7 +74,7 @@ def run_job(config: DictConfig, output: Path, overrides: Sequence[str]) -> None:
         from refexp.config.composing import resolve
         from refexp.experiment import run
         from refexp.show.run import Options, show_run
-        from refexp.tracking.base import reading
+        from refexp.tracking.logger import reading
 
         settings = resolve(config)
         Options.of(settings)  # names a mistake before anything is computed
