@@ -39,7 +39,7 @@ def whole(tmp_path_factory) -> Path:
 
 def test_python_m_is_the_same_program(tmp_path, capsys):
     words = ["check", "coco", "--root", str(tmp_path)]
-    program = [sys.executable, "-m", "refexp.data", *words]
+    program = [sys.executable, "-m", "refexp.datatools.cli", *words]
     done = subprocess.run(program, capture_output=True, text=True, timeout=100, check=False)
     assert done.returncode == run(*words) == 1
     assert done.stdout == capsys.readouterr().out and "coco: incomplete" in done.stdout
