@@ -32,7 +32,7 @@ from pycocotools import mask as coco_mask
 from torch import Tensor
 
 from refexp.command.job import failing
-from refexp.config.composing import composed
+from refexp.config.composing import compose_config
 from refexp.encoders.base import Encoder
 from refexp.encoders.dinov2 import DINOv2
 from refexp.encoders.efficientnet import EfficientNetLite0
@@ -321,7 +321,7 @@ def small_run(bench: Bench, device: str, store: str, *more: str) -> tuple[list[d
     """A run of the embedded default in this process: its detections, and their file."""
     output = bench.folder / f"run {len(list(bench.folder.glob('run *')))}"
     with redirect_stdout(io.StringIO()):
-        run(composed([*arguments(bench, device, store), *more]), output)
+        run(compose_config([*arguments(bench, device, store), *more]), output)
     content = (output / "detections.json").read_bytes()
     return json.loads(content), content
 

@@ -32,7 +32,7 @@ from refexp.method.extraction import Extractor, pack
 from refexp.method.pipeline import extract
 from refexp.proposers import sam2
 from refexp.proposers.sam2 import SAM2Proposer
-from refexp.store import Store, digest
+from refexp.store.entries import Store, digest
 from refexp.types import Target
 
 IMAGES = {"cuda": 8, "cpu": 3}

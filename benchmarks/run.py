@@ -41,7 +41,7 @@ from refexp.method.pipeline import detect, extract
 from refexp.method.pooling import pool_masks
 from refexp.postprocess.steps import ClassNMS, SoftMerge, TopK
 from refexp.proposers.sam2 import SAM2Proposer
-from refexp.store import Store, digest
+from refexp.store.entries import Store, digest
 from refexp.types import Detections, MemoryBank, Proposals, Target
 
 CPU = torch.device("cpu")

@@ -14,7 +14,7 @@ from PIL import Image, ImageOps
 
 from refexp.config.building import build, build_all
 from refexp.config.components import build_networks
-from refexp.config.composing import composed, resolve
+from refexp.config.composing import compose_config, resolve
 from refexp.data.coco import Data, Split, make_split
 from refexp.data.folder import read_given, to_content
 from refexp.data.images import as_rgb, open_upright, to_mask, to_square
@@ -41,7 +41,7 @@ def load(*overrides: str) -> Model:
     overrides: as on the command line; of them encoder, proposer, matcher, postprocess, weights, precision, compile,
     checkpoints and runtime have an effect. None: the embedded default. Raises RefexpError for a mistake in them.
     """
-    settings = resolve(composed(overrides))
+    settings = resolve(compose_config(overrides))
     device = build(settings.get("runtime"), "runtime", Runtime).prepare()
     proposer, encoder = build_networks(settings)
     model = Model(

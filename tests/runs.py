@@ -1,4 +1,4 @@
-"""A run as `python main.py` makes it, within the test's own process: computed, then shown."""
+"""Runs and commands within the test's own process."""
 
 from __future__ import annotations
 
@@ -7,11 +7,20 @@ from pathlib import Path
 from omegaconf import DictConfig
 
 from refexp import experiment
+from refexp.command import group
 from refexp.show.run import show_run
 
 
+def refexp(*words: object) -> int:
+    """`refexp WORDS`: the exit code."""
+    try:
+        group.main([str(word) for word in words])
+    except SystemExit as end:
+        return int(end.code or 0)
+
+
 def run(config: DictConfig, output: Path) -> dict[str, float | None]:
-    """The flat metrics; {} for stage=extract."""
+    """A run as `python main.py` makes it, computed, then shown: its flat metrics, {} for stage=extract."""
     finished = experiment.run(config, output)
     if finished is None:
         return {}

@@ -232,15 +232,15 @@ def test_every_choice_of_a_sweep_composes(sweep, root):
     here = f"+{sweep.parent}={sweep.stem}"
     search = f"hydra.searchpath=[file://{ROOT / 'sweeps'}]"
 
-    def composed(*overrides):
+    def compose_config(*overrides):
         with initialize_config_dir(str(ROOT / "conf"), version_base="1.3"):
             return compose("config", [search, here, *overrides], return_hydra_config=True)
 
-    parameters = composed().hydra.sweeper.params
+    parameters = compose_config().hydra.sweeper.params
     choices = [[f"{key}={value}" for value in str(values).split(",")] for key, values in parameters.items()]
     for job in itertools.zip_longest(*choices):
         job = [value or values[0] for value, values in zip(job, choices, strict=True)]
-        config = composed(f"++data_root={root}", *job)
+        config = compose_config(f"++data_root={root}", *job)
         assert config.name == ("coco_fsod" if sweep.stem == "shots" else sweep.stem)
         datasets = [o for o in job if o.startswith("dataset=")] or ["dataset=coco_fsod"]
         assert datasets == [f"dataset={config.hydra.runtime.choices.dataset}"]

@@ -11,7 +11,7 @@ from pydantic import Field
 from runs import run
 
 from refexp.config.building import build
-from refexp.config.composing import composed, conf_folder, quoted
+from refexp.config.composing import compose_config, conf_folder, quoted
 from refexp.errors import RefexpError
 
 
@@ -92,7 +92,7 @@ def test_what_hydra_would_misread_is_quoted(argument, multirun, expected):
 
 
 def test_overrides_are_those_of_the_command_line():
-    settings = composed(["encoder=dinov2_vitl14", "proposer=sam2_hiera_t", "shots=3", "weights=random"])
+    settings = compose_config(["encoder=dinov2_vitl14", "proposer=sam2_hiera_t", "shots=3", "weights=random"])
     assert settings["encoder"]["arch"] == "vitl14" and settings["proposer"]["model"] == "sam2_hiera_t"
     assert settings["shots"]["n"] == 3
     assert (conf_folder() / "config.yaml").is_file()
@@ -102,10 +102,10 @@ def test_hydra_is_left_as_it_was():
     state = object()
     GlobalHydra.instance().hydra = state
     try:
-        composed(["seed=1"])
+        compose_config(["seed=1"])
         assert GlobalHydra.instance().hydra is state
         with pytest.raises(RefexpError):
-            composed(["sede=1"])
+            compose_config(["sede=1"])
         assert GlobalHydra.instance().hydra is state
     finally:
         GlobalHydra.instance().clear()

@@ -5,10 +5,11 @@ from __future__ import annotations
 import hashlib
 
 import pytest
+from runs import refexp
 
 from refexp.errors import RefexpError
 from refexp.machine import checkpoints
-from refexp.machine.checkpoints import CHECKPOINTS, Checkpoint, describe, main
+from refexp.machine.checkpoints import CHECKPOINTS, Checkpoint, describe
 
 
 @pytest.fixture
@@ -24,26 +25,26 @@ def published(tmp_path, monkeypatch):
 
 def test_fetch_and_find(published, tmp_path, capsys):
     folder = tmp_path / "checkpoints"
-    with pytest.raises(RefexpError, match=r"net\.pt .*python -m refexp\.checkpoints net --dir"):
+    with pytest.raises(RefexpError, match=r"net\.pt .*refexp weights net --dir"):
         checkpoints.locate("net", folder)
-    assert main(["net", "--dir", str(folder)]) == 0
+    assert refexp("weights", "net", "--dir", str(folder)) == 0
     assert checkpoints.locate("net", folder) == folder / "net.pt"
     assert describe("net", folder / "net.pt").origin == "official net.pt"
-    assert main(["net", "--dir", str(folder)]) == 0
+    assert refexp("weights", "net", "--dir", str(folder)) == 0
     assert "here already" in capsys.readouterr().out
 
 
 def test_a_damaged_download_is_not_kept(published, tmp_path, capsys):
     (tmp_path / "site/net.pt").write_bytes(b"other")
-    assert main(["net", "--dir", str(tmp_path / "checkpoints")]) == 1
+    assert refexp("weights", "net", "--dir", str(tmp_path / "checkpoints")) == 1
     assert "could not fetch" in capsys.readouterr().err
     assert not list((tmp_path / "checkpoints").iterdir())
 
 
 def test_unknown_name_and_listing(tmp_path, capsys):
-    assert main(["sam2_hiera_xl"]) == 1
+    assert refexp("weights", "sam2_hiera_xl") == 1
     assert "Did you mean 'sam2_hiera_l'" in capsys.readouterr().err
-    assert main(["--dir", str(tmp_path)]) == 0
+    assert refexp("weights", "--dir", str(tmp_path)) == 0
     listing = capsys.readouterr().out
     assert "dinov2_vitg14_reg4_pretrain.pth" in listing
     assert len(listing.splitlines()) == len(CHECKPOINTS) == 16

@@ -6,9 +6,10 @@ import json
 from pathlib import Path
 
 import pytest
+from runs import refexp
 
 from refexp.errors import RefexpError
-from refexp.tracking.dashboard import build_report, main, publish, read
+from refexp.tracking.dashboard import build_report, publish, read
 
 ROOT = Path(__file__).parent.parent
 DEFINITION = ROOT / "sweeps" / "dashboards" / "ablation.yaml"
@@ -98,12 +99,12 @@ def test_keys_of_configuration_and_summary(grids):
 
 
 def test_dry_run_prints_the_report(capsys):
-    assert main([str(DEFINITION), "--dry-run"]) == 0
+    assert refexp("dashboard", str(DEFINITION), "--dry-run") == 0
     assert json.loads(capsys.readouterr().out)["displayName"] == "Ablation"
 
 
 def test_without_the_service(capsys):
-    assert main([str(DEFINITION)]) == 1
+    assert refexp("dashboard", str(DEFINITION)) == 1
     error = capsys.readouterr().err.splitlines()[-1]
     assert error.startswith("error: W&B: ")
     assert "--dry-run" in error
@@ -146,7 +147,7 @@ def test_a_mistake_is_named(tmp_path, old, new, message):
 @pytest.mark.parametrize("content", [b"", b"title: \xe4\n"])
 def test_a_definition_that_is_none(tmp_path, capsys, content):
     (tmp_path / "report.yaml").write_bytes(content)
-    assert main([str(tmp_path / "report.yaml"), "--dry-run"]) == 1
+    assert refexp("dashboard", str(tmp_path / "report.yaml"), "--dry-run") == 1
     assert capsys.readouterr().err.startswith(f"error: {tmp_path / 'report.yaml'}: ")
 
 

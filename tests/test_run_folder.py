@@ -9,13 +9,11 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from click.testing import CliRunner
 from conftest import ROOT
-from runs import run
+from runs import refexp, run
 
-from refexp.command.group import group
 from refexp.config.components import build_experiment
-from refexp.config.composing import composed
+from refexp.config.composing import compose_config
 from refexp.data.coco import annotation_of, make_split
 from refexp.errors import RefexpError
 from refexp.folders.record import SCHEMA, Metrics, RunRecord
@@ -27,16 +25,10 @@ V0 = ROOT / "tests/fixtures/v0"
 """Left by the code before run folders had a schema; store by the code before it had kinds of entries."""
 
 
-def refexp(*arguments: object) -> str:
-    """What the command prints; it must end well."""
-    done = CliRunner().invoke(group, [str(argument) for argument in arguments], catch_exceptions=False)
-    assert done.exit_code == 0, done.output
-    return done.output
-
-
-def test_a_run_of_older_code_is_shown(tmp_path):
+def test_a_run_of_older_code_is_shown(tmp_path, capsys):
     folder = Path(shutil.copytree(V0 / "run", tmp_path / "run"))
-    output = refexp("show", folder)
+    assert refexp("show", folder) == 0
+    output = capsys.readouterr().out
     assert "SYNTHETIC targets: 2 classes, 1 shot, seed 3, 2 images" in output
     page = (folder / "report.html").read_text()
     assert 'id="gallery"' in page and 'id="references"' in page and 'id="diagnostics"' in page
@@ -46,9 +38,10 @@ def test_a_run_of_older_code_is_shown(tmp_path):
     assert (old.schema, old.reference_ids, old.metrics.flat) == (0, None, content(V0 / "run")["metrics"])
 
 
-def test_a_sweep_of_older_code_is_shown(tmp_path):
+def test_a_sweep_of_older_code_is_shown(tmp_path, capsys):
     folder = Path(shutil.copytree(V0 / "sweep", tmp_path / "sweep"))
-    assert "2 runs: 2 completed" in refexp("show", folder)
+    assert refexp("show", folder) == 0
+    assert "2 runs: 2 completed" in capsys.readouterr().out
     assert (folder / "summary/table.md").exists()
     assert 'href="0"' in (folder / "report.html").read_text()
 
@@ -69,7 +62,7 @@ def test_a_store_of_older_code_still_hits(tmp_path):
     split = make_split(content, "fixture", ("disc", "bar"), refuse, lambda record: f"fixture {record['id']}")
 
     def stored(*overrides: str) -> Extractor:
-        experiment = build_experiment(composed([f"store.dir={store}", "runtime.device=cpu", *overrides]))
+        experiment = build_experiment(compose_config([f"store.dir={store}", "runtime.device=cpu", *overrides]))
         parts = experiment.encoder, experiment.proposer, experiment.store, experiment.config, experiment.device
         return Extractor(*parts, Clock(), may_compute=False)
 
@@ -89,7 +82,7 @@ def made(tmp_path_factory, drawn) -> Path:
     root = tmp_path_factory.mktemp("made")
     folder = Folder(root / "data", drawn)
     overrides = [*folder.overrides(), f"store.dir={root / 'store'}", "vis.limit=2", "vis.memory_bank=true"]
-    run(composed([*overrides, "evaluation.diagnostics=true"]), root / "run")
+    run(compose_config([*overrides, "evaluation.diagnostics=true"]), root / "run")
     return root
 
 
@@ -103,7 +96,7 @@ def test_what_is_shown_can_be_made_again(made, tmp_path):
     shutil.rmtree(folder / "overlays")
     for name in ("report.html", "memory_bank.png"):
         (folder / name).unlink()
-    refexp("show", folder)
+    assert refexp("show", folder) == 0
     files = sorted(path.relative_to(made / "run") for path in (made / "run").rglob("*") if path.is_file())
     same, other, missing = filecmp.cmpfiles(made / "run", folder, files, shallow=False)
     assert (len(same), other, missing) == (len(files), [], [])
@@ -112,25 +105,25 @@ def test_what_is_shown_can_be_made_again(made, tmp_path):
 
 def test_options_change_what_is_shown(made, tmp_path):
     folder = Path(shutil.copytree(made / "run", tmp_path / "run"))
-    refexp("show", folder, "--all", "--score-threshold", "0.2")
+    assert refexp("show", folder, "--all", "--score-threshold", "0.2") == 0
     assert len(list((folder / "overlays").iterdir())) == 1 + 4
     assert "with score" not in (folder / "report.html").read_text()
     assert 'value="0.2"' in (folder / "report.html").read_text()
     (folder / "report.html").unlink()
-    refexp("show", folder, "--no-report")
+    assert refexp("show", folder, "--no-report") == 0
     assert not (folder / "report.html").exists()
 
 
-def test_images_that_are_gone(made, tmp_path, caplog):
+def test_images_that_are_gone(made, tmp_path, caplog, capsys):
     folder = Path(shutil.copytree(made / "run", tmp_path / "run"))
     away = (made / "data/images").rename(made / "data/elsewhere")
     try:
-        output = refexp("show", folder)
+        assert refexp("show", folder) == 0
     finally:
         away.rename(made / "data/images")
     (line,) = [record.getMessage() for record in caplog.records if record.levelname == "WARNING"]
     assert line.startswith("no pictures: ") and str(made / "data/images") in line
-    assert "per class" in output
+    assert "per class" in capsys.readouterr().out
     page = (folder / "report.html").read_text()
     assert 'id="accuracy"' in page and 'id="gallery"' not in page
     assert f"No gallery, errors or references here: {line.removeprefix('no pictures: ')}" in page
@@ -155,11 +148,11 @@ def test_a_relative_data_set_is_found_from_elsewhere(drawn, tmp_path, monkeypatc
     folder = Folder(tmp_path / "data", drawn)
     monkeypatch.chdir(tmp_path)
     keys = [override.replace(f"{tmp_path}/", "") for override in folder.overrides()]
-    run(composed([*keys, "store.dir=store", "vis.limit=1"]), tmp_path / "run")
+    run(compose_config([*keys, "store.dir=store", "vis.limit=1"]), tmp_path / "run")
     shutil.rmtree(tmp_path / "run/overlays")
     (tmp_path / "elsewhere").mkdir()
     monkeypatch.chdir(tmp_path / "elsewhere")
-    refexp("show", "../run")
+    assert refexp("show", "../run") == 0
     assert (tmp_path / "run/overlays/references.jpg").exists()
     assert Path.cwd() == tmp_path / "elsewhere" and not list(Path.cwd().iterdir())
 

@@ -14,14 +14,14 @@ import time
 import numpy as np
 import pytest
 import torch
-from runs import run
+from runs import refexp, run
 
 from refexp.config.components import build_experiment
 from refexp.errors import RefexpError
 from refexp.machine.provenance import Clock
 from refexp.masks import encode
 from refexp.method.extraction import Extractor, pack, unpack
-from refexp.store import Store, digest, main
+from refexp.store.entries import Store, digest
 from refexp.types import Proposals
 
 
@@ -63,13 +63,13 @@ def test_damaged_entries_are_never_trusted(damage, tmp_path, caplog, capsys):
     if damage == "flip":
         content[len(content) // 2] ^= 1
     path.write_bytes({"flip": content, "cut": content[:-100], "empty": b"", "text": b"hello"}[damage])
-    assert main(["--dir", str(tmp_path), "verify"]) == 1
+    assert refexp("store", "--dir", str(tmp_path), "verify") == 1
     assert str(path) in capsys.readouterr().out
     assert store.load(key) is None
     assert "is computed again" in caplog.text
     ((_, entry),) = store.share([0], lambda _: key, lambda _: [pack(some_proposals(), "float32")], {"kind": "test"})
     assert unpack(entry).masks == some_proposals().masks
-    assert main(["--dir", str(tmp_path), "verify"]) == 0
+    assert refexp("store", "--dir", str(tmp_path), "verify") == 0
 
 
 def work(folder, count, done, delay=0.02, batch=1, start=None, stuck=None):
@@ -168,11 +168,11 @@ def test_files_being_written_are_left_alone(tmp_path, capsys):
     store.save(digest(1), pack(some_proposals(), "float32"), {"kind": "test"})
     half = store.path(digest(1)).with_name(f".{digest(2)}.123.npz")
     half.write_bytes(b"half an entry")
-    assert main(["--dir", str(tmp_path), "verify", "--delete"]) == 0
-    assert main(["--dir", str(tmp_path), "prune", "--all"]) == 0
+    assert refexp("store", "--dir", str(tmp_path), "verify", "--delete") == 0
+    assert refexp("store", "--dir", str(tmp_path), "prune", "--all") == 0
     assert half.exists()
     os.utime(half, (time.time() - 1e6, time.time() - 1e6))
-    assert main(["--dir", str(tmp_path), "prune", "--all"]) == 0
+    assert refexp("store", "--dir", str(tmp_path), "prune", "--all") == 0
     assert not half.exists()
 
 
@@ -186,18 +186,18 @@ def test_command_line(tmp_path, capsys):
     store = Store(str(tmp_path))
     store.save(digest(1), pack(some_proposals(), "float32"), {"kind": "proposals", "encoder": "DINOv2(arch=vits14)"})
     store.save(digest(2), pack(some_proposals(), "float32"), {"kind": "prototype", "encoder": "Lite"})
-    assert main(["--dir", str(tmp_path), "ls"]) == 0
+    assert refexp("store", "--dir", str(tmp_path), "ls") == 0
     shown = capsys.readouterr().out
     assert re.search(r"1 entries .* MiB  encoder=DINOv2\(arch=vits14\), kind=proposals", shown)
     assert "2 entries" in shown
-    assert main(["--dir", str(tmp_path), "prune", "--made-by", "kind=proposals"]) == 0
+    assert refexp("store", "--dir", str(tmp_path), "prune", "--made-by", "kind=proposals") == 0
     assert store.load(digest(1)) is None
     assert store.load(digest(2)) is not None
-    assert main(["--dir", str(tmp_path), "prune", "--older-than", "1"]) == 0
+    assert refexp("store", "--dir", str(tmp_path), "prune", "--older-than", "1") == 0
     assert store.load(digest(2)) is not None
-    assert main(["--dir", str(tmp_path), "prune", "--all"]) == 0
+    assert refexp("store", "--dir", str(tmp_path), "prune", "--all") == 0
     assert store.load(digest(2)) is None
-    assert main(["--dir", str(tmp_path / "nowhere"), "ls"]) == 1
+    assert refexp("store", "--dir", str(tmp_path / "nowhere"), "ls") == 2
 
 
 def results(folder):
@@ -240,7 +240,7 @@ def keys_of(folder, configure, *overrides) -> list[str]:
     )
     image = next(iter(data.targets.images.values()))
     truth = [data.targets.mask(a) for a in data.targets.by_image[image["id"]]]
-    reference = data.references.annotations[0]
+    reference = data.references.reference(data.references.annotations[0])
     return [extractor.reference_key(data.references, reference), extractor.target_key(data.targets, image, truth)]
 
 

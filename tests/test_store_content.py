@@ -22,15 +22,15 @@ import numpy as np
 import pytest
 import torch
 
-from refexp import store
 from refexp.config.components import build_networks
-from refexp.config.composing import composed, resolve
+from refexp.config.composing import compose_config, resolve
 from refexp.data.coco import Split, make_split
 from refexp.data.rendering import render_split
 from refexp.machine.provenance import Clock
 from refexp.masks import decode, encode
 from refexp.method.extraction import Extractor, unpack
-from refexp.store import Entry, Store, made_by, read_entry
+from refexp.store.entries import FORMAT, Entry, Store, read_entry
+from refexp.store.upkeep import entries, made_by
 
 FIXTURE = Path(__file__).parent / "fixtures" / "entries.npz"
 REMAKE = "python tests/test_store_content.py"
@@ -42,9 +42,7 @@ NETWORKS = {
     ],
 }  # fmt: skip
 """SAM2 has seeded random weights here, and DINOv2, too."""
-PINNED = [
-    (networks, kind) for networks in NETWORKS for kind in store.FORMAT if (networks, kind) != ("default", "box mask")
-]
+PINNED = [(networks, kind) for networks in NETWORKS for kind in FORMAT if (networks, kind) != ("default", "box mask")]
 CLOSE = 1e-4
 """How far floats may be off, of their array's largest: processors differ in the last digits."""
 STRIDE = 16
@@ -62,7 +60,7 @@ def make(networks: str) -> dict[str, Entry]:
     """The entries that a run of these networks leaves, by kind."""
     split = scene()
     image, reference = next(iter(split.images.values())), split.reference(split.annotations[0])
-    settings = resolve(composed(NETWORKS[networks]))
+    settings = resolve(compose_config(NETWORKS[networks]))
     proposer, encoder = build_networks(settings)
     with tempfile.TemporaryDirectory() as folder:
         extractor = Extractor(encoder, proposer, Store(folder), settings, torch.device("cpu"), Clock())
@@ -73,7 +71,7 @@ def make(networks: str) -> dict[str, Entry]:
         list(extractor.prototypes(split, [reference]))
         if (networks, "box mask") in PINNED:
             extractor.with_masks(split, [[replace(reference, mask=None)]])
-        found = {made_by(path)["kind"]: read_entry(path) for path in store.entries(Path(folder))}
+        found = {made_by(path)["kind"]: read_entry(path) for path in entries(Path(folder))}
     if "mask of a box" in found:
         found["box mask"] = found.pop("mask of a box")
     return {kind: {name: pinned(name, array) for name, array in entry.items()} for kind, entry in found.items()}
@@ -135,9 +133,9 @@ def load() -> tuple[dict[str, int], dict[tuple[str, str], Entry]]:
 
 def verdict(networks: str, kind: str, now: Entry, then: Entry, made_at: dict[str, int]) -> str | None:
     """What is to be done, if anything."""
-    if made_at.get(kind) != store.FORMAT[kind]:
+    if made_at.get(kind) != FORMAT[kind]:
         return (
-            f"FORMAT['{kind}'] is {store.FORMAT[kind]}, and the fixture is of {made_at.get(kind)}. "
+            f"FORMAT['{kind}'] is {FORMAT[kind]}, and the fixture is of {made_at.get(kind)}. "
             f"Remake the fixture: {REMAKE}"
         )
     if changed := difference(kind, now, then):
@@ -176,14 +174,14 @@ def test_the_fixture_pins_something(fixture):
 
 @pytest.mark.parametrize(("networks", "kind"), PINNED)
 def test_a_change_is_seen(networks, kind, fixture, monkeypatch):
-    made_at, then = dict(store.FORMAT), fixture[1][networks, kind]
+    made_at, then = dict(FORMAT), fixture[1][networks, kind]
     assert verdict(networks, kind, then, then, made_at) is None
     for name, array in then.items():
         if array.dtype.kind == "f":
             assert f"Raise FORMAT['{kind}']" in verdict(networks, kind, then | {name: array * 1.001}, then, made_at)
     fewer = {name: array for name, array in then.items() if name != next(iter(then))}
     assert "the arrays" in verdict(networks, kind, fewer, then, made_at)
-    monkeypatch.setitem(store.FORMAT, kind, store.FORMAT[kind] + 1)
+    monkeypatch.setitem(FORMAT, kind, FORMAT[kind] + 1)
     assert "Remake the fixture" in verdict(networks, kind, then, then, made_at)
 
 
@@ -206,7 +204,7 @@ def main() -> int:
     if FIXTURE.exists():
         made_at, entries = load()
         for networks, kind in PINNED:
-            same = made_at.get(kind) == store.FORMAT[kind] and (networks, kind) in entries
+            same = made_at.get(kind) == FORMAT[kind] and (networks, kind) in entries
             if same and (wrong := verdict(networks, kind, made[networks][kind], entries[networks, kind], made_at)):
                 print(f"error: {wrong}", file=sys.stderr)
                 return 1
@@ -214,7 +212,7 @@ def main() -> int:
     arrays = {
         f"{networks}/{kind}/{name}": array for networks, kind in PINNED for name, array in made[networks][kind].items()
     }
-    np.savez_compressed(FIXTURE, FORMAT=np.array(json.dumps(store.FORMAT)), **arrays)
+    np.savez_compressed(FIXTURE, FORMAT=np.array(json.dumps(FORMAT)), **arrays)
     print(f"{FIXTURE}: {FIXTURE.stat().st_size} bytes")
     return 0
 

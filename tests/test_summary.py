@@ -16,6 +16,7 @@ import pandas as pd
 import pytest
 import yaml
 from conftest import ROOT
+from runs import refexp
 
 from refexp.errors import RefexpError
 from refexp.show.tables.apart import split, varying
@@ -26,7 +27,7 @@ from refexp.show.tables.published import COLUMNS, DEFAULT, as_figures, find_figu
 from refexp.show.tables.runs import Runs as Found
 from refexp.show.tables.runs import find_runs
 from refexp.show.tables.settings import guessed_settings
-from refexp.show.tables.summary import Wanted, main, summarise, summarise_sweep
+from refexp.show.tables.summary import Wanted, summarise, summarise_sweep
 from refexp.show.tables.table import Table, lay_out
 from refexp.show.tables.write import to_latex, to_markdown
 
@@ -314,7 +315,7 @@ def test_the_command_writes_a_row_a_run_and_says_where(runs, capsys):
         for topk in (50, 100):
             runs.add(0.25 + topk / 1000, seed=seed, topk=topk)
     runs.add(None, seed=2, topk=50, state="failed", message="broken")
-    assert main([str(runs.folder)]) == 0
+    assert refexp("summary", runs.folder) == 0
     out = runs.folder / "summary"
     said = capsys.readouterr().out
     assert "5 runs: 4 completed, 1 failed" in said and "#4 failed (seed=2 topk=50): broken" in said and str(out) in said
@@ -325,25 +326,25 @@ def test_the_command_writes_a_row_a_run_and_says_where(runs, capsys):
     assert (out / "bbox_nAP.png").stat().st_size and "</svg>" in (out / "bbox_nAP.svg").read_text()
     parquet = pytest.importorskip("pyarrow.parquet")
     assert parquet.read_table(out / "runs.parquet").column_names == list(rows)
-    assert main([str(runs.folder), "rows=seed", "cols=postprocess.topk.k", "compare=50,100"]) == 0
+    assert refexp("summary", runs.folder, "--rows", "seed", "--cols", "postprocess.topk.k", "--compare", "50,100") == 0
     assert "seed=0: 100 against 50, +5.0 points (1 seed: no interval)" in (out / "table.md").read_text()
 
 
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ([], "which runs"),
-        (["FOLDER", "row=shots"], "Did you mean 'rows'"),
-        (["FOLDER", "cols=matchr"], "Did you mean 'matcher'"),
-        (["FOLDER", "metric=bbox/nap"], "Did you mean 'bbox/nAP'"),
-        (["FOLDER", "cols=matcher", "compare=prototype,other"], "no run has matcher=other"),
-        (["FOLDER/none"], "no such folder"),
-        (["FOLDER", "out=FOLDER/sweep.json"], "cannot write"),
+        ([], "Missing argument"),
+        (["FOLDER", "--row", "shots"], "Did you mean one of: '--out', '--rows'?"),
+        (["FOLDER", "--cols", "matchr"], "Did you mean 'matcher'"),
+        (["FOLDER", "--metric", "bbox/nap"], "Did you mean 'bbox/nAP'"),
+        (["FOLDER", "--cols", "matcher", "--compare", "prototype,other"], "no run has matcher=other"),
+        (["FOLDER/none"], "does not exist"),
+        (["FOLDER", "--out", "FOLDER/sweep.json"], "cannot write"),
     ],
 )
 def test_a_mistake_is_one_line(runs, capsys, arguments, message):
     runs.add(0.5)
-    assert main([argument.replace("FOLDER", str(runs.folder)) for argument in arguments] or ["rows=shots"]) == 1
+    assert refexp("summary", *(argument.replace("FOLDER", str(runs.folder)) for argument in arguments)) in (1, 2)
     assert message in capsys.readouterr().err
 
 

@@ -20,7 +20,7 @@ import yaml
 from click.testing import CliRunner
 from PIL import Image
 
-from refexp.command.group import group
+from refexp.command.group import refexp
 from refexp.config.building import build
 from refexp.config.composing import resolve
 from refexp.data.coco import Data, make_split
@@ -287,7 +287,7 @@ def test_push_sends_a_finished_run_once(folder_of, offline, monkeypatch):
     for name in ("wandb.json", "wandb_id.txt"):
         (folder / name).unlink()
     monkeypatch.setenv("WANDB_MODE", "offline")
-    first, second = (CliRunner().invoke(group, ["push", str(folder)]) for _ in range(2))
+    first, second = (CliRunner().invoke(refexp, ["push", str(folder)]) for _ in range(2))
     assert (first.exit_code, second.exit_code) == (0, 0), first.output + second.output
     (kept,) = (folder / "wandb").glob("offline-run-*")
     id_ = (folder / "wandb_id.txt").read_text().strip()

@@ -1,23 +1,12 @@
-"""What to do about the jobs of a sweep: look, wait, stop them, run them again.
-
-    refexp sweep status OUT      # a table of all jobs
-    refexp sweep collect OUT     # wait for those that wait or run, then table and summary
-    refexp sweep cancel OUT      # stop them
-    refexp sweep retry OUT       # run again those that failed, died or never started, in the same folders
-
-OUT is the sweep's folder. The exit code is 0 only if every job is completed.
-"""
+"""What to do about the jobs of a sweep: look, wait, stop them, run them again (`refexp sweep`)."""
 
 from __future__ import annotations
 
-import argparse
 import logging
 import shlex
 import subprocess
-import sys
 import time
 from collections.abc import Sequence
-from pathlib import Path
 
 from refexp.errors import RefexpError
 from refexp.folders.sweep_folder import ALIVE, GONE, Sweep, SweepRecord, slurm_queue, survey
@@ -94,34 +83,3 @@ def retry(sweep: Sweep) -> int:
     again = [*content["command"], f"hydra.sweep.dir={sweep.folder}", "sweep.only=unfinished"]
     print(" ".join(shlex.quote(part) for part in again), flush=True)
     return subprocess.run(again, cwd=content["cwd"], check=False).returncode
-
-
-def main(arguments: list[str] | None = None) -> int:
-    """`refexp sweep status|collect|cancel|retry OUT`; the exit code."""
-    parser = argparse.ArgumentParser(prog="refexp sweep", description="Look after the jobs of a sweep.")
-    parser.add_argument("command", choices=("status", "collect", "cancel", "retry"))
-    parser.add_argument("folder", type=Path, help="the sweep's folder")
-    options = parser.parse_args(arguments)
-    logging.basicConfig(level=logging.INFO, format="%(message)s")
-    sweep = Sweep(options.folder.absolute())
-    try:
-        if options.command == "retry":
-            return retry(sweep)
-        if options.command == "cancel":
-            sweep.cancel()
-            time.sleep(1)
-        if options.command == "collect":
-            wait_for(sweep)
-        unfinished = report(sweep)
-        if options.command == "collect":
-            from refexp.show.tables.summary import summarise_sweep
-
-            summarise_sweep(sweep.folder)
-        return 1 if unfinished else 0
-    except RefexpError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 1
-
-
-if __name__ == "__main__":
-    sys.exit(main())

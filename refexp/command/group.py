@@ -1,95 +1,72 @@
-"""The command `refexp`: looking at runs and sweeps that are there. Running one is `python main.py`."""
+"""The command `refexp`: one group, whose commands are imported when they are called."""
 
 from __future__ import annotations
 
+import importlib
 import logging
 import sys
-from pathlib import Path
-from typing import Any
+from typing import NoReturn
 
 import click
 
 from refexp.errors import RefexpError
 
-FOLDER = click.Path(exists=True, file_okay=False, path_type=Path)
-SHORT = {"help_option_names": ["-h", "--help"]}
+COMMANDS = {
+    "run": ("refexp.command.running:run", "Run an experiment; with -m a sweep of them."),
+    "predict": ("refexp.command.running:predict", "Find the objects of your references in your photographs."),
+    "validate": ("refexp.command.running:validate", "Check a configuration, or try a component, without a run."),
+    "ls": ("refexp.command.listing:ls", "List what an experiment can be made of."),
+    "show": ("refexp.command.looking:show", "Print tables and build the pages of a run or a sweep again."),
+    "summary": ("refexp.command.looking:summary", "Put many runs into tables and plots."),
+    "push": ("refexp.command.looking:push", "Send finished runs to Weights & Biases."),
+    "dashboard": ("refexp.command.looking:dashboard", "Build a W&B report that compares the runs of a sweep."),
+    "sweep": ("refexp.command.keeping:sweep", "Look after the jobs of a sweep."),
+    "store": ("refexp.command.keeping:store", "Look after the store: list, verify, prune."),
+    "weights": ("refexp.command.keeping:weights", "Fetch official weights, checked against their SHA-256."),
+    "data": ("refexp.datatools.cli:data", "Check, download and convert data sets."),
+}
+"""Each command's module and name, and its line in `refexp --help`, for which nothing is imported."""
+
+EXAMPLES = """
+  refexp run                                        the embedded default: offline, on a CPU
+  refexp run -m shots=1,5,10 seed=0,1,2             an ablation
+  refexp predict references=refs/ images=photos/    your own photographs
+  refexp ls encoder                                 what there is to choose from
+"""
 
 
-@click.group(context_settings=SHORT)
-def group() -> None:
-    """Look at runs and sweeps. `python main.py` runs one."""
+class LazyGroup(click.Group):
+    """Imports a command when it is called."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        return list(COMMANDS)
+
+    def get_command(self, ctx: click.Context, name: str) -> click.Command | None:
+        if name not in COMMANDS:
+            return None
+        module, _, attribute = COMMANDS[name][0].partition(":")
+        return getattr(importlib.import_module(module), attribute)
+
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        with formatter.section("Commands"):
+            formatter.write_dl([(name, line) for name, (_, line) in COMMANDS.items()])
+
+    def format_epilog(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        with formatter.section("Examples"):
+            formatter.write(EXAMPLES.lstrip("\n"))
 
 
-@group.command()
-@click.argument("folder", type=FOLDER)
-@click.option("--limit", type=click.IntRange(min=0), help="Targets that are drawn, spread evenly over the split.")
-@click.option("--all", "everything", is_flag=True, help="Draw all targets.")
-@click.option("--score-threshold", type=click.FloatRange(0, 1), help="Lowest score that is drawn, listed or masked.")
-@click.option("--report/--no-report", default=None, help="Write report.html.")
-def show(folder: Path, limit: int | None, everything: bool, score_threshold: float | None, report: bool | None) -> None:
-    """Print the tables of a run or a sweep, and build its overlays and its report.html again.
-
-    FOLDER is the folder of a run, or of a sweep. What is not given is as it was when the run was made.
-
-    \b
-    refexp show outputs/synthetic/run/2026-01-31_12-00-00-000000
-    refexp show outputs/coco_fsod/shots/2026-01-31_12-00-00-000000 --all --score-threshold 0.3
-    """
-    from refexp.folders.run_folder import RunFolder
-    from refexp.show.run import show_run
-    from refexp.show.tables.summary import show_sweep
-
-    folder = folder.absolute()
-    if not (folder / "metrics.json").exists():
-        show_sweep(folder)
-        return
-    given: dict[str, Any] = {"limit": limit, "score_threshold": score_threshold, "report": report}
-    changes = {name: value for name, value in given.items() if value is not None}
-    show_run(RunFolder(folder), changes | ({"limit": None} if everything else {}))
+@click.group(cls=LazyGroup, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110})
+@click.version_option(package_name="refexp")
+def refexp() -> None:
+    """Experiments in reference-based instance segmentation."""
 
 
-@group.command()
-@click.argument("folders", type=FOLDER, nargs=-1, required=True)
-@click.option("--follow", is_flag=True, help="Follow one run until it ends (logger=wandb does so).")
-def push(folders: tuple[Path, ...], follow: bool) -> None:
-    """Send finished runs, or those of sweeps, to Weights & Biases.
-
-    A run that was sent already is not sent again; one that was kept offline is, once there is a key. Sent again it is
-    the same W&B run.
-    """
-    from refexp.tracking import wandb
-
-    if follow:
-        sys.exit(wandb.follow(folders[0]))
-    failed = 0
-    for folder in folders:
-        jobs = sorted(path.parent for path in folder.glob("*/metrics.json"))
-        for run in [folder] if (folder / "metrics.json").exists() else jobs:
-            try:
-                click.echo(wandb.push(run))
-            except RefexpError as error:
-                failed += 1
-                click.echo(f"{run}: {error}", err=True)
-        if not jobs and not (folder / "metrics.json").exists():
-            raise RefexpError(f"{folder} has no finished run: neither a metrics.json nor jobs with one.")
-    sys.exit(1 if failed else 0)
-
-
-@group.command()
-@click.argument("what", type=click.Choice(["status", "collect", "cancel", "retry"]))
-@click.argument("folder", type=FOLDER)
-def sweep(what: str, folder: Path) -> None:
-    """Look after the jobs of a sweep: where they are, wait for them, stop them, run the unfinished again."""
-    from refexp.cluster import sweeps as sweep
-
-    sys.exit(sweep.main([what, str(folder)]))
-
-
-def main() -> None:
-    """The command; a user's mistake is one line."""
+def main(arguments: list[str] | None = None) -> NoReturn:
+    """The command; a user's mistake is one line. arguments: None takes those of the command line."""
     logging.basicConfig(level=logging.INFO, format="%(message)s")
     try:
-        group.main(prog_name="refexp")
+        refexp.main(arguments, prog_name="refexp")
     except RefexpError as error:
         print(f"error: {error}", file=sys.stderr)
         sys.exit(1)

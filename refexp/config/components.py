@@ -24,7 +24,7 @@ from refexp.machine.networks import Precision
 from refexp.machine.runtime import Runtime
 from refexp.method.pipeline import Matcher, Step
 from refexp.proposers.base import Proposer
-from refexp.store import Store
+from refexp.store.entries import Store
 
 SummaryFormat = Literal["csv", "json"]
 """Of the list of what was found (task=predict)."""

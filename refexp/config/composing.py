@@ -47,7 +47,7 @@ def conf_folder() -> Path:
     raise RefexpError(f"no configuration in {package / 'conf'} or {package.parent / 'conf'}: install from a checkout.")
 
 
-def composed(overrides: Sequence[str], conf: Path | None = None) -> DictConfig:
+def compose_config(overrides: Sequence[str], conf: Path | None = None) -> DictConfig:
     """What these overrides compose, as on the command line; references to other keys stay unresolved.
 
     conf: the folder that holds config.yaml; None takes `conf_folder()`. Raises RefexpError for a mistake in overrides

@@ -12,7 +12,7 @@ from typing import Any
 from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from refexp.config.composing import composed, conf_folder
+from refexp.config.composing import compose_config, conf_folder
 from refexp.data.coco import Record, has_mask, read_coco
 from refexp.data.images import read_rgb
 from refexp.datatools.download import BY_HAND, DOWNLOADS, by_hand
@@ -225,7 +225,7 @@ def _composed(name: str, conf: Path) -> dict[str, Any]:
     if name not in names:
         raise RefexpError(f"dataset={name}: no such option. {did_you_mean(name, names)}")
     try:
-        content = OmegaConf.to_container(composed([f"dataset={name}"], conf))
+        content = OmegaConf.to_container(compose_config([f"dataset={name}"], conf))
     except RefexpError as error:
         raise RefexpError(f"{conf}/dataset/{name}.yaml: {error}") from None
     return {"dataset": content["dataset"]} if isinstance(content, dict) else {}

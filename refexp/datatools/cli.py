@@ -21,7 +21,7 @@ from pathlib import Path
 from typing import Any
 
 from refexp.config.building import build
-from refexp.config.composing import composed
+from refexp.config.composing import compose_config
 from refexp.datatools import download  # the others import torch, which --help need not wait for
 from refexp.errors import RefexpError
 from refexp.files import write_json
@@ -154,7 +154,7 @@ def _boxes2masks(options: argparse.Namespace) -> int:
     from refexp.machine.runtime import Runtime, keep_heap
 
     overrides = [f"proposer={options.proposer}", f"weights={options.weights}", f"checkpoints.dir={options.checkpoints}"]
-    settings = resolve(composed(overrides))
+    settings = resolve(compose_config(overrides))
     keep_heap()
     proposer, device = build(settings["proposer"], "--proposer"), Runtime().prepare()
     if options.weights == "random":

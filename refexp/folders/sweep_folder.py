@@ -127,7 +127,9 @@ def cancel_slurm(ids: Sequence[str]) -> None:
 
 def command() -> list[str]:
     """The command this process was started with, as one can start it again."""
-    return [sys.executable, *sys.argv]
+    program, *words = sys.argv
+    name = program.split()  # `refexp run`, of which no file has the name
+    return [sys.executable, *(["-m", *name] if name[0] == "refexp" else [program]), *words]
 
 
 def survey(sweep: Sweep) -> list[SweepRecord]:

@@ -6,8 +6,6 @@ refexp weights sam2_hiera_l dinov2_vitl14       # fetch these
 
 from __future__ import annotations
 
-import argparse
-import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -108,26 +106,3 @@ def fetch(name: str, folder: Path) -> Path:
             f"could not fetch {checkpoint.url}: {error}. Fetch it by hand and put it at {path}."
         ) from None
     return path
-
-
-def main(arguments: list[str] | None = None) -> int:
-    """List the checkpoints, or fetch those that are named; the exit code."""
-    parser = argparse.ArgumentParser(prog="refexp weights", description="Fetch official weights.")
-    parser.add_argument("names", nargs="*", help="checkpoints to fetch; none lists what there is")
-    parser.add_argument("--dir", type=Path, default=Path("checkpoints"), help="folder for the files (checkpoints.dir)")
-    options = parser.parse_args(arguments)
-    if not options.names:
-        for name, checkpoint in CHECKPOINTS.items():
-            state = "here" if (options.dir / checkpoint.file).is_file() else "not here"
-            print(f"{name:18} {state:9} {checkpoint.url}")
-    try:
-        for name in options.names:
-            fetch(name, options.dir)
-    except RefexpError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 1
-    return 0
-
-
-if __name__ == "__main__":
-    sys.exit(main())

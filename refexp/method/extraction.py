@@ -24,7 +24,7 @@ from refexp.method.box_masks import check_box, complete, without_mask
 from refexp.method.memory import view_reference
 from refexp.method.pipeline import extract
 from refexp.proposers.base import Proposer
-from refexp.store import FORMAT, Entry, Store, digest
+from refexp.store.entries import FORMAT, Entry, Store, digest
 from refexp.types import ImageId, Proposals, Reference, Target, Weights
 
 log = logging.getLogger(__name__)

@@ -10,8 +10,6 @@ Saving the report needs the service, and was never tried against it; the tests s
 
 from __future__ import annotations
 
-import argparse
-import sys
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -158,28 +156,3 @@ def publish(report: Any, entity: str | None) -> str:
     except Exception as error:
         said = first_line(error).rstrip(".")
         raise RefexpError(f"W&B: {said}. `wandb login` sets a key; --dry-run needs none.") from error
-
-
-def main(arguments: list[str] | None = None) -> int:
-    """The command line; the exit code is 0 only if everything went well."""
-    parser = argparse.ArgumentParser(prog="refexp dashboard", description="Build a W&B report from a YAML.")
-    parser.add_argument("definition", type=Path, help="such as sweeps/dashboards/ablation.yaml")
-    parser.add_argument("--project", default="refexp", help="of the runs, and of the report (%(default)s)")
-    parser.add_argument("--entity", help="user or team; the key's own if it is not given")
-    parser.add_argument("--group", help="compare the runs of this group only: the name of a sweep's folder")
-    parser.add_argument("--dry-run", action="store_true", help="print the report as JSON; nothing is sent")
-    given = parser.parse_args(arguments)
-    try:
-        report = build_report(read(given.definition), given.entity or "ENTITY", given.project, given.group)
-        if given.dry_run:
-            print(report._to_model().model_dump_json(by_alias=True, exclude_none=True, indent=1))
-        else:
-            print(publish(report, given.entity))
-    except RefexpError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 1
-    return 0
-
-
-if __name__ == "__main__":
-    sys.exit(main())

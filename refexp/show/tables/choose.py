@@ -52,7 +52,7 @@ def choose_keys(runs: Runs, wanted: Wanted) -> tuple[str, str | None]:
     for key in given:
         runs.values(key)
     if wanted.rows and wanted.rows == wanted.cols:
-        raise RefexpError(f"rows={wanted.rows} cols={wanted.cols}: give two different keys.")
+        raise RefexpError(f"--rows {wanted.rows} --cols {wanted.cols}: give two different keys.")
     free = [key for key in varying(runs, given) if key not in ("seed", "targets", "note")]
     free.sort(key=lambda key: (key != "shots", key == "dataset"))
     rows = wanted.rows or (free.pop(0) if free else "shots" if wanted.cols != "shots" else "dataset")
@@ -76,5 +76,5 @@ def choose_pair(runs: Runs, cols: str | None, wanted: str | None) -> tuple[str, 
     parts = [part.strip() for part in wanted.split(",")]
     unknown = [part for part in parts if part not in names]
     if not cols or len(parts) != 2 or not unknown:
-        raise RefexpError(f"compare={wanted}: give two values of cols, such as cols=matcher compare=a,b.")
-    raise RefexpError(f"compare={wanted}: no run has {cols}={unknown[0]}. {did_you_mean(unknown[0], names)}")
+        raise RefexpError(f"--compare {wanted}: give two values of the columns, such as --cols matcher --compare a,b.")
+    raise RefexpError(f"--compare {wanted}: no run has {cols}={unknown[0]}. {did_you_mean(unknown[0], names)}")

@@ -25,7 +25,7 @@ def read_figures(path: Path | None = None) -> pd.DataFrame:
     Raises RefexpError if a file that was asked for is missing, or any cannot be read.
     """
     if path is None and not DEFAULT.exists():
-        log.info("no published figures beside these: they come with the repository; or give published=FILE.csv")
+        log.info("no published figures beside these: they come with the repository; or give --published FILE.csv")
         return as_figures(pd.DataFrame(columns=COLUMNS, dtype=str))
     path = path or DEFAULT
     try:
@@ -34,7 +34,7 @@ def read_figures(path: Path | None = None) -> pd.DataFrame:
             raise RefexpError(f"{path} has no column '{missing[0]}'; it needs {', '.join(COLUMNS)}.")
         return as_figures(rows)
     except OSError:
-        raise RefexpError(f"published={path}: no such file; give a CSV with {', '.join(COLUMNS)}.") from None
+        raise RefexpError(f"--published {path}: no such file; give a CSV with {', '.join(COLUMNS)}.") from None
     except ValueError as error:
         raise RefexpError(f"{path} cannot be read: {error}") from None
 

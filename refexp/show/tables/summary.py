@@ -1,31 +1,16 @@
-"""Many runs in one table: mean and deviation over seeds, what is missing, published figures beside, plots.
-
-    refexp summary OUT                                        # a sweep's folder, or one with runs in it
-    refexp summary OUT rows=shots cols=matcher metric=bbox/nAP,segm/nAP50
-    refexp summary OUT MORE cols=postprocess.topk.k compare=50,100 out=DIR
-
-rows, cols     settings as one types them on the command line; chosen from what differs if not given
-metric         names of metrics.json, each with a table and a plot of its own
-compare        two values of cols, paired by seed; not needed where cols has two
-published      a CSV of published figures; sweeps/published.csv of the checkout if not given
-out            where runs.csv, table.md, table.tex and the plots go; if not given OUT/summary, and of several folders
-               summary/ in the one that holds them all
-
-Runs that differ in more than rows, cols and seed are never averaged: they get tables of their own.
-"""
+"""Many runs in one table: mean and deviation over seeds, what is missing, published figures beside, plots."""
 
 from __future__ import annotations
 
 import logging
 import os
-import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from refexp.errors import RefexpError, did_you_mean, first_line
+from refexp.errors import first_line
 
 if TYPE_CHECKING:
     from refexp.show.tables.runs import Runs
@@ -38,7 +23,13 @@ FOLDER = "summary"
 
 @dataclass(frozen=True)
 class Wanted:
-    """The command's keys; None is chosen from the runs."""
+    """What a summary is asked for; None is chosen from the runs.
+
+    rows, cols: settings as you type them on the command line. metric: names of metrics.json, separated by commas; each
+    has a table and a plot. compare: two values of cols, separated by a comma; not needed where cols has two.
+    published: a CSV of published figures; None is sweeps/published.csv of the checkout. out: where runs.csv, table.md,
+    table.tex and the plots go; None is summary/ in the folder that holds all runs.
+    """
 
     rows: str | None = None
     cols: str | None = None
@@ -74,7 +65,7 @@ def summarise(folders: Sequence[Path], wanted: Wanted) -> Summary:
     return Summary(runs, head, tables, files + (write_tables(tables, head, out) if tables else []))
 
 
-def show(summary: Summary) -> None:
+def print_summary(summary: Summary) -> None:
     """Print the tables, what must be said of them and where the files are."""
     from rich.console import Console
 
@@ -106,7 +97,7 @@ def show_sweep(folder: Path) -> None:
     from refexp.show.tables.page import write_sweep_report
 
     summary = summarise([folder], Wanted())
-    show(summary)
+    print_summary(summary)
     print(f"report: {write_sweep_report(folder, summary)}")
 
 
@@ -117,42 +108,3 @@ def summarise_sweep(folder: Path) -> None:
     except Exception as error:
         log.warning("no summary: %s. Again: refexp summary %s", first_line(error), folder)
         log.debug("", exc_info=True)
-
-
-def parse(arguments: Sequence[str]) -> tuple[list[Path], Wanted]:
-    """Folders and keys of the command line. Raises RefexpError for a key that is none."""
-    keys = tuple(Wanted.__dataclass_fields__)
-    folders, given = [], {}
-    for argument in arguments:
-        key, equals, value = argument.partition("=")
-        if not equals or Path(argument).exists():
-            folders.append(Path(argument))
-        elif key not in keys:
-            raise RefexpError(f"{key}: no such key. {did_you_mean(key, keys)}")
-        else:
-            given[key] = Path(value) if key in ("published", "out") else value
-    if not folders:
-        raise RefexpError("which runs? Give the folder of a sweep: refexp summary outputs/...")
-    return folders, Wanted(**given)  # type: ignore[arg-type]
-
-
-def main(arguments: list[str] | None = None) -> int:
-    """`refexp summary OUT ... [key=value ...]`; the exit code."""
-    arguments = sys.argv[1:] if arguments is None else arguments
-    if not arguments or {"-h", "--help"} & set(arguments):
-        print(__doc__)
-        return 0 if arguments else 1
-    logging.basicConfig(level=logging.INFO, format="%(message)s")
-    try:
-        show(summarise(*parse(arguments)))
-    except RefexpError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 1
-    except OSError as error:
-        print(f"error: out: cannot write {error.filename}: {error.strerror}; out=DIR names another.", file=sys.stderr)
-        return 1
-    return 0
-
-
-if __name__ == "__main__":
-    sys.exit(main())

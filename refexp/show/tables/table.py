@@ -111,7 +111,7 @@ def lay_out(runs: Runs, rows: str, cols: str | None, metric: str) -> Table:
     `split` makes sets of runs for which it does not.
     """
     if metric not in [*runs.metrics, *runs.class_metrics]:
-        raise RefexpError(f"metric={metric}: no such metric in these runs. {did_you_mean(metric, runs.metrics)}")
+        raise RefexpError(f"--metric {metric}: no such metric in these runs. {did_you_mean(metric, runs.metrics)}")
     keys = [rows] if cols is None else [rows, cols]
     apart = varying(runs, keys)
     if more := [key for key in apart if key != "seed"]:

@@ -11,17 +11,15 @@ Writing is atomic, so any number of jobs may read and write at once; claims keep
 
 from __future__ import annotations
 
-import argparse
 import hashlib
 import json
 import logging
 import os
 import socket
-import sys
 import time
 import zipfile
 import zlib
-from collections import defaultdict, deque
+from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
@@ -44,7 +42,6 @@ MADE_BY = "made_by"
 NAMELESS_SECONDS = 10.0
 """After which a claim in which no owner stands yet counts as left behind; writing it takes some microseconds."""
 POLL_SECONDS = 0.2
-DAY = 86400
 DAMAGE = (zipfile.BadZipFile, zlib.error, ValueError, KeyError, EOFError, NotImplementedError)
 
 Entry = dict[str, np.ndarray]
@@ -214,112 +211,3 @@ def _create(path: Path) -> bool:
 
 def _owner() -> str:
     return f"{socket.gethostname()} {os.getpid()}"
-
-
-def entries(folder: Path) -> Iterator[Path]:
-    """All entry files below a store's folder."""
-    yield from sorted(folder.glob("[0-9a-f][0-9a-f]/[0-9a-f]*.npz"))
-
-
-def leftovers(folder: Path) -> Iterator[Path]:
-    """Temporary files and claims that a killed job left behind: those more than a day old."""
-    for pattern in ("[0-9a-f][0-9a-f]/.*", "[0-9a-f][0-9a-f]/*.claim"):
-        for path in folder.glob(pattern):
-            if time.time() - path.stat().st_mtime > DAY:
-                yield path
-
-
-def made_by(path: Path) -> dict[str, Any]:
-    """What made an entry. Raises one of DAMAGE for a damaged file."""
-    with np.load(path, allow_pickle=False) as arrays:
-        return json.loads(arrays[MADE_BY].tobytes())
-
-
-def describe(about: Mapping[str, Any]) -> str:
-    """What made an entry, as `ls` shows it."""
-    return ", ".join(f"{key}={value}" for key, value in about.items())
-
-
-def list_entries(folder: Path) -> None:
-    """Print count and size of the entries by what made them."""
-    count: dict[str, int] = defaultdict(int)
-    size: dict[str, int] = defaultdict(int)
-    for path in entries(folder):
-        try:
-            about = made_by(path)
-            name = describe(about)
-        except DAMAGE:
-            name = "DAMAGED (see verify)"
-        count[name] += 1
-        size[name] += path.stat().st_size
-    for name in sorted(count):
-        print(f"{count[name]:7d} entries {size[name] / 2**20:10.1f} MiB  {name}")
-    print(f"{sum(count.values()):7d} entries {sum(size.values()) / 2**20:10.1f} MiB  in {folder}")
-
-
-def verify(folder: Path, delete: bool) -> int:
-    """Read every entry; print the damaged ones and, if asked, delete them. The number of damaged ones left."""
-    damaged = 0
-    for path in entries(folder):
-        try:
-            read_entry(path)
-            made_by(path)
-        except (*DAMAGE, OSError) as error:
-            print(f"damaged: {path} ({type(error).__name__}: {error}){', deleted' if delete else ''}")
-            if delete:
-                path.unlink()
-            else:
-                damaged += 1
-    print(f"{damaged} damaged entries left in {folder}")
-    return damaged
-
-
-def prune(folder: Path, older_than_days: float | None, text: str | None, everything: bool) -> None:
-    """Delete entries written more than some days ago, or whose line in `ls` holds `text`, or all; and leftovers."""
-    freed, deleted = 0, 0
-    for path in entries(folder):
-        # Reading an entry does not touch its file; its age is that of its writing.
-        old = older_than_days is not None and time.time() - path.stat().st_mtime > older_than_days * DAY
-        if everything or old or (text is not None and text in describe(_made_by_or_nothing(path))):
-            freed, deleted = freed + path.stat().st_size, deleted + 1
-            path.unlink(missing_ok=True)
-    for path in leftovers(folder):
-        path.unlink(missing_ok=True)
-    print(f"{deleted} entries deleted, {freed / 2**20:.1f} MiB freed in {folder}")
-
-
-def _made_by_or_nothing(path: Path) -> dict[str, Any]:
-    try:
-        return made_by(path)
-    except DAMAGE:
-        return {}
-
-
-def main(arguments: list[str] | None = None) -> int:
-    """`refexp store ls|verify|prune`; the exit code."""
-    parser = argparse.ArgumentParser(prog="refexp store", description="Look after a store.")
-    parser.add_argument("--dir", type=Path, default=Path("store"), help="the store's folder (store.dir)")
-    commands = parser.add_subparsers(dest="command", required=True)
-    commands.add_parser("ls", help="what is held, by what made it, and how large")
-    check = commands.add_parser("verify", help="find damaged entries")
-    check.add_argument("--delete", action="store_true", help="and delete them; they are computed again when needed")
-    free = commands.add_parser("prune", help="free space")
-    which = free.add_mutually_exclusive_group(required=True)
-    which.add_argument("--older-than", type=float, metavar="DAYS", help="entries written longer ago")
-    which.add_argument("--made-by", metavar="TEXT", help="entries whose line in `ls` holds this text")
-    which.add_argument("--all", action="store_true", help="every entry")
-    options = parser.parse_args(arguments)
-    if not options.dir.is_dir():
-        print(f"error: no store in {options.dir}; --dir names its folder (store.dir)", file=sys.stderr)
-        return 1
-    if options.command == "ls":
-        list_entries(options.dir)
-    elif options.command == "verify":
-        return 1 if verify(options.dir, options.delete) else 0
-    else:
-        prune(options.dir, options.older_than, options.made_by, options.all)
-    return 0
-
-
-if __name__ == "__main__":
-    sys.exit(main())

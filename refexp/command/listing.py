@@ -1,0 +1,48 @@
+"""`refexp ls`: what an experiment can be made of, with the first line of what each says of itself."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import click
+
+GROUPS = (
+    "dataset", "encoder", "proposer", "shots", "sampler", "matcher", "postprocess", "evaluation", "logger",
+    "hydra/launcher", "experiment",
+)  # fmt: skip
+
+
+@click.command("ls")
+@click.argument("group", required=False)
+def ls(group: str | None) -> None:
+    """List the options of a group, or all groups; your own conf/ in the current folder counts, too.
+
+    \b
+    refexp ls
+    refexp ls encoder
+    """
+    from refexp.config.composing import conf_folder
+    from refexp.errors import RefexpError, did_you_mean
+
+    folders = [conf_folder(), Path("conf")]
+    if group is not None and group not in GROUPS:
+        raise RefexpError(f"ls {group}: no such group. {did_you_mean(group, GROUPS)}")
+    for name in (group,) if group else GROUPS:
+        files = {path.stem: path for folder in folders for path in sorted((folder / name).glob("[!_]*.yaml"))}
+        order = sorted(files, key=lambda option: (not option.isdigit(), int(option) if option.isdigit() else 0, option))
+        if group:
+            for option in order:
+                click.echo(f"{name}={option:<20} {described(files[option])}".rstrip())
+        else:
+            click.echo(f"{name:<15} {', '.join(order)}")
+
+
+def described(path: Path) -> str:
+    """The comment at the top of an option's file."""
+    lines = []
+    for line in path.read_text(encoding="utf-8").splitlines():
+        if not line.startswith("#"):
+            break
+        if not line.startswith("# @package"):
+            lines.append(line.lstrip("# "))
+    return " ".join(lines)

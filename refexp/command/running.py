@@ -1,0 +1,78 @@
+"""`refexp run`, `predict` and `validate`: experiments from anywhere, with or without a checkout."""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+import click
+
+RAW = {"ignore_unknown_options": True, "allow_interspersed_args": False, "help_option_names": []}
+"""Everything behind the command is Hydra's, --help too."""
+
+
+@click.command(context_settings=RAW)
+@click.argument("overrides", nargs=-1, type=click.UNPROCESSED)
+def run(overrides: tuple[str, ...]) -> None:
+    """Run an experiment, as `python main.py` does in a checkout; -m runs a sweep."""
+    run_hydra("run", overrides)
+
+
+@click.command(context_settings=RAW)
+@click.argument("overrides", nargs=-1, type=click.UNPROCESSED)
+def predict(overrides: tuple[str, ...]) -> None:
+    """Find the objects of your references in your photographs: references=... images=..."""
+    run_hydra("predict", ["task=predict", *overrides])
+
+
+def run_hydra(command: str, overrides: Sequence[str]) -> None:
+    """Hand the command line to Hydra; does not return."""
+    from refexp.machine.processes import wait_briefly
+
+    wait_briefly()  # before PyTorch is imported
+    import hydra
+    from hydra.core.hydra_config import HydraConfig
+
+    from refexp.command.job import command_line, run_job
+    from refexp.config.composing import conf_folder
+
+    def experiment(config: object) -> None:
+        running = HydraConfig.get()
+        run_job(config, Path(running.runtime.output_dir), list(running.overrides.task))  # type: ignore[arg-type]
+
+    sys.argv = [f"refexp {command}", *own_folder(overrides), *overrides]
+    main = hydra.main(version_base="1.3", config_path=str(conf_folder()), config_name="config")(experiment)
+    sys.exit(command_line(main))
+
+
+def own_folder(overrides: Sequence[str]) -> list[str]:
+    """Let components of your own be found: modules in the current folder, options in its conf/.
+
+    A conf/ with a config.yaml is a checkout's, or another program's, and stays out.
+    """
+    here = str(Path.cwd())
+    sys.path.insert(0, here)
+    # Jobs of a sweep are processes of their own.
+    os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, [here, os.environ.get("PYTHONPATH")]))
+    own = Path(here) / "conf"
+    given = any(override.split("=")[0] in ("--config-dir", "-cd") for override in overrides)
+    found = own.is_dir() and not (own / "config.yaml").exists() and not given
+    return ["--config-dir", str(own)] if found else []
+
+
+@click.command()
+@click.argument("overrides", nargs=-1)
+@click.option("--try", "attempt", is_flag=True, help="Also run the components on two drawn images.")
+def validate(overrides: tuple[str, ...], attempt: bool) -> None:
+    """Check a configuration without running it.
+
+    \b
+    refexp validate experiment=coco_fsod shots=30       mistakes, missing weights and data
+    refexp validate encoder=mine --try                  does it keep its contract?
+    """
+    from refexp.config.composing import compose_config
+
+    own_folder(overrides)
+    compose_config(overrides)
