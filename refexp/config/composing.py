@@ -91,7 +91,8 @@ def explain(error: BaseException) -> str:
         group, wrong, choices = option.groups()
         hint = " Any other number: shots=custom shots.n=7." if group == "shots" else ""
         own = "" if hint else " Options in a folder of your own: --config-dir DIR."
-        return f"{group}={wrong}: no such option. {did_you_mean(wrong, choices.split())}{hint}{own}"
+        known = [choice for choice in choices.split() if not choice.startswith("_")]  # no bases
+        return f"{group}={wrong}: no such option. {did_you_mean(wrong, known)}{hint}{own}"
     key = re.search(r"Could not override '([^']+)'", text)
     if key:
         settings = [name for name in getattr(error.__cause__, "parent_node", None) or () if name != "_target_"]
