@@ -14,9 +14,9 @@ from contextlib import ExitStack, contextmanager, nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from refexp.distributed import place
 from refexp.errors import RefexpError, did_you_mean, first_line
 from refexp.progress import watched
+from refexp.rank import this_rank
 from refexp.status import Status
 
 if TYPE_CHECKING:
@@ -53,7 +53,7 @@ def command_line(main: Callable[[], object]) -> int:
     from omegaconf.errors import OmegaConfBaseException
 
     try:
-        with silent_rank() if place().rank else nullcontext():
+        with silent_rank() if this_rank().rank else nullcontext():
             main()
     except JobFailed:
         return 1  # `job` has told why
@@ -121,7 +121,7 @@ def run_job(config: DictConfig, output: Path, overrides: Sequence[str]) -> None:
 @contextmanager
 def job(output: Path, overrides: Sequence[str]) -> Iterator[None]:
     """Keep `output`/status.json and log a failure at once; the other jobs of a multirun go on."""
-    status = Status(output, overrides) if place().rank == 0 else None
+    status = Status(output, overrides) if this_rank().rank == 0 else None
     if status is None:
         # What this rank has to say, rank 0 tells; PyTorch would add a trace where rank 0 leaves first.
         logging.getLogger().handlers = [logging.NullHandler()]

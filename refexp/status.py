@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from refexp.files import write_json
+from refexp.rank import restarts, scheduler_id
 
 log = logging.getLogger(__name__)
 
@@ -37,7 +38,7 @@ class Status:
             "host": socket.gethostname(),
             "pid": os.getpid(),
             "job_id": scheduler_id(),
-            "restarts": int(os.environ.get("SLURM_RESTART_COUNT", 0)),
+            "restarts": restarts(),
             "started": now(),
         }
         write_json(self.path, self.content, indent=2)
@@ -100,12 +101,6 @@ def is_alive(pid: int) -> bool:
         return False
     except OSError:  # another user's
         return True
-
-
-def scheduler_id() -> str | None:
-    """SLURM's name of the job this process is part of, `123` or `123_4`."""
-    array = os.environ.get("SLURM_ARRAY_JOB_ID")
-    return f"{array}_{os.environ['SLURM_ARRAY_TASK_ID']}" if array else os.environ.get("SLURM_JOB_ID")
 
 
 def now() -> str:

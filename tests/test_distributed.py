@@ -13,7 +13,7 @@ import pytest
 from cluster import free_ports
 from conftest import ROOT, Folder
 
-from refexp.distributed import Place, place
+
 
 MAIN = ROOT / "main.py"
 
@@ -128,34 +128,3 @@ def test_a_mistake_is_told_once(few, tmp_path):
     said = outputs(processes)
     assert [process.returncode for process in processes] == [1, 1]
     assert said[0].count("class 'nonsense' is not in the annotations") == 1 and said[1] == ""
-
-
-@pytest.mark.parametrize(
-    ("environment", "expected"),
-    [
-        ({}, Place()),
-        ({"SLURM_PROCID": "0", "SLURM_NTASKS": "4"}, Place()),  # the batch script itself
-        ({"SLURM_PROCID": "0", "SLURM_STEP_NUM_TASKS": "1"}, Place()),
-        (
-            {"SLURM_PROCID": "5", "SLURM_STEP_NUM_TASKS": "8", "SLURM_LOCALID": "1",
-             "SLURM_STEP_TASKS_PER_NODE": "4(x2)"},
-            Place(5, 8, 1, 4, "srun"),
-        ),
-        (
-            {"RANK": "3", "WORLD_SIZE": "4", "LOCAL_RANK": "1", "LOCAL_WORLD_SIZE": "2", "MASTER_ADDR": "x"},
-            Place(3, 4, 1, 2, "torchrun"),
-        ),
-    ],
-)  # fmt: skip
-def test_place_is_read_from_the_starter(environment, expected, monkeypatch):
-    for name in list(os.environ):
-        if name.startswith("SLURM_") or name in ("RANK", "WORLD_SIZE", "LOCAL_RANK", "MASTER_ADDR"):
-            monkeypatch.delenv(name)
-    for name, value in environment.items():
-        monkeypatch.setenv(name, value)
-    place.cache_clear()
-    try:
-        assert place() == expected
-    finally:
-        monkeypatch.undo()
-        place.cache_clear()

@@ -13,8 +13,8 @@ import torch
 import refexp
 from refexp import experiment, runtime
 from refexp.build import build
-from refexp.distributed import Place
 from refexp.errors import RefexpError
+from refexp.rank import Rank
 from refexp.runtime import Runtime
 
 
@@ -26,7 +26,7 @@ def machine(monkeypatch):
         monkeypatch.setattr(torch.cuda, "is_available", lambda: gpus > 0)
         monkeypatch.setattr(torch.cuda, "device_count", lambda: gpus)
         monkeypatch.setattr(torch.cuda, "set_device", lambda device: None)
-        monkeypatch.setattr(runtime, "place", lambda: Place(local_rank, 8, local_rank, 1))
+        monkeypatch.setattr(runtime, "this_rank", lambda: Rank(local_rank, 8, local_rank, 1))
 
     return pretend
 

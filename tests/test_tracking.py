@@ -24,10 +24,10 @@ from refexp.build import build
 from refexp.commands import group
 from refexp.compose import resolve
 from refexp.data.coco import Data, make_split
-from refexp.distributed import Place
 from refexp.errors import RefexpError
 from refexp.masks import encode, to_json
 from refexp.progress import _told, track, watched
+from refexp.rank import Rank
 from refexp.run_folder import Metrics, RunFolder, RunRecord, references_to_coco
 from refexp.show.run import show_run
 from refexp.status import Status, progress_text, read_status
@@ -538,7 +538,7 @@ def test_a_run_that_ends_early(error, state, tmp_path, monkeypatch):
 
 
 def test_only_the_first_rank_has_a_logger(monkeypatch, tmp_path):
-    monkeypatch.setattr("refexp.tracking.base.place", lambda: Place(rank=1, world_size=2))
+    monkeypatch.setattr("refexp.tracking.base.this_rank", lambda: Rank(rank=1, world_size=2))
     logger = Noted()
     with reading(logger, tmp_path):
         pass

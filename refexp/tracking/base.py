@@ -12,8 +12,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from refexp.distributed import place
 from refexp.errors import first_line
+from refexp.rank import this_rank
 from refexp.run_folder import RunRecord
 
 log = logging.getLogger(__name__)
@@ -35,7 +35,7 @@ class Logger:
 @contextmanager
 def reading(logger: Logger, folder: Path) -> Iterator[None]:
     """Let `logger` read a run's folder: from now on, and once more when the block ends, however it does."""
-    if place().rank > 0:
+    if this_rank().rank > 0:
         yield
         return
     started = attempt(logger.start, folder)
