@@ -56,8 +56,14 @@ class Ranks:
         """Whether this rank writes, draws and prints."""
         self.me = f"rank {self.rank} of {self.world_size}"
         self.job, self.meetings, self.listening = 0, 0, False
-        if self.world_size > 1:
+        if self.world_size == 1:
+            return
+        try:
             self._join(*meeting_point(here.starter))
+        except RefexpError as error:
+            if not self.first:  # rank 0 speaks for all, once they have met
+                print(f"error: {error}", file=sys.stderr)
+            raise
 
     def share(self, items: Sequence[T]) -> list[T]:
         """This rank's items: every world_size-th, so that shares differ by at most one."""
@@ -149,7 +155,8 @@ class Ranks:
         text = str(error) if isinstance(error, RefexpError) else "".join(traceback.format_exception(error))
         with suppress(RuntimeError, RankFailed):  # the store is gone
             text = f"rank {self.rank} on {socket.gethostname()} failed: {text}"
-            self.store.compare_set(f"{self.job}/failed", "", text)
+            # Names of files may hold bytes that are no UTF-8.
+            self.store.compare_set(f"{self.job}/failed", "", text.encode(errors="replace").decode())
             # Told to leave by a signal or by another rank, there is nothing to explain.
             if not self.first and isinstance(error, Exception) and not isinstance(error, RankFailed):
                 self._await([f"{self.job}/heard"], seconds=HEARD_SECONDS)
@@ -158,17 +165,14 @@ class Ranks:
         """Give a heartbeat and look for the others', as long as the process lives."""
         # Rank 0 listens to all, the others to rank 0, which tells them what it hears.
         heard = {rank: (b"", time.monotonic()) for rank in (range(1, self.world_size) if self.first else [0])}
-        beats = 0
-        while not self.leaving.is_set():
-            beats += 1
+        while not self.leaving.wait(BEAT_SECONDS):
             try:
-                self.store.set(f"beat/{self.rank}", str(beats))
+                self.store.set(f"beat/{self.rank}", str(time.monotonic_ns()))
                 problem = self._failure() or self._silence(heard)
             except RuntimeError:  # the server of the store, rank 0's or torchrun's, is gone
                 problem = LOST
             if problem and self.listening:
                 self._interrupt(problem)
-            self.leaving.wait(BEAT_SECONDS)
 
     def _failure(self) -> str | None:
         if not self.store.check([f"{self.job}/failed"]):
