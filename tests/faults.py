@@ -8,8 +8,8 @@ import time
 from pathlib import Path
 from typing import Literal
 
-from refexp.machine.ranks import place
 from refexp.matchers.prototype import PrototypeMatcher
+from refexp.rank import this_rank
 
 
 class Faulty(PrototypeMatcher):
@@ -24,7 +24,7 @@ class Faulty(PrototypeMatcher):
         self.fault, self.flag, self.rank = fault, flag, rank
 
     def match(self, proposals, bank):
-        if self.rank in (None, place().rank):
+        if self.rank in (None, this_rank().rank):
             if self.fault == "raise":
                 raise ValueError("this matcher is broken on purpose")
             if self.fault == "kill":

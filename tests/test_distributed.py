@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import os
+import signal
+import socket
 import subprocess
 import sys
 import time
@@ -12,8 +14,6 @@ from pathlib import Path
 import pytest
 from cluster import free_ports
 from conftest import ROOT, Folder
-
-from refexp.machine.ranks import Place, place
 
 MAIN = ROOT / "main.py"
 
@@ -130,32 +130,131 @@ def test_a_mistake_is_told_once(few, tmp_path):
     assert said[0].count("class 'nonsense' is not in the annotations") == 1 and said[1] == ""
 
 
-@pytest.mark.parametrize(
-    ("environment", "expected"),
-    [
-        ({}, Place()),
-        ({"SLURM_PROCID": "0", "SLURM_NTASKS": "4"}, Place()),  # the batch script itself
-        ({"SLURM_PROCID": "0", "SLURM_STEP_NUM_TASKS": "1"}, Place()),
-        (
-            {"SLURM_PROCID": "5", "SLURM_STEP_NUM_TASKS": "8", "SLURM_LOCALID": "1",
-             "SLURM_STEP_TASKS_PER_NODE": "4(x2)"},
-            Place(5, 8, 1, 4, "srun"),
-        ),
-        (
-            {"RANK": "3", "WORLD_SIZE": "4", "LOCAL_RANK": "1", "LOCAL_WORLD_SIZE": "2", "MASTER_ADDR": "x"},
-            Place(3, 4, 1, 2, "torchrun"),
-        ),
-    ],
-)  # fmt: skip
-def test_place_is_read_from_the_starter(environment, expected, monkeypatch):
-    for name in list(os.environ):
-        if name.startswith("SLURM_") or name in ("RANK", "WORLD_SIZE", "LOCAL_RANK", "MASTER_ADDR"):
-            monkeypatch.delenv(name)
-    for name, value in environment.items():
-        monkeypatch.setenv(name, value)
-    place.cache_clear()
-    try:
-        assert place() == expected
-    finally:
-        monkeypatch.undo()
-        place.cache_clear()
+def started(tmp_path: Path, script: str, rank: int, count: int, port: int) -> subprocess.Popen[str]:
+    """One rank that runs these lines, after which it meets the others."""
+    (tmp_path / "rank.py").write_text(
+        "from refexp import cli, distributed\n"
+        f"{script}\n"
+        "def main():\n"
+        "    with cli.terminable(), distributed.join(silence=60).run() as ranks:\n"
+        "        print(ranks.gather(ranks.rank))\n"
+        "import sys; sys.exit(cli.command_line(main))\n"
+    )
+    environment = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port), "WORLD_SIZE": str(count), "RANK": str(rank)}
+    return subprocess.Popen(
+        [sys.executable, "rank.py"], cwd=tmp_path, env=os.environ | environment | {"PYTHONPATH": str(ROOT)},
+        text=True, stdout=subprocess.PIPE, stderr=subprocess.PIPE,
+    )  # fmt: skip
+
+
+@pytest.mark.parametrize(("rank", "number"), [(0, signal.SIGTERM), (1, signal.SIGTERM), (1, signal.SIGINT)])
+def test_a_rank_says_that_it_waits_and_ends_when_told_to(rank, number, tmp_path):
+    (port,) = free_ports(1)
+    process = started(tmp_path, "distributed.SAY_EVERY = 1.0", rank, 2, port)
+    expected = (
+        f"rank {rank} of 2 waits for the others at 127.0.0.1:{port}, up to 120 s; Ctrl-C or SIGTERM stops it (5 s so"
+    )
+    assert expected in process.stderr.readline()
+    assert "(6 s so far)" in process.stderr.readline()
+    process.send_signal(number)
+    start = time.monotonic()
+    process.communicate(timeout=20)
+    assert time.monotonic() - start < 5
+    assert process.returncode == (143 if number == signal.SIGTERM else 130)
+
+
+def test_main_says_that_it_waits_and_ends_when_told_to(few, tmp_path):
+    process, never = ranks(2, arguments(few, tmp_path / "out"), tmp_path)
+    never.kill()
+    never.communicate()
+    line = next(line for line in process.stdout if "waits" in line)
+    assert line.startswith("rank 0 of 2 waits for the others at 127.0.0.1:") and "SIGTERM stops it" in line
+    process.terminate()
+    start = time.monotonic()
+    process.communicate(timeout=20)
+    assert time.monotonic() - start < 5 and process.returncode == 143
+    assert json.loads((tmp_path / "out/status.json").read_text())["state"] == "stopped"
+
+
+def test_a_program_that_is_no_rank_does_not_hold_one(tmp_path):
+    """torch waits for its answer for ever, in C++ code."""
+    with socket.create_server(("127.0.0.1", 0)) as other:
+        port = other.getsockname()[1]
+        process = started(tmp_path, "distributed.JOIN_SECONDS = 7.0", 1, 2, port)
+        said = process.communicate(timeout=60)[1]
+        assert f"error: rank 1 of 2 found no rank 0 at 127.0.0.1:{port} within 7 s. Are all ranks started" in said
+        first = started(tmp_path, "", 0, 2, port)
+        said = first.communicate(timeout=60)[1]
+        assert f"error: the ranks cannot meet at 127.0.0.1:{port}: " in said and "is the port free?" in said
+    assert process.returncode == first.returncode == 1
+
+
+def test_ranks_that_do_not_come_are_named(tmp_path):
+    (port,) = free_ports(1)
+    processes = [started(tmp_path, "distributed.JOIN_SECONDS = 15.0", rank, 4, port) for rank in (0, 2)]
+    said = [process.communicate(timeout=60)[1] for process in processes]
+    assert [process.returncode for process in processes] == [1, 1]
+    assert f"error: rank 0 of 4 found no rank 1, 3 at 127.0.0.1:{port} within 15 s." in said[0]
+
+
+def test_the_same_rank_twice_is_refused(tmp_path):
+    (port,) = free_ports(1)
+    processes = [started(tmp_path, "distributed.JOIN_SECONDS = 20.0", rank, 3, port) for rank in (0, 1, 1)]
+    said = [process.communicate(timeout=60)[1] for process in processes]
+    assert any(f"error: there is another rank 1 of 3 at 127.0.0.1:{port}" in text for text in said[1:])
+    assert "found no rank 2 at" in said[0]
+
+
+def test_results_of_any_size_arrive(tmp_path):
+    (port,) = free_ports(1)
+    script = (
+        "def gather(self, value, gather=distributed.Ranks.gather):\n"
+        "    values = gather(self, bytes([self.rank]) * (9_000_000 * self.rank))\n"
+        "    return values and [(len(value), value == bytes([i]) * len(value)) for i, value in enumerate(values)]\n"
+        "distributed.Ranks.gather = gather"
+    )
+    processes = [started(tmp_path, script, rank, 3, port) for rank in range(3)]
+    said = [process.communicate(timeout=60) for process in processes]
+    assert [process.returncode for process in processes] == [0] * 3, said
+    assert said[0][0] == "[(0, True), (9000000, True), (18000000, True)]\n"
+
+
+def test_a_rank_stuck_in_c_code_leaves_when_the_run_has_failed(tmp_path):
+    (port,) = free_ports(1)
+    script = (
+        "import ctypes\n"
+        "def gather(self, value):\n"
+        "    if self.first:\n"
+        "        raise ValueError('broken on purpose')\n"
+        "    lock = ctypes.create_string_buffer(64)\n"
+        "    for _ in range(2):\n"
+        "        ctypes.CDLL(None).pthread_mutex_lock(lock)  # no signal ends the second\n"
+        "distributed.Ranks.gather = gather"
+    )
+    processes = [started(tmp_path, script, rank, 2, port) for rank in range(2)]
+    said = [process.communicate(timeout=60)[1] for process in processes]
+    assert [process.returncode for process in processes] == [1, 1]
+    assert "broken on purpose" in said[0]
+    assert "error: rank 0 on" in said[1] or "error: the connection to rank 0 is lost" in said[1]
+
+
+def test_a_rank_stuck_with_python_s_lock_does_not_hold_the_others(tmp_path):
+    (port,) = free_ports(1)
+    script = (
+        "import ctypes\n"
+        "def gather(self, value, gather=distributed.Ranks.gather):\n"
+        "    self.silence = 6\n"
+        "    if not self.first:\n"
+        "        lock = ctypes.create_string_buffer(64)\n"
+        "        for _ in range(2):\n"
+        "            ctypes.PyDLL(None).pthread_mutex_lock(lock)\n"
+        "    return gather(self, value)\n"
+        "distributed.Ranks.gather = gather"
+    )
+    processes = [started(tmp_path, script, rank, 2, port) for rank in range(2)]
+    said = processes[0].communicate(timeout=60)[1]
+    processes[1].kill()
+    processes[1].communicate()
+    assert processes[0].returncode == 1
+    assert "rank 0 of 2 waits for the results of the others; Ctrl-C or SIGTERM stops it" in said
+    assert "error: rank 1 has given no sign of life for 6 s" in said

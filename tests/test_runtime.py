@@ -15,8 +15,8 @@ from refexp import experiment
 from refexp.config.building import build
 from refexp.errors import RefexpError
 from refexp.machine import runtime
-from refexp.machine.ranks import Place
 from refexp.machine.runtime import Runtime
+from refexp.rank import Rank
 
 
 @pytest.fixture
@@ -27,7 +27,7 @@ def machine(monkeypatch):
         monkeypatch.setattr(torch.cuda, "is_available", lambda: gpus > 0)
         monkeypatch.setattr(torch.cuda, "device_count", lambda: gpus)
         monkeypatch.setattr(torch.cuda, "set_device", lambda device: None)
-        monkeypatch.setattr(runtime, "place", lambda: Place(local_rank, 8, local_rank, 1))
+        monkeypatch.setattr(runtime, "this_rank", lambda: Rank(local_rank, 8, local_rank, 1))
 
     return pretend
 

@@ -29,8 +29,8 @@ from refexp.folders.record import Metrics, RunRecord
 from refexp.folders.run_folder import RunFolder, references_to_coco
 from refexp.folders.status import Status, progress_text, read_status
 from refexp.machine.progress import _told, track, watched
-from refexp.machine.ranks import Place
 from refexp.masks import encode, to_json
+from refexp.rank import Rank
 from refexp.show.run import show_run
 from refexp.tracking import wandb as wandb_logger
 from refexp.tracking.csv import CsvLogger
@@ -540,7 +540,7 @@ def test_a_run_that_ends_early(error, state, tmp_path, monkeypatch):
 
 
 def test_only_the_first_rank_has_a_logger(monkeypatch, tmp_path):
-    monkeypatch.setattr("refexp.tracking.logger.place", lambda: Place(rank=1, world_size=2))
+    monkeypatch.setattr("refexp.tracking.logger.this_rank", lambda: Rank(rank=1, world_size=2))
     logger = Noted()
     with reading(logger, tmp_path):
         pass

@@ -27,7 +27,7 @@ from refexp.config.building import build
 from refexp.errors import JobFailed, RefexpError, first_line
 from refexp.folders.status import read_status
 from refexp.folders.sweep_folder import EXTRACT_FOLDER, Job, Sweep, cancel_slurm, check_possible
-from refexp.machine.ranks import place
+from refexp.rank import this_rank
 
 log = logging.getLogger(__name__)
 
@@ -80,14 +80,14 @@ class BaseLauncher(Launcher):
         ]
         sweep = Sweep(folder)
         todo = choose(sweep, jobs, settings.only)
-        if place().rank == 0:
+        if this_rank().rank == 0:
             sweep.begin(self.kind, jobs, todo)
         try:
             self.run(sweep, todo, settings)
         except KeyboardInterrupt:
             report(sweep)
             raise
-        if place().rank == 0 and not settings.detach:
+        if this_rank().rank == 0 and not settings.detach:
             report(sweep)
             from refexp.show.tables.summary import summarise_sweep
 
@@ -176,7 +176,7 @@ class SubmititLauncher(BaseLauncher):
         """Start one process group or cluster job a pack; their ids. Raises RefexpError if it is refused."""
         import submitit
 
-        if place().starter == "torchrun":
+        if this_rank().starter == "torchrun":
             raise RefexpError(f"hydra/launcher={self.kind} starts ranks itself: run it with python, not torchrun.")
         given = {name: value for name, value in params.items() if value is not None}
         given["tasks_per_node"] = given.get("tasks_per_node") or given.get("gpus_per_node") or 1
@@ -293,6 +293,6 @@ def choose(sweep: Sweep, jobs: Sequence[Job], only: list[int] | Literal["all", "
 def outcome(sweep: Sweep, job: Job) -> JobReturn:
     """What Hydra is told of a job; looking at a failed one's value raises."""
     result = JobReturn(overrides=job.overrides, status=JobStatus.COMPLETED)
-    if place().rank == 0 and sweep.state(job) != "completed":
+    if this_rank().rank == 0 and sweep.state(job) != "completed":
         result.status, result.return_value = JobStatus.FAILED, JobFailed(f"job {job.number}")
     return result

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 from refexp.errors import JobFailed, RefexpError, first_line
 from refexp.folders.status import Status
 from refexp.machine.progress import watched
-from refexp.machine.ranks import place
+from refexp.rank import this_rank
 
 if TYPE_CHECKING:
     from omegaconf import DictConfig
@@ -41,7 +41,7 @@ def command_line(main: Callable[[], object]) -> int:
 
     sys.argv[1:] = [quoted(argument, multirun) for argument in sys.argv[1:]]
     try:
-        with silent_rank() if place().rank else nullcontext():
+        with silent_rank() if this_rank().rank else nullcontext():
             main()
     except JobFailed:
         return 1  # `job` has told why
@@ -86,7 +86,7 @@ def run_job(config: DictConfig, output: Path, overrides: Sequence[str]) -> None:
 @contextmanager
 def job(output: Path, overrides: Sequence[str]) -> Iterator[None]:
     """Keep `output`/status.json and log a failure at once; the other jobs of a multirun go on."""
-    status = Status(output, overrides) if place().rank == 0 else None
+    status = Status(output, overrides) if this_rank().rank == 0 else None
     if status is None:
         # What this rank has to say, rank 0 tells; PyTorch would add a trace where rank 0 leaves first.
         logging.getLogger().handlers = [logging.NullHandler()]

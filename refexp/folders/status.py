@@ -16,6 +16,7 @@ from typing import Any
 
 from refexp.files import write_json
 from refexp.machine.processes import is_alive
+from refexp.rank import restarts, scheduler_id
 
 log = logging.getLogger(__name__)
 
@@ -38,7 +39,7 @@ class Status:
             "host": socket.gethostname(),
             "pid": os.getpid(),
             "job_id": scheduler_id(),
-            "restarts": int(os.environ.get("SLURM_RESTART_COUNT", 0)),
+            "restarts": restarts(),
             "started": now(),
         }
         write_json(self.path, self.content, indent=2)
@@ -89,12 +90,6 @@ def progress_text(status: dict[str, Any]) -> str:
     rate = status["per_second"]
     left = f", {(status['total'] - status['done']) / rate / 60:.0f} min left" if rate else ""
     return f"{status['stage']} {status['done']}/{status['total']}, {rate:.2f}/s{left}"
-
-
-def scheduler_id() -> str | None:
-    """SLURM's name of the job this process is part of, `123` or `123_4`."""
-    array = os.environ.get("SLURM_ARRAY_JOB_ID")
-    return f"{array}_{os.environ['SLURM_ARRAY_TASK_ID']}" if array else os.environ.get("SLURM_JOB_ID")
 
 
 def now() -> str:

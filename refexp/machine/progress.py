@@ -15,7 +15,7 @@ from typing import TypeVar
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
-from refexp.machine.ranks import place
+from refexp.rank import this_rank
 
 log = logging.getLogger(__name__)
 T = TypeVar("T")
@@ -41,7 +41,7 @@ def watched(watcher: Watcher) -> Iterator[None]:
 
 def track(items: Iterable[T], total: int, what: str) -> Iterator[T]:
     """Yield `items` while showing how far the work on them has come: of several ranks, rank 0's share."""
-    here = place()
+    here = this_rank()
     if here.rank:
         return iter(items)
     items = _told(items, total, what) if _watchers else items

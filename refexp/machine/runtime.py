@@ -15,7 +15,7 @@ from pydantic_core import PydanticCustomError
 
 from refexp.errors import RefexpError
 from refexp.machine.provenance import available_cores
-from refexp.machine.ranks import place
+from refexp.rank import this_rank
 
 M_TRIM_THRESHOLD, M_TOP_PAD, M_MMAP_THRESHOLD = -1, -2, -3
 """Numbers of glibc's mallopt."""
@@ -44,7 +44,7 @@ class Runtime:
 
     def prepare(self) -> torch.device:
         """Set the number of threads and return the device. Raises RefexpError if the device is not there."""
-        here = place()
+        here = this_rank()
         if self.threads or here.local_world_size > 1:
             torch.set_num_threads(self.threads or max(1, available_cores() // here.local_world_size))
         count = torch.cuda.device_count() if self.device != "cpu" and torch.cuda.is_available() else 0

@@ -14,7 +14,7 @@ from typing import Any
 
 from refexp.errors import first_line
 from refexp.folders.record import RunRecord
-from refexp.machine.ranks import place
+from refexp.rank import this_rank
 
 log = logging.getLogger(__name__)
 
@@ -35,7 +35,7 @@ class Logger:
 @contextmanager
 def reading(logger: Logger, folder: Path) -> Iterator[None]:
     """Let `logger` read a run's folder: from now on, and once more when the block ends, however it does."""
-    if place().rank > 0:
+    if this_rank().rank > 0:
         yield
         return
     started = attempt(logger.start, folder)
