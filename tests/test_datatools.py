@@ -18,6 +18,7 @@ import pytest
 from hydra.core.global_hydra import GlobalHydra
 from miniature import read, voc_object, voc_xml, write
 
+from refexp import fetching
 from refexp.data.coco import read_coco
 from refexp.datatools import check, download
 from refexp.datatools.cli import main
@@ -221,16 +222,16 @@ class Site:
     def publish(
         self, monkeypatch, name: str, file: str, content: bytes, makes: tuple[str, ...], md5: bool = True
     ) -> None:
-        """As one more file of the data set `name`, which goes into the folder `set`."""
+        """As one more file of the data set `name`."""
         self.files[file] = content
         digest = hashlib.md5(content).hexdigest() if md5 else None
-        item = Download(f"http://127.0.0.1:{self.server.server_port}/{file}", "set", makes, digest)
+        item = Download(f"http://127.0.0.1:{self.server.server_port}/{file}", makes, digest)
         monkeypatch.setitem(download.DOWNLOADS, name, (*download.DOWNLOADS.get(name, ()), item))
 
 
 @pytest.fixture
 def site(monkeypatch):
-    monkeypatch.setattr(download, "PAUSE_SECONDS", 0.0)
+    monkeypatch.setattr(fetching, "PAUSE_SECONDS", 0.0)
     monkeypatch.setenv("no_proxy", "127.0.0.1")
     site = Site()
     yield site
@@ -286,7 +287,7 @@ def test_a_cut_connection_is_resumed(site, monkeypatch, tmp_path, capsys, ranges
 
 def test_it_goes_on_as_long_as_something_comes(site, monkeypatch, tmp_path):
     site.publish(monkeypatch, "birds", "birds.zip", zipped(**{"photos/1.jpg": PHOTO}), ("set/photos",))
-    monkeypatch.setattr(download, "ATTEMPTS", 2)
+    monkeypatch.setattr(fetching, "ATTEMPTS", 2)
     site.cuts = 10
     assert run("download", "birds", "--root", tmp_path) == 0
     assert len(site.asked) == 11
@@ -298,7 +299,7 @@ def test_it_goes_on_as_long_as_something_comes(site, monkeypatch, tmp_path):
 def test_a_later_run_goes_on(site, monkeypatch, tmp_path, capsys):
     content = zipped(**{"photos/1.jpg": PHOTO})
     site.publish(monkeypatch, "birds", "birds.zip", content, ("set/photos",))
-    monkeypatch.setattr(download, "ATTEMPTS", 1)
+    monkeypatch.setattr(fetching, "ATTEMPTS", 1)
     site.cuts, site.ranges = 10, False
     (tmp_path / "set").mkdir()
     (tmp_path / "set/birds.zip.part").write_bytes(content[: len(content) // 2])
@@ -411,9 +412,9 @@ def test_what_an_archive_makes_comes_last(tmp_path, monkeypatch):
     archive.write_bytes(tarred(("kit/Alists/done.txt", b""), ("kit/Images/1.jpg", b""), ("kit/Alists/z.txt", b"")))
     moved = []
     replace = Path.replace
-    monkeypatch.setattr(Path, "replace", lambda path, place: moved.append(path.name) or replace(path, place))
-    download.install(archive, tmp_path, Download("x/kit.tar", "set", ("set/kit/Alists/done.txt",)))
-    assert moved == ["1.jpg", "z.txt", "done.txt"]
+    monkeypatch.setattr(Path, "replace", lambda path, place: moved.append(place.name) or replace(path, place))
+    download.install(archive, tmp_path, Download("x/kit.tar", ("set/kit/Alists/done.txt",)))
+    assert moved == ["z.txt", "1.jpg", "done.txt"]
     assert not list(target.glob(".*"))
 
 
