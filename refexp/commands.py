@@ -1,4 +1,4 @@
-"""The command `refexp`: looking at runs and sweeps that are there. Running one is `python main.py`."""
+"""The command `refexp`: looking at runs and sweeps that are there, and preparing data. `python main.py` runs one."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from typing import Any
 
 import click
 
+from refexp.datatools.cli import data
 from refexp.errors import RefexpError
 
 FOLDER = click.Path(exists=True, file_okay=False, path_type=Path)
@@ -17,7 +18,10 @@ SHORT = {"help_option_names": ["-h", "--help"]}
 
 @click.group(context_settings=SHORT)
 def group() -> None:
-    """Look at runs and sweeps. `python main.py` runs one."""
+    """Look at runs and sweeps, and prepare data. `python main.py` runs an experiment."""
+
+
+group.add_command(data)
 
 
 @group.command()

@@ -28,7 +28,9 @@ from refexp.files import write_json
 
 
 def run(*arguments: object) -> int:
-    return main([str(argument) for argument in arguments])
+    with pytest.raises(SystemExit) as stopped:
+        main([str(argument) for argument in arguments])
+    return int(stopped.value.code or 0)
 
 
 @pytest.fixture(scope="module")
@@ -40,10 +42,33 @@ def whole(tmp_path_factory) -> Path:
 
 def test_python_m_is_the_same_program(tmp_path, capsys):
     words = ["check", "coco", "--root", str(tmp_path)]
-    program = [sys.executable, "-m", "refexp.data", *words]
-    done = subprocess.run(program, capture_output=True, text=True, timeout=100, check=False)
-    assert done.returncode == run(*words) == 1
-    assert done.stdout == capsys.readouterr().out and "coco: incomplete" in done.stdout
+    assert run(*words) == 1
+    out = capsys.readouterr().out
+    assert "coco: incomplete" in out
+    for module in (["refexp.data"], ["refexp", "data"]):
+        program = [sys.executable, "-m", *module, *words]
+        done = subprocess.run(program, capture_output=True, text=True, timeout=100, check=False)
+        assert (done.returncode, done.stdout) == (1, out)
+
+
+def test_help_waits_for_no_library():
+    code = "import sys, refexp.commands; print({'torch', 'hydra', 'numpy', 'rich', 'matplotlib'} & set(sys.modules))"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=100, check=True)
+    assert done.stdout == "set()\n"
+
+
+def test_what_ends_a_command(tmp_path, capsys, monkeypatch):
+    def interrupt(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(download, "download", interrupt)
+    assert run("download", "coco", "--root", tmp_path) == 130
+    assert capsys.readouterr().err.startswith("interrupted; ")
+    (tmp_path / "file").write_text("")
+    assert run("synthetic", tmp_path / "file") == 1
+    assert capsys.readouterr().err.startswith(f"error: {tmp_path}/file")
+    assert run("subset", tmp_path / "none.json", "--images", "--out", tmp_path / "out.json") == 2
+    assert run("voc2coco", tmp_path, "--years", 2007, 2013, "--set", "test", "--out", tmp_path / "out.json") == 2
 
 
 # --- voc2coco
@@ -598,9 +623,11 @@ def test_check_within_a_hydra_application(tmp_path, monkeypatch):
 
 @pytest.mark.parametrize("wrong", [("--seed", -1), ("--references", 0), ("--photos", -3)])
 def test_numbers_that_draw_nothing(wrong, tmp_path, capsys):
-    with pytest.raises(SystemExit, match="2"):
-        run("synthetic", tmp_path / "out", *wrong)
-    assert f"argument {wrong[0]}: must be" in capsys.readouterr().err and not (tmp_path / "out").exists()
+    assert run("synthetic", tmp_path / "out", *wrong) == 2
+    error = capsys.readouterr().err
+    assert (
+        f"Invalid value for '{wrong[0]}': {wrong[1]} is not in the range" in error and not (tmp_path / "out").exists()
+    )
 
 
 def test_out_is_looked_at_before_the_work(tmp_path, capsys):

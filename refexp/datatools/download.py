@@ -11,7 +11,6 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from refexp.errors import RefexpError, data_command, did_you_mean
-from refexp.fetching import fetch
 
 COCO_SITE = "http://images.cocodataset.org"
 LVIS_SITE = "https://dl.fbaipublicfiles.com/LVIS"
@@ -90,6 +89,8 @@ def download(name: str, root: Path, force: bool = False) -> None:
 
     Raises RefexpError: unknown name, nothing that a program may fetch, no connection, a wrong checksum, a bad archive.
     """
+    from refexp.fetching import fetch  # imports rich, which --help need not wait for
+
     if name in BY_HAND:
         raise RefexpError(f"{by_hand(name, root)}; then run: {data_command('check', name, '--root', root)}")
     if name not in DOWNLOADS:
