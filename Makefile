@@ -20,10 +20,11 @@ $(READY): pyproject.toml constraints.txt
 demo: $(READY)   ## install, then run the main job on the embedded default (synthetic images, CPU, offline)
 	$(BIN)/python main.py
 
-test: $(READY)   ## install, then lint, type checks and tests (minutes on two cores)
+test: $(READY)   ## install, then lint, type checks, the import contract and tests (minutes on two cores)
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
+	$(BIN)/lint-imports
 	$(BIN)/python -m pytest -m "not slow"
 
 test-slow: $(READY)   ## the tests that take long
@@ -46,7 +47,7 @@ lint: $(READY)   ## format and fix what can be fixed
 	$(BIN)/mypy
 
 checkpoints: $(READY)   ## fetch the paper's weights (SAM2 large and DINOv2 ViT-L/14, 2.1 GB) into checkpoints/
-	$(BIN)/python -m refexp.checkpoints sam2_hiera_l dinov2_vitl14
+	$(BIN)/refexp weights sam2_hiera_l dinov2_vitl14
 
 clean:           ## remove the environment and caches; runs and weights stay
 	rm -rf $(VENV) build *.egg-info .pytest_cache .mypy_cache .ruff_cache

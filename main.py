@@ -7,7 +7,8 @@ import hydra
 from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig
 
-from refexp.cli import command_line, run_job, wait_briefly
+from refexp.command.job import command_line, run_job
+from refexp.machine.processes import wait_briefly
 
 
 @hydra.main(version_base="1.3", config_path="conf", config_name="config")

@@ -32,11 +32,11 @@ import torch
 from gpu_checks import GROUPS, Bench
 from gpu_speed import measure
 
-from refexp.build import build
+from refexp.config.building import build
 from refexp.errors import RefexpError, first_line
 from refexp.files import write_json, write_text
-from refexp.provenance import commit, device_name, versions
-from refexp.runtime import Runtime
+from refexp.machine.provenance import commit, device_name, versions
+from refexp.machine.runtime import Runtime
 
 MINUTES = {True: 1.5, False: 5.0}
 """For --quick, and for all of it: nothing is begun later. A CPU has all the time it needs."""

@@ -31,19 +31,20 @@ from common import PAIRS, make_target, random_masks, some_bank
 from pycocotools import mask as coco_mask
 from torch import Tensor
 
-from refexp import pipeline
-from refexp.build import composed
-from refexp.cli import JobFailed, failing
+from refexp.command.job import failing
+from refexp.config.composing import composed
 from refexp.encoders.base import Encoder
 from refexp.encoders.dinov2 import DINOv2
 from refexp.encoders.efficientnet import EfficientNetLite0
+from refexp.errors import JobFailed
 from refexp.experiment import run
-from refexp.extraction import pack
+from refexp.machine.networks import computing
 from refexp.masks import decode, low_res_boxes, upscale_to_rle
 from refexp.matchers.prototype import PrototypeMatcher
-from refexp.memory import build_bank
-from refexp.networks import computing
-from refexp.pooling import pool_masks
+from refexp.method import pipeline
+from refexp.method.extraction import pack
+from refexp.method.memory import build_bank
+from refexp.method.pooling import pool_masks
 from refexp.postprocess.steps import ClassNMS, SoftMerge, TopK
 from refexp.proposers import sam2
 from refexp.proposers.sam2 import SAM2Proposer

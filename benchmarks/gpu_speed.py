@@ -20,17 +20,18 @@ import torch
 from common import PAIRS, PHOTOGRAPHS, make_target, networks, photograph, seconds, some_bank, threshold_for, wait
 from PIL import Image
 
-from refexp import masks, pipeline
+from refexp import masks
 from refexp.data.coco import Split, make_split
 from refexp.data.custom import access
 from refexp.data.images import read_rgb, to_square
 from refexp.encoders.dinov2 import DINOv2
-from refexp.extraction import Extractor, pack
-from refexp.networks import computing
-from refexp.pipeline import extract
+from refexp.machine.networks import computing
+from refexp.machine.provenance import Clock
+from refexp.method import pipeline
+from refexp.method.extraction import Extractor, pack
+from refexp.method.pipeline import extract
 from refexp.proposers import sam2
 from refexp.proposers.sam2 import SAM2Proposer
-from refexp.provenance import Clock
 from refexp.store import Store, digest
 from refexp.types import Target
 

@@ -11,7 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor
 from torchvision.ops import nms
 
-from refexp.networks import IMAGENET_MEAN, IMAGENET_STD
+from refexp.machine.networks import IMAGENET_MEAN, IMAGENET_STD
 
 
 def normalised(images: Tensor) -> Tensor:

@@ -30,17 +30,17 @@ from common import CLASS_COUNT, PAIRS, make_target, networks, random_masks, seco
 from refexp.data.coco import Split
 from refexp.data.sampling import farthest
 from refexp.encoders.dinov2 import DINOv2
-from refexp.evaluation.coco import evaluate_kind
-from refexp.extraction import pack, unpack
+from refexp.evaluation.coco_protocol import evaluate_kind
+from refexp.machine.networks import computing
+from refexp.machine.runtime import keep_heap
 from refexp.masks import boxes_xywh, decode, low_res_boxes, upscale_to_rle
 from refexp.matchers.prototype import PrototypeMatcher
-from refexp.memory import build_bank
-from refexp.networks import computing
-from refexp.pipeline import detect, extract
-from refexp.pooling import pool_masks
+from refexp.method.extraction import pack, unpack
+from refexp.method.memory import build_bank
+from refexp.method.pipeline import detect, extract
+from refexp.method.pooling import pool_masks
 from refexp.postprocess.steps import ClassNMS, SoftMerge, TopK
 from refexp.proposers.sam2 import SAM2Proposer
-from refexp.runtime import keep_heap
 from refexp.store import Store, digest
 from refexp.types import Detections, MemoryBank, Proposals, Target
 

@@ -15,10 +15,10 @@ from omegaconf import DictConfig
 
 
 class Late:
-    """Hands all to the class of refexp.launchers that is called the same."""
+    """Hands all to the class of refexp.cluster.launchers that is called the same."""
 
     def __init__(self, **params: Any) -> None:
-        from refexp import launchers
+        from refexp.cluster import launchers
 
         self.launcher = getattr(launchers, type(self).__name__)(**params)
 

@@ -1,6 +1,6 @@
 """`python -m refexp`: the command `refexp` without its script."""
 
-from refexp.commands import main
+from refexp.command.group import main
 
 if __name__ == "__main__":
     main()

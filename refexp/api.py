@@ -12,20 +12,21 @@ import numpy as np
 import torch
 from PIL import Image, ImageOps
 
-from refexp.box_masks import check_box, complete, without_mask
-from refexp.build import build, build_all, composed
-from refexp.compose import build_networks, resolve
+from refexp.config.building import build, build_all
+from refexp.config.components import build_networks
+from refexp.config.composing import composed, resolve
 from refexp.data.coco import Data, Split, make_split
 from refexp.data.folder import read_given, to_content
 from refexp.data.images import as_rgb, open_upright, to_mask, to_square
 from refexp.data.sampling import AllSampler, Shots, choose_references
 from refexp.encoders.base import Encoder
 from refexp.errors import RefexpError
-from refexp.memory import build_bank, view_reference
-from refexp.pipeline import Matcher, Step, detect, extract
+from refexp.machine.provenance import weights_note
+from refexp.machine.runtime import Runtime
+from refexp.method.box_masks import check_box, complete, without_mask
+from refexp.method.memory import build_bank, view_reference
+from refexp.method.pipeline import Matcher, Step, detect, extract
 from refexp.proposers.base import Proposer
-from refexp.provenance import weights_note
-from refexp.runtime import Runtime
 from refexp.types import Detections, ImageId, MemoryBank, Reference, Target
 
 log = logging.getLogger(__name__)

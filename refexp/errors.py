@@ -20,6 +20,10 @@ class RankFailed(RefexpError):
     """Another process of this run failed or died; the message holds its traceback."""
 
 
+class JobFailed(Exception):
+    """A job failed, and its log says why."""
+
+
 def first_line(error: BaseException) -> str:
     """The first line of an error's message, or its type if it has none."""
     return (str(error).strip() or type(error).__name__).splitlines()[0]

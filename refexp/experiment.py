@@ -11,21 +11,22 @@ from typing import Any
 import torch
 from omegaconf import DictConfig
 
-from refexp.compose import Experiment, build_experiment, told_how_to_get
+from refexp.config.components import Experiment, build_experiment, told_how_to_get
 from refexp.data.coco import Data, Record, Split
 from refexp.data.sampling import Features, Shots, candidates, choose_references
-from refexp.distributed import Ranks, join
 from refexp.errors import RefexpError
-from refexp.evaluation.base import Evaluation
-from refexp.evaluation.coco import CocoEvaluation
+from refexp.evaluation.coco_protocol import CocoEvaluation
 from refexp.evaluation.diagnostics import Diagnostics, ImageDiagnosis
-from refexp.extraction import Extractor
-from refexp.memory import ReferenceView, build_bank, view_reference
-from refexp.pipeline import detect
-from refexp.progress import track
-from refexp.provenance import Clock, describe_how, weights_note
-from refexp.run_folder import Metrics, RunFolder, RunRecord, references_to_coco
-from refexp.runtime import keep_heap
+from refexp.evaluation.protocol import Evaluation
+from refexp.folders.record import Metrics, RunRecord
+from refexp.folders.run_folder import RunFolder, references_to_coco
+from refexp.machine.progress import track
+from refexp.machine.provenance import Clock, describe_how, weights_note
+from refexp.machine.ranks import Ranks, join
+from refexp.machine.runtime import keep_heap
+from refexp.method.extraction import Extractor
+from refexp.method.memory import ReferenceView, build_bank, view_reference
+from refexp.method.pipeline import detect
 from refexp.types import Detections, ImageId, MemoryBank, Proposals, Reference, Weights
 
 log = logging.getLogger(__name__)

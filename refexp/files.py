@@ -1,4 +1,4 @@
-"""Writing files so that a reader, or a killed job, never sees half of one."""
+"""Reading and writing files, so that a reader, or a killed job, never sees half of one."""
 
 from __future__ import annotations
 
@@ -10,6 +10,8 @@ from contextlib import contextmanager
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
+
+from refexp.errors import RefexpError
 
 
 @contextmanager
@@ -33,6 +35,16 @@ def write_text(path: Path, text: str) -> None:
 def write_json(path: Path, content: Any, indent: int | None = None) -> None:
     """Write strict JSON (no NaN) atomically."""
     write_text(path, json.dumps(content, indent=indent, allow_nan=False))
+
+
+def read_json(path: Path) -> Any:
+    """A JSON file's content, None if there is none. Raises RefexpError if it is damaged."""
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except OSError:
+        return None
+    except ValueError as error:
+        raise RefexpError(f"{path} is damaged: {error}") from None
 
 
 def sha256(path: Path) -> str:

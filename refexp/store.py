@@ -1,8 +1,8 @@
 """A content-addressed store of what is expensive: proposals of targets, prototypes of references.
 
-    python -m refexp.store ls       # what is held, by what made it, and how large
-    python -m refexp.store verify   # finds damaged entries; --delete removes them
-    python -m refexp.store prune    # frees space: --older-than DAYS, --made-by TEXT, --all
+    refexp store ls       # what is held, by what made it, and how large
+    refexp store verify   # finds damaged entries; --delete removes them
+    refexp store prune    # frees space: --older-than DAYS, --made-by TEXT, --all
 
 An entry's key is the hash of all that its content depends on (image bytes, resolved settings, weights' SHA-256, format
 version), so an entry is right or absent, never stale. Entries are npz archives: no pickle, a checksum on every array.
@@ -33,7 +33,7 @@ from pydantic import Field
 
 from refexp.errors import RefexpError
 from refexp.files import atomic_path
-from refexp.status import is_alive
+from refexp.machine.processes import is_alive
 
 log = logging.getLogger(__name__)
 
@@ -296,8 +296,8 @@ def _made_by_or_nothing(path: Path) -> dict[str, Any]:
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """`python -m refexp.store ls|verify|prune`; the exit code."""
-    parser = argparse.ArgumentParser(prog="python -m refexp.store", description="Look after a store.")
+    """`refexp store ls|verify|prune`; the exit code."""
+    parser = argparse.ArgumentParser(prog="refexp store", description="Look after a store.")
     parser.add_argument("--dir", type=Path, default=Path("store"), help="the store's folder (store.dir)")
     commands = parser.add_subparsers(dest="command", required=True)
     commands.add_parser("ls", help="what is held, by what made it, and how large")

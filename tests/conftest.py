@@ -14,7 +14,7 @@ import pytest
 from hydra import compose, initialize_config_dir
 from PIL import Image
 
-from refexp.cli import quoted
+from refexp.config.composing import quoted
 from refexp.data.rendering import render_split
 
 ROOT = Path(__file__).parent.parent

@@ -8,7 +8,7 @@ import time
 from pathlib import Path
 from typing import Literal
 
-from refexp.distributed import place
+from refexp.machine.ranks import place
 from refexp.matchers.prototype import PrototypeMatcher
 
 

@@ -16,7 +16,7 @@ import numpy as np
 from PIL import Image, ImageDraw
 from torchvision.models.detection import MaskRCNN_ResNet50_FPN_Weights
 
-from refexp.datatools import lvis as lvis_tool
+from refexp.datatools import lvis_files as lvis_tool
 from refexp.datatools import voc as voc_tool
 from refexp.files import write_json
 

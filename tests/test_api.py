@@ -18,7 +18,7 @@ from test_predict import coco_references, drawn_folder, overrides, read_json, sc
 
 import refexp
 from refexp.api import Model, to_rgb
-from refexp.build import conf_folder
+from refexp.config.composing import conf_folder
 from refexp.errors import RefexpError
 from refexp.masks import decode, encode
 from refexp.types import Detections
@@ -225,11 +225,11 @@ def test_supervision_that_is_missing(two, monkeypatch):
 
 
 def test_packaged_configuration(monkeypatch, tmp_path):
-    import refexp.build
+    import refexp.config.composing
 
     package = tmp_path / "site-packages/refexp"
     (package / "conf").mkdir(parents=True)
-    monkeypatch.setattr(refexp.build, "__file__", str(package / "build.py"))
+    monkeypatch.setattr(refexp.config.composing, "__file__", str(package / "config/composing.py"))
     with pytest.raises(RefexpError, match="no configuration in"):
         conf_folder()
     (package / "conf/config.yaml").write_text("seed: 0")

@@ -17,18 +17,18 @@ from omegaconf import OmegaConf
 from runs import run
 from torchvision.models.segmentation import FCN_ResNet50_Weights
 
-from refexp.build import build
-from refexp.compose import build_experiment
+from refexp.config.building import build
+from refexp.config.components import build_experiment
 from refexp.data.coco import Data, make_split
 from refexp.data.custom import CustomDataset
 from refexp.data.lvis import LvisSplit, check_lvis
 from refexp.data.sampling import choose_references
 from refexp.errors import RefexpError
 from refexp.evaluation import lvis
-from refexp.evaluation.coco import CocoEvaluation
-from refexp.evaluation.errors import BACKGROUND, HIT, IGNORED
-from refexp.evaluation.lvis import LvisEvaluation
+from refexp.evaluation.coco_protocol import CocoEvaluation
+from refexp.evaluation.lvis_protocol import LvisEvaluation
 from refexp.evaluation.semantic import SemanticEvaluation
+from refexp.evaluation.tide import BACKGROUND, HIT, IGNORED
 from refexp.masks import encode
 from refexp.show.page.mistakes import judge_all
 from refexp.types import Detections

@@ -9,8 +9,8 @@ import pytest
 from browser import CHROMIUM, Browser
 from test_page import EVIL, report_of, splits, sweep_of
 
-from refexp.report.sweep_page import write_sweep_report
-from refexp.summary import Wanted, summarise
+from refexp.show.tables.page import write_sweep_report
+from refexp.show.tables.summary import Wanted, summarise
 
 pytestmark = [
     pytest.mark.browser,
@@ -207,8 +207,8 @@ def test_page_of_a_sweep(browser, tmp_path):
     seeds = "[...document.querySelectorAll('#runs tbody tr')].map(row => row.cells[3].textContent).join('')"
     page.run("[...document.querySelectorAll('#runs button[data-sort]')].find(e => e.textContent === 'seed').click()")
     assert page.run(seeds) == "0011"
-    ink = page.run("getComputedStyle(document.querySelector('.plot text')).fill.match(/[0-9.]+/g).map(Number)")
-    assert min(ink) > 150
+    ink = page.run("getComputedStyle(document.querySelector('svg.chart text')).fill.match(/[0-9.]+/g).map(Number)")
+    assert min(ink) > 130
     assert page.problems == []
     page.click("#runs a[href$='report.html']")
     page.wait("document.title === 'a run'")

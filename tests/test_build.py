@@ -10,8 +10,8 @@ from hydra.core.global_hydra import GlobalHydra
 from pydantic import Field
 from runs import run
 
-from refexp.build import build, composed, conf_folder
-from refexp.cli import quoted
+from refexp.config.building import build
+from refexp.config.composing import composed, conf_folder, quoted
 from refexp.errors import RefexpError
 
 

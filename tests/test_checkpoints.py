@@ -6,9 +6,9 @@ import hashlib
 
 import pytest
 
-from refexp import checkpoints
-from refexp.checkpoints import CHECKPOINTS, Checkpoint, describe, main
 from refexp.errors import RefexpError
+from refexp.machine import checkpoints
+from refexp.machine.checkpoints import CHECKPOINTS, Checkpoint, describe, main
 
 
 @pytest.fixture

@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from refexp.dashboard import build_report, main, publish, read
 from refexp.errors import RefexpError
+from refexp.tracking.dashboard import build_report, main, publish, read
 
 ROOT = Path(__file__).parent.parent
 DEFINITION = ROOT / "sweeps" / "dashboards" / "ablation.yaml"

@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from refexp.data.coco import make_split
-from refexp.evaluation.coco import CocoEvaluation
+from refexp.evaluation.coco_protocol import CocoEvaluation
 from refexp.evaluation.diagnostics import COUNTS, Diagnostics, score_of_rank
 from refexp.evaluation.verdict import losses, reach_verdict
 from refexp.masks import boxes_xywh, encode

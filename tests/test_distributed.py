@@ -13,7 +13,7 @@ import pytest
 from cluster import free_ports
 from conftest import ROOT, Folder
 
-from refexp.distributed import Place, place
+from refexp.machine.ranks import Place, place
 
 MAIN = ROOT / "main.py"
 

@@ -8,7 +8,7 @@ import sys
 import pytest
 import torch
 
-from refexp.build import build
+from refexp.config.building import build
 from refexp.encoders.efficientnet import EfficientNetLite0
 from refexp.errors import RefexpError
 

@@ -7,8 +7,8 @@ import pytest
 import torch
 
 from refexp.data.coco import make_split
-from refexp.evaluation.coco import CocoEvaluation
-from refexp.evaluation.errors import (
+from refexp.evaluation.coco_protocol import CocoEvaluation
+from refexp.evaluation.tide import (
     BACKGROUND,
     BOTH,
     CLASS,

@@ -15,8 +15,8 @@ from pycocotools.cocoeval import COCOeval
 
 from refexp.data.coco import make_split
 from refexp.errors import RefexpError
-from refexp.evaluation.base import Evaluated, Evaluation, need_instances
-from refexp.evaluation.coco import SUMMARY, CocoEvaluation, result_rows
+from refexp.evaluation.coco_protocol import SUMMARY, CocoEvaluation, result_rows
+from refexp.evaluation.protocol import Evaluated, Evaluation, need_instances
 from refexp.masks import decode, encode
 from refexp.types import Detections
 

@@ -14,7 +14,7 @@ from PIL import Image
 from pycocotools import mask as coco_mask
 from runs import run
 
-from refexp.compose import build_experiment
+from refexp.config.components import build_experiment
 from refexp.experiment import warn_without_effect
 
 

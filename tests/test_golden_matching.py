@@ -8,8 +8,8 @@ import torch
 
 from refexp.masks import areas, boxes_xywh, low_res_boxes, upscale_to_rle
 from refexp.matchers.prototype import PrototypeMatcher
-from refexp.memory import build_bank, instance_prototype
-from refexp.pooling import pool_masks
+from refexp.method.memory import build_bank, instance_prototype
+from refexp.method.pooling import pool_masks
 from refexp.postprocess.steps import ClassNMS, SoftMerge, TopK, coverage, likeness
 from refexp.types import Proposals
 

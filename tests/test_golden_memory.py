@@ -14,7 +14,7 @@ from refexp.data.coco import annotation_rle
 from refexp.data.images import to_square
 from refexp.encoders.base import Encoder
 from refexp.masks import decode
-from refexp.memory import crop_reference, crop_window, instance_prototype, mask_weights
+from refexp.method.memory import crop_reference, crop_window, instance_prototype, mask_weights
 from refexp.types import Weights
 
 

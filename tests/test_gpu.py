@@ -16,11 +16,13 @@ from gpu_checks import GROUPS, Bench
 from torch._subclasses.fake_tensor import DynamicOutputShapeException, FakeTensorDeviceMismatchError, FakeTensorMode
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from refexp import masks, networks, pipeline, pooling
+from refexp import masks
 from refexp.encoders import dinov2
 from refexp.encoders.dinov2 import DINOv2
 from refexp.encoders.efficientnet import EfficientNetLite0
+from refexp.machine import networks
 from refexp.matchers.prototype import PrototypeMatcher
+from refexp.method import pipeline, pooling
 from refexp.postprocess.steps import ClassNMS, SoftMerge, TopK
 from refexp.proposers import sam2
 from refexp.proposers.sam2 import SAM2Proposer

@@ -65,7 +65,7 @@ def test_other_hydra_applications_do_not_wait_for_refexp():
 
 
 @pytest.mark.parametrize("given", [None, "7"])
-@pytest.mark.parametrize("program", ["main.py", "refexp.data"])
+@pytest.mark.parametrize("program", ["main.py", "refexp.datatools.cli"])
 def test_threads_wait_briefly_in_programs_of_refexp(program, given, tmp_path):
     script = program.endswith(".py")
     code = WATCH.format(

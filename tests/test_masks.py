@@ -17,7 +17,7 @@ from refexp.masks import (
     to_low_res,
     upscale_to_rle,
 )  # fmt: skip
-from refexp.pooling import pool_masks, upsampling_matrix
+from refexp.method.pooling import pool_masks, upsampling_matrix
 from refexp.run_lengths import run_length_codes
 
 

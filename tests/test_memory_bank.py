@@ -12,9 +12,9 @@ from PIL import Image
 
 from refexp.data.coco import Data, make_split
 from refexp.encoders.base import Encoder
+from refexp.folders.run_folder import RunFolder
 from refexp.masks import decode
-from refexp.memory import build_bank, view_reference
-from refexp.run_folder import RunFolder
+from refexp.method.memory import build_bank, view_reference
 from refexp.show.memory_bank import DPI, draw_memory_bank, named_by_the_others
 from refexp.show.patch_colors import feature_colors
 from refexp.types import Weights

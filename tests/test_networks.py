@@ -7,7 +7,7 @@ import threading
 import pytest
 import torch
 
-from refexp.networks import computing, switched
+from refexp.machine.networks import computing, switched
 
 CPU = torch.device("cpu")
 MATMUL, CUDNN = torch.backends.cuda.matmul, torch.backends.cudnn

@@ -15,16 +15,17 @@ from PIL import Image
 
 from refexp.data.coco import Data, make_split
 from refexp.data.rendering import render_split
-from refexp.evaluation.base import Evaluated
-from refexp.evaluation.coco import CocoEvaluation
+from refexp.evaluation.coco_protocol import CocoEvaluation
+from refexp.evaluation.protocol import Evaluated
+from refexp.folders.record import Metrics, RunRecord
+from refexp.folders.run_folder import RunFolder, references_to_coco
 from refexp.masks import decode, encode
-from refexp.report.sweep_page import write_sweep_report
-from refexp.run_folder import Metrics, RunFolder, RunRecord, references_to_coco
 from refexp.show.instances import Instance
 from refexp.show.overlays import color
 from refexp.show.page.drawing import SIDE, crop, mask_path, page_size
 from refexp.show.page.report import write_report
-from refexp.summary import Wanted, summarise
+from refexp.show.tables.page import write_sweep_report
+from refexp.show.tables.summary import Wanted, summarise
 from refexp.types import Detections
 
 EVIL = '</script><script>boom()</script><b title="it\'s">'
@@ -250,7 +251,11 @@ def test_page_of_a_sweep(tmp_path):
     assert text.count('role="note">RANDOM WEIGHTS') == 1
     assert local_links(text) == {"run%200", "run%201/report.html", "run%202", "run%203"}
     assert re.findall(r"https?://[^\"' ]+", text) == re.findall(r"http://www\.w3\.org/[^\"' ]+", text)
-    assert text.count("<svg ") == 2
+    assert text.count("data-chart=") == 2
+    inline = json.loads(re.search(r'id="data">(.*?)</script>', text)[1])
+    chart = inline["charts"]["SYNTHETIC targets: mask nAP in percent, mean ± sample deviation over 2 seeds"]
+    assert [tick[1] for tick in chart["axes"]["ticks"]] == ["1", "5"]
+    assert [point[:2] for point in chart["series"][0][1]] == [[1, pytest.approx(0.25)], [5, pytest.approx(0.4)]]
 
 
 @pytest.mark.parametrize("size", [(60, 90), (1600, 1200)])

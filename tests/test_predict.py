@@ -22,10 +22,10 @@ from test_distributed import outputs, ranks
 
 from refexp.data.folder import FolderDataset, read_reference_mask
 from refexp.data.images import upright_size
-from refexp.datatools.synthetic import write_folder
+from refexp.datatools.draw import write_folder
 from refexp.errors import RefexpError
+from refexp.folders.run_folder import RunFolder
 from refexp.masks import decode
-from refexp.run_folder import RunFolder
 
 NAMES = ["ladybird", "leaf"]
 

@@ -16,7 +16,7 @@ from refexp.data.coco import Data, make_split
 from refexp.data.reference_files import Listed, Lookup, read_references
 from refexp.data.sampling import FileSampler, PaperSampler, Shots, choose_references
 from refexp.errors import RefexpError
-from refexp.run_folder import references_to_coco
+from refexp.folders.run_folder import references_to_coco
 
 SETS = Path(os.environ.get("REFEXP_REFERENCE_SETS", ROOT.parent / "shared" / "reference_sets"))
 PUBLISHED = sorted(SETS.rglob("*.json"))

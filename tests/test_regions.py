@@ -8,7 +8,7 @@ import torch
 from PIL import Image
 
 from refexp import masks
-from refexp.build import build
+from refexp.config.building import build
 from refexp.errors import RefexpError
 from refexp.masks import LOW_RES
 from refexp.proposers.regions import RegionProposer, _best_first, _rle, _upscaled_rles

@@ -13,14 +13,15 @@ from click.testing import CliRunner
 from conftest import ROOT
 from runs import run
 
-from refexp.build import composed
-from refexp.commands import group
-from refexp.compose import build_experiment
+from refexp.command.group import group
+from refexp.config.components import build_experiment
+from refexp.config.composing import composed
 from refexp.data.coco import annotation_of, make_split
 from refexp.errors import RefexpError
-from refexp.extraction import Extractor
-from refexp.provenance import Clock
-from refexp.run_folder import SCHEMA, Metrics, RunFolder, RunRecord
+from refexp.folders.record import SCHEMA, Metrics, RunRecord
+from refexp.folders.run_folder import RunFolder
+from refexp.machine.provenance import Clock
+from refexp.method.extraction import Extractor
 
 V0 = ROOT / "tests/fixtures/v0"
 """Left by the code before run folders had a schema; store by the code before it had kinds of entries."""

@@ -11,11 +11,12 @@ import pytest
 import torch
 
 import refexp
-from refexp import experiment, runtime
-from refexp.build import build
-from refexp.distributed import Place
+from refexp import experiment
+from refexp.config.building import build
 from refexp.errors import RefexpError
-from refexp.runtime import Runtime
+from refexp.machine import runtime
+from refexp.machine.ranks import Place
+from refexp.machine.runtime import Runtime
 
 
 @pytest.fixture
@@ -82,7 +83,7 @@ FAULTS = """
 import resource, sys
 import numpy as np
 if sys.argv[1] == "kept":
-    from refexp.runtime import keep_heap
+    from refexp.machine.runtime import keep_heap
     keep_heap()
 def work():
     return [np.ones(20_000_000, dtype=np.uint8) for _ in range(5)]

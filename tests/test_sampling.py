@@ -19,7 +19,7 @@ from refexp.data.sampling import (
     farthest,
 )
 from refexp.errors import RefexpError
-from refexp.run_folder import references_to_coco
+from refexp.folders.run_folder import references_to_coco
 
 GOLD = json.loads((GOLDEN / "sampling.json").read_text())
 NAMES = [c["name"] for c in GOLD["coco"]["categories"]]

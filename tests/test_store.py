@@ -16,11 +16,11 @@ import pytest
 import torch
 from runs import run
 
-from refexp.compose import build_experiment
+from refexp.config.components import build_experiment
 from refexp.errors import RefexpError
-from refexp.extraction import Extractor, pack, unpack
+from refexp.machine.provenance import Clock
 from refexp.masks import encode
-from refexp.provenance import Clock
+from refexp.method.extraction import Extractor, pack, unpack
 from refexp.store import Store, digest, main
 from refexp.types import Proposals
 

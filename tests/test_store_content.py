@@ -23,13 +23,13 @@ import pytest
 import torch
 
 from refexp import store
-from refexp.build import composed
-from refexp.compose import build_networks, resolve
+from refexp.config.components import build_networks
+from refexp.config.composing import composed, resolve
 from refexp.data.coco import Split, make_split
 from refexp.data.rendering import render_split
-from refexp.extraction import Extractor, unpack
+from refexp.machine.provenance import Clock
 from refexp.masks import decode, encode
-from refexp.provenance import Clock
+from refexp.method.extraction import Extractor, unpack
 from refexp.store import Entry, Store, made_by, read_entry
 
 FIXTURE = Path(__file__).parent / "fixtures" / "entries.npz"

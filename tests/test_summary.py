@@ -9,6 +9,7 @@ import re
 import shutil
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import pandas as pd
@@ -17,15 +18,17 @@ import yaml
 from conftest import ROOT
 
 from refexp.errors import RefexpError
-from refexp.report.compare import bootstrap, compare
-from refexp.report.keys import varying
-from refexp.report.layout import lay_out, split
-from refexp.report.plots import draw_metric
-from refexp.report.published import DEFAULT, Published, read_figures, with_published
-from refexp.report.render import to_latex, to_markdown
-from refexp.report.runs import find_runs
-from refexp.report.sweep_page import write_sweep_report
-from refexp.summary import Wanted, main, summarise, summarise_sweep
+from refexp.show.tables.apart import split, varying
+from refexp.show.tables.compare import bootstrap, compare
+from refexp.show.tables.page import write_sweep_report
+from refexp.show.tables.plots import as_drawn, draw_metric
+from refexp.show.tables.published import COLUMNS, DEFAULT, as_figures, find_figures, read_figures
+from refexp.show.tables.runs import Runs as Found
+from refexp.show.tables.runs import find_runs
+from refexp.show.tables.settings import guessed_settings
+from refexp.show.tables.summary import Wanted, main, summarise, summarise_sweep
+from refexp.show.tables.table import Table, lay_out
+from refexp.show.tables.write import to_latex, to_markdown
 
 RANDOM = "RANDOM WEIGHTS (encoder): the results of this run mean nothing."
 
@@ -72,6 +75,7 @@ class Runs:
             done |= {
                 "note": note,
                 "targets": f"{options['dataset']} targets",
+                "seed": options["seed"],
                 "classes": ["cat"],
                 "images": 2,
                 "instances": 3,
@@ -90,7 +94,7 @@ def runs(tmp_path) -> Runs:
     return Runs(tmp_path / "sweep")
 
 
-def grid(runs: Runs, values: dict[tuple[int, str], list[float]]) -> pd.DataFrame:
+def grid(runs: Runs, values: dict[tuple[int, str], list[float]]) -> Found:
     """A job for each value, seeds from 0; keys are (shots, matcher)."""
     for (shots, matcher), of_seeds in values.items():
         for seed, value in enumerate(of_seeds):
@@ -98,19 +102,31 @@ def grid(runs: Runs, values: dict[tuple[int, str], list[float]]) -> pd.DataFrame
     return find_runs([runs.folder])
 
 
+def only(found: Found, **values: object) -> Found:
+    """The runs with these values of a column."""
+    for name, value in values.items():
+        found = found.only(found.frame[name].isin(value if isinstance(value, list) else [value]))
+    return found
+
+
+def beside(table: Table, figures: pd.DataFrame) -> Table:
+    return replace(table, published=find_figures(table.runs, table.metric, figures))
+
+
 def test_mean_deviation_and_best_are_those_computed_by_hand(runs):
-    frame = grid(runs, {(1, "a"): [0.1, 0.2, 0.6], (1, "b"): [0.2, 0.3, 0.1], (10, "a"): [0.5, 0.5], (10, "b"): [0.9]})
-    table = lay_out(frame, "shots", "matcher", "bbox/nAP")
-    assert (table.row_labels, table.col_labels, table.n) == (["1", "10"], ["a", "b"], 3)
-    first = table.cells[0][0]
-    assert first.mean == pytest.approx(0.3)
-    assert first.deviation == pytest.approx(math.sqrt((0.2**2 + 0.1**2 + 0.3**2) / 2))
+    found = grid(runs, {(1, "a"): [0.1, 0.2, 0.6], (1, "b"): [0.2, 0.3, 0.1], (10, "a"): [0.5, 0.5], (10, "b"): [0.9]})
+    table = lay_out(found, "shots", "matcher", "bbox/nAP")
+    mean = table.grid("mean")
+    assert (list(mean.index), list(mean.columns), table.n) == (["1", "10"], ["a", "b"], 3)
+    first = table.cells.iloc[0]
+    assert first["mean"] == pytest.approx(0.3)
+    assert first["std"] == pytest.approx(math.sqrt((0.2**2 + 0.1**2 + 0.3**2) / 2))
     text = to_markdown(table)
     assert "| 1 | **30.0 ± 26.5** | 20.0 ± 10.0 |" in text
     assert "| 10 | 50.0 ± 0.0 (n=2) | 90.0 (n=1) |" in text  # of different seeds none is the best
     assert table.troubles == ["no run: 10, a, seed 2", "no run: 10, b, seed 1, 2"]
-    paired = frame[(frame["config/matcher"] == "a") & frame["config/seed"].isin([0, 1])]
-    assert [row[0].best for row in lay_out(paired, "shots", None, "bbox/nAP").cells] == [False, True]
+    paired = only(found, matcher="a", seed=["0", "1"])
+    assert list(lay_out(paired, "shots", None, "bbox/nAP").cells["best"]) == [False, True]
 
 
 def test_other_classes_are_other_data(runs):
@@ -119,11 +135,11 @@ def test_other_classes_are_other_data(runs):
         path = runs.add(0.4, matcher="b", seed=seed) / "metrics.json"
         if seed:
             path.write_text(path.read_text().replace('["cat"]', '["cat", "dog"]'))
-    (part,) = summarise([runs.folder], Wanted(cols="matcher")).parts
-    assert not any(cell.best for row in part.table.cells for cell in row) and part.differences == []
-    assert "Not all runs have the same classes (1 to 2 of them)." in part.table.notes
-    (part,) = summarise([runs.folder], Wanted(cols="matcher", compare="a,b")).parts
-    assert len(part.differences) == 1
+    (table,) = summarise([runs.folder], Wanted(cols="matcher")).tables
+    assert not table.cells["best"].any() and table.differences == []
+    assert "Not all runs have the same classes (1 to 2 of them)." in table.notes
+    (table,) = summarise([runs.folder], Wanted(cols="matcher", compare="a,b")).tables
+    assert len(table.differences) == 1
 
 
 def test_what_failed_died_or_is_not_there_is_named(runs):
@@ -134,13 +150,17 @@ def test_what_failed_died_or_is_not_there_is_named(runs):
     runs.add(None, shots=5, seed=0, matcher="a", state="not started")
     runs.add(None, shots=5, seed=1, matcher="a")
     runs.write("multirun.yaml", yaml.safe_dump(MULTIRUN))
-    frame = find_runs([runs.folder])
-    assert list(frame["state"]) == ["completed", "completed", "failed", "died", "not started", "completed"]
-    table = lay_out(frame, "shots", "matcher", "bbox/nAP")
-    assert [[cell.state for cell in row] for row in table.cells] == [["", "failed"], ["not started", "no run"]]
+    found = find_runs([runs.folder])
+    assert list(found.frame["state"]) == ["completed", "completed", "failed", "died", "not started", "completed"]
+    table = lay_out(found, "shots", "matcher", "bbox/nAP")
+    assert shown(table) == [["50.0 ± 0.0", "failed"], ["not started", "no run"]]
     text = to_markdown(table)
     assert "#2 failed (shots=1 seed=0 matcher=b): ValueError: too little" in " ".join(text.split())
     assert "#3 died" in text and "#4 not started" in text and "#5 without bbox/nAP" in text and "no run: 5, b" in text
+
+
+def shown(table: Table) -> list[list[str]]:
+    return [[text for text, _ in cells] for _, cells in table.lines]
 
 
 MULTIRUN = {
@@ -157,24 +177,33 @@ def test_runs_that_differ_in_more_than_the_seed_are_never_averaged(runs):
         for seed in (0, 1):
             runs.add(0.5, dataset=dataset, seed=seed)
             runs.add(0.4, dataset=dataset, seed=seed, note=RANDOM)
-    frame = find_runs([runs.folder])
-    assert varying(frame) == ["dataset", "seed", "note"]
+    found = find_runs([runs.folder])
+    assert varying(found) == ["dataset", "seed", "note"]
     with pytest.raises(RefexpError, match="runs differ in note too"):
-        lay_out(frame, "dataset", None, "bbox/nAP")
-    parts = dict(split(frame, "shots", None))
+        lay_out(found, "dataset", None, "bbox/nAP")
+    parts = dict(split(found, ["shots"]))
     assert sorted(parts) == [f"dataset={name}, note={note}" for name in ("bugs", "fish") for note in (RANDOM, "none")]
-    assert all(len(part) == 2 for part in parts.values())
-    by_data = lay_out(frame[frame["note"] == RANDOM], "shots", "dataset", "bbox/nAP")
-    assert not any(cell.best for row in by_data.cells for cell in row)  # of different data none is best
+    assert all(len(part.frame) == 2 for part in parts.values())
+    by_data = lay_out(only(found, note=RANDOM), "shots", "dataset", "bbox/nAP")
+    assert not by_data.cells["best"].any()  # of different data none is best
     assert by_data.notes == [RANDOM] and RANDOM in to_latex(by_data)
+
+
+def test_runs_are_split_by_numbers_in_their_order(runs):
+    for shots in (10, 1):
+        runs.add(0.5, shots=shots, matcher="a")
+        runs.add(None, shots=shots, matcher="b")
+    parts = split(find_runs([runs.folder]), ["matcher"])
+    assert [name for name, _ in parts] == ["shots=1", "shots=10"]
+    assert shown(lay_out(parts[0][1], "matcher", None, "bbox/nAP")) == [["50.0"], ["no value"]]
 
 
 def test_a_setting_that_differs_along_with_another_is_named(runs):
     for shots, topk in ((1, 100), (5, 50)):
         runs.add(0.5, shots=shots, topk=topk)
-    frame = find_runs([runs.folder])
-    frame["overrides"] = frame["overrides"].str.replace("topk", "postprocess.topk.k")
-    table = lay_out(frame, "shots", None, "bbox/nAP")
+    found = find_runs([runs.folder])
+    found.frame["overrides"] = found.frame["overrides"].str.replace("topk", "postprocess.topk.k")
+    table = lay_out(found, "shots", None, "bbox/nAP")
     assert table.notes == ["postprocess.topk.k differs as well, together with shots or seed."]
 
 
@@ -183,7 +212,7 @@ def test_a_run_that_is_there_twice_counts_once(runs):
         runs.add(value, seed=0)
     runs.add(0.5, seed=1)
     table = lay_out(find_runs([runs.folder]), "shots", None, "bbox/nAP")
-    assert (table.cells[0][0].mean, table.n) == (pytest.approx(0.4), 2)
+    assert (table.cells["mean"].iloc[0], table.n) == (pytest.approx(0.4), 2)
     assert table.notes == ["1 of the runs repeat another's settings and seed: the later one counts."]
 
 
@@ -200,23 +229,23 @@ def test_lists_as_values(runs):
     """Their brackets end no row of LaTeX, and their commas separate no two values."""
     for matcher, value in (('["a"]', 0.2), ('["a", "b"]', 0.4)):
         runs.add(value, matcher=matcher)
-    frame = find_runs([runs.folder])
-    assert r"  {}[\"a\"] &".replace(r"\"", '"') in to_latex(lay_out(frame, "matcher", None, "bbox/nAP"))
-    (part,) = summarise([runs.folder], Wanted(cols="matcher", compare='["a"],["a", "b"]')).parts
-    assert [(d.first, d.second) for d in part.differences] == [('["a"]', '["a", "b"]')]
+    found = find_runs([runs.folder])
+    assert "\n{}" + '["a"] &' in to_latex(lay_out(found, "matcher", None, "bbox/nAP"))
+    (table,) = summarise([runs.folder], Wanted(cols="matcher", compare='["a"],["a", "b"]')).tables
+    assert [line.split(",")[0:2] for line in table.differences] == [['shots=5: ["a"', ' "b"] against ["a"]']]
 
 
 def test_published_figures_stand_in_columns_of_their_own(runs, tmp_path):
     for shots, value in ((1, 0.2), (30, 0.4), (7, 0.3)):
         runs.add(value, shots=shots, dataset="coco_fsod")
-    frame = find_runs([runs.folder])
-    table = with_published(lay_out(frame, "shots", None, "bbox/nAP"), frame, read_figures(DEFAULT))
+    found = find_runs([runs.folder])
+    table = beside(lay_out(found, "shots", None, "bbox/nAP"), read_figures(DEFAULT))
     text = to_markdown(table)
     assert "| shots | box nAP | published, arXiv 2507.02798 (shots) |" in text
     assert "| 1 | 20.0 | 24.5 ± 1.5 |  |" in text and "| 30 | **40.0** | 37.0 ± 0.2 | 36.8 |" in text
     assert "| 7 | 30.0 |  |" in text
-    across = with_published(lay_out(frame, "dataset", "shots", "bbox/nAP"), frame, read_figures(DEFAULT))
-    assert [cell.mean for cell in across.published["published, arXiv 2507.02798 (shots), shots=30"]] == [0.37]
+    across = beside(lay_out(found, "dataset", "shots", "bbox/nAP"), read_figures(DEFAULT))
+    assert list(across.foreign["published, arXiv 2507.02798 (shots), shots=30"].by_row["mean"]) == [0.37]
     with pytest.raises(RefexpError, match="no such file"):
         read_figures(tmp_path / "none.csv")
     (tmp_path / "wrong.csv").write_text("a,b\n1,2\n")
@@ -227,9 +256,25 @@ def test_published_figures_stand_in_columns_of_their_own(runs, tmp_path):
 def test_what_is_published_for_a_data_set_is_shown(runs):
     path = runs.add(0.4, shots=1, dataset="voc_split1") / "metrics.json"
     path.write_text(path.read_text().replace('"bbox/nAP/cat"', '"bbox/nAP50": 0.7, "bbox/nAP/cat"'))
-    parts = summarise([runs.folder], Wanted()).parts
-    assert [part.table.metric for part in parts] == ["bbox/nAP", "bbox/nAP50"]
-    assert [len(part.table.published) > 0 for part in parts] == [False, True]
+    tables = summarise([runs.folder], Wanted()).tables
+    assert [table.metric for table in tables] == ["bbox/nAP", "bbox/nAP50"]
+    assert [len(table.foreign) > 0 for table in tables] == [False, True]
+
+
+def test_a_class_has_tables_too_whatever_its_name(runs):
+    path = runs.add(0.4) / "metrics.json"
+    path.write_text(path.read_text().replace('"bbox/nAP/cat": 0.4', '"bbox/nAP/cat/tabby": 0.7'))
+    found = find_runs([runs.folder])
+    assert (found.metrics, found.class_metrics) == (["bbox/nAP"], ["bbox/nAP/cat/tabby"])
+    (table,) = summarise([runs.folder], Wanted(metric="bbox/nAP/cat/tabby")).tables
+    assert table.headings == ["shots", "box nAP, cat, tabby"] and shown(table) == [["70.0"]]
+
+
+def test_a_job_that_never_began_is_guessed_from_its_overrides():
+    base = {"seed": "0", "shots": "5", "shots.n": "5", "matcher": "prototype", "matcher.k": "1", "store.dir": "s"}
+    overrides = ["matcher.k='7'", "matcher=shuffled", "+seed=3", "shots=5", "new=[1,2]", "~store.dir"]
+    expected = {"seed": "3", "shots": "5", "shots.n": "5", "matcher": "shuffled", "matcher.k": "7", "new": "[1, 2]"}
+    assert guessed_settings(base, overrides) == expected
 
 
 def test_runs_without_a_note_have_a_file_for_it(runs):
@@ -238,9 +283,9 @@ def test_runs_without_a_note_have_a_file_for_it(runs):
     content = json.loads(path.read_text())
     del content["note"]
     path.write_text(json.dumps(content))
-    assert list(find_runs([runs.folder])["note"]) == [""]
+    assert list(find_runs([runs.folder]).frame["note"]) == [""]
     runs.write("0/WEIGHTS.txt", RANDOM + "\n")
-    assert list(find_runs([runs.folder])["note"]) == [RANDOM]
+    assert list(find_runs([runs.folder]).frame["note"]) == [RANDOM]
 
 
 def test_two_variants_are_paired_by_seed(runs):
@@ -248,15 +293,15 @@ def test_two_variants_are_paired_by_seed(runs):
         runs.add(one, matcher="a", seed=seed)
         runs.add(other, matcher="b", seed=seed)
     runs.add(0.0, matcher="b", seed=7)  # no partner
-    frame = find_runs([runs.folder])
-    (found,) = compare(frame, "shots", "matcher", "a", "b", "bbox/nAP")
+    table = lay_out(find_runs([runs.folder]), "shots", "matcher", "bbox/nAP")
+    (found,) = compare(table, "a", "b")
     page = write_sweep_report(runs.folder, summarise([runs.folder], Wanted(rows="shots", cols="matcher")))
     assert f"<li>{found}</li>" in page.read_text()
     assert (found.mean, found.seeds) == (pytest.approx(0.1), ("0", "1", "2"))
     # All three the lowest (or the highest): 1 of 27 means, more than the 2.5 % beyond the interval.
     assert (found.low, found.high) == (pytest.approx(0.0), pytest.approx(0.2))
     assert str(found).startswith("shots=5: b against a, +10.0 points, 95% interval 0.0 to 20.0 (3 seeds, so few")
-    (same,) = compare(frame, "shots", "matcher", "a", "a", "bbox/nAP")
+    (same,) = compare(table, "a", "a")
     assert (same.mean, same.low, same.high) == (0, 0, 0)
     # Of many draws the interval is that of the normal distribution.
     low, high = bootstrap([math.sin(i) for i in range(2000)])
@@ -332,22 +377,22 @@ def test_a_plot_has_numbers_along_its_axis_and_the_table_keeps_its_order(runs):
     for i, shots in enumerate((1, 10)):
         for matcher in ("a", "b"):
             runs.add(0.1 + 0.2 * i, shots=shots, matcher=matcher, dataset="coco_fsod")
-    (part,) = summarise([runs.folder], Wanted(rows="matcher", cols="shots")).parts
-    assert (part.table.row_labels, part.table.col_labels) == (["a", "b"], ["1", "10"])
-    figure = draw_metric(part.plotted)
+    (table,) = summarise([runs.folder], Wanted(rows="matcher", cols="shots")).tables
+    assert table.headings[:3] == ["matcher / shots", "1", "10"] and [row for row, _ in table.lines] == ["a", "b"]
+    figure = draw_metric(as_drawn(table))
     lines = {line.get_label(): list(line.get_ydata()) for line in figure.axes[0].lines}
     assert lines["a"] == lines["b"] == pytest.approx([10, 30])
     assert (figure.axes[0].get_xlabel(), figure.legends[0].get_title().get_text()) == ("shots", "matcher")
     # The same for both columns, so one line; in the table it is a column for each number of shots.
-    assert "published, arXiv 2507.02798 (shots)" in part.plotted.published
-    assert "published, arXiv 2507.02798 (shots), shots=10" in part.table.published
+    assert "published, arXiv 2507.02798 (shots)" in as_drawn(table).foreign
+    assert "published, arXiv 2507.02798 (shots), shots=10" in table.foreign
 
 
 def test_a_plot_shows_what_the_table_says(runs):
-    frame = grid(runs, {(1, "a"): [0.1, 0.3], (10, "a"): [0.6, 0.6], (1, "b"): [0.2]})
-    frame["note"] = RANDOM
-    figures = [Published("t", "synthetic", "10", "bbox/nAP", 0.7, 0.1, "arXiv 1")]
-    figure = draw_metric(with_published(lay_out(frame, "shots", "matcher", "bbox/nAP"), frame, figures))
+    found = grid(runs, {(1, "a"): [0.1, 0.3], (10, "a"): [0.6, 0.6], (1, "b"): [0.2]})
+    found.frame["note"] = RANDOM
+    figures = as_figures(pd.DataFrame([["t", "synthetic", "10", "bbox/nAP", "70", "10", "arXiv 1"]], columns=COLUMNS))
+    figure = draw_metric(beside(lay_out(found, "shots", "matcher", "bbox/nAP"), figures))
     lines = {line.get_label(): line for line in figure.axes[0].lines}
     assert list(lines["a"].get_xdata()) == [1, 10] and list(lines["a"].get_ydata()) == pytest.approx([20, 60])
     assert list(lines["b"].get_xdata()) == [1]  # 10 shots of b are missing: no point, no zero
@@ -355,7 +400,7 @@ def test_a_plot_shows_what_the_table_says(runs):
     assert (band.y0, band.y1) == (pytest.approx(20 - 14.142, abs=1e-3), 60)
     assert [text.get_text() for text in figure.legends[0].get_texts()] == ["a", "b", "published, arXiv 1 (t)"]
     assert figure.get_suptitle() == RANDOM
-    bars = draw_metric(lay_out(frame, "matcher", "shots", "bbox/nAP")).axes[0]
+    bars = draw_metric(lay_out(found, "matcher", "shots", "bbox/nAP")).axes[0]
     assert [bar.get_height() for bar in bars.patches] == pytest.approx([20, 20, 60, 0])
     assert [text.get_text() for text in bars.texts] == ["no run"]
 
@@ -366,7 +411,7 @@ def test_without_the_scheduler_a_job_that_did_not_end_is_not_called_dead(runs, m
     content = json.loads((runs.folder / "sweep.json").read_text())
     runs.write("sweep.json", json.dumps(content | {"launcher": "slurm"}))
     monkeypatch.setenv("PATH", "")
-    assert list(find_runs([runs.folder])["state"]) == ["completed", "waiting"]
+    assert list(find_runs([runs.folder]).frame["state"]) == ["completed", "waiting"]
 
 
 def test_folders_of_real_runs_are_understood(folder, tmp_path):
@@ -375,10 +420,10 @@ def test_folders_of_real_runs_are_understood(folder, tmp_path):
     environment = os.environ | {"PYTHONPATH": str(ROOT)}
     more = ["matcher=prototype,shuffled", "postprocess.topk.k=10,none"]
     subprocess.run([*command, *more], cwd=tmp_path, env=environment, capture_output=True, timeout=300, check=False)
-    frame = find_runs([tmp_path])
-    assert list(frame["state"]) == ["completed", "failed"] * 2
-    assert list(frame["config/matcher"]) == ["prototype", "prototype", "shuffled", "shuffled"]
-    assert varying(frame) == ["matcher", "postprocess.topk.k"]
-    table = lay_out(frame, "postprocess.topk.k", "matcher", "segm/nAP50")
-    assert [[cell.state for cell in row] for row in table.cells] == [["", ""], ["failed", "failed"]]
-    assert table.cells[0][0].mean == frame["segm/nAP50"].iloc[0]
+    found = find_runs([tmp_path])
+    assert list(found.frame["state"]) == ["completed", "failed"] * 2
+    assert list(found.frame["matcher"]) == ["prototype", "prototype", "shuffled", "shuffled"]
+    assert varying(found) == ["matcher", "postprocess.topk.k"]
+    table = lay_out(found, "postprocess.topk.k", "matcher", "segm/nAP50")
+    assert shown(table)[1] == ["failed", "failed"] and list(table.cells["n"]) == [1, 1, 0, 0]
+    assert table.cells["mean"].iloc[0] == found.frame["segm/nAP50"].iloc[0]

@@ -15,11 +15,11 @@ import pytest
 import torch
 from conftest import ROOT
 
-from refexp.cli import JobFailed, failing
-from refexp.errors import RefexpError
-from refexp.jobs import Job, Sweep, record_of, survey
-from refexp.launchers import choose
-from refexp.sweep import main as look_after
+from refexp.cluster.launchers import choose
+from refexp.cluster.sweeps import main as look_after
+from refexp.command.job import failing
+from refexp.errors import JobFailed, RefexpError
+from refexp.folders.sweep_folder import Job, Sweep, record_of, survey
 
 FAULTS = ("matcher._target_=faults.Faulty", "+matcher.fault=none,raise")
 MENDED = """
@@ -64,7 +64,7 @@ def test_a_failed_job_hides_no_other_and_can_be_run_again(sweep, tmp_path, monke
     assert done.returncode == 1
     assert states(out) == ["completed", "failed"] * 2
     assert "#1 failed: ValueError: this matcher is broken on purpose" in done.stdout
-    assert f"python -m refexp.sweep retry {shlex.quote(str(out))}" in done.stdout
+    assert f"refexp sweep retry {shlex.quote(str(out))}" in done.stdout
     status = json.loads((out / "3/status.json").read_text())
     assert status["state"] == "failed" and "in match" in status["error"]["traceback"]
     assert "seed=1" in status["overrides"] and status["restarts"] == 0

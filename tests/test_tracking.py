@@ -20,20 +20,21 @@ import yaml
 from click.testing import CliRunner
 from PIL import Image
 
-from refexp.build import build
-from refexp.commands import group
-from refexp.compose import resolve
+from refexp.command.group import group
+from refexp.config.building import build
+from refexp.config.composing import resolve
 from refexp.data.coco import Data, make_split
-from refexp.distributed import Place
 from refexp.errors import RefexpError
+from refexp.folders.record import Metrics, RunRecord
+from refexp.folders.run_folder import RunFolder, references_to_coco
+from refexp.folders.status import Status, progress_text, read_status
+from refexp.machine.progress import _told, track, watched
+from refexp.machine.ranks import Place
 from refexp.masks import encode, to_json
-from refexp.progress import _told, track, watched
-from refexp.run_folder import Metrics, RunFolder, RunRecord, references_to_coco
 from refexp.show.run import show_run
-from refexp.status import Status, progress_text, read_status
 from refexp.tracking import wandb as wandb_logger
-from refexp.tracking.base import Logger, reading
 from refexp.tracking.csv import CsvLogger
+from refexp.tracking.logger import Logger, reading
 from refexp.tracking.wandb import WandbLogger, class_ids, label_map, options, push
 from refexp.types import Detections
 
@@ -528,7 +529,8 @@ def test_a_run_that_ends_early(error, state, tmp_path, monkeypatch):
     from hydra.core.hydra_config import HydraConfig
     from hydra.types import RunMode
 
-    from refexp.cli import JobFailed, job
+    from refexp.command.job import job
+    from refexp.errors import JobFailed
 
     monkeypatch.setattr(HydraConfig, "get", lambda: type("Running", (), {"mode": RunMode.MULTIRUN}))
     logger = Noted()
@@ -538,7 +540,7 @@ def test_a_run_that_ends_early(error, state, tmp_path, monkeypatch):
 
 
 def test_only_the_first_rank_has_a_logger(monkeypatch, tmp_path):
-    monkeypatch.setattr("refexp.tracking.base.place", lambda: Place(rank=1, world_size=2))
+    monkeypatch.setattr("refexp.tracking.logger.place", lambda: Place(rank=1, world_size=2))
     logger = Noted()
     with reading(logger, tmp_path):
         pass
@@ -554,7 +556,7 @@ def test_status_says_how_far_a_job_is(tmp_path):
 
 def test_progress_is_told_every_few_seconds_only(monkeypatch, tmp_path):
     clock = iter(range(100))  # a second an item
-    monkeypatch.setattr("refexp.progress.time.monotonic", lambda: next(clock))
+    monkeypatch.setattr("refexp.machine.progress.time.monotonic", lambda: next(clock))
     seen = []
     with watched(lambda *told: seen.append(told)):
         list(_told(range(8), 8, "targets"))

@@ -6,8 +6,8 @@ from pathlib import Path
 
 import torch
 
-from refexp.checkpoints import CHECKPOINTS
 from refexp.encoders.dinov2 import DINOv2
+from refexp.machine.checkpoints import CHECKPOINTS
 from refexp.proposers.sam2 import build_sam2
 
 

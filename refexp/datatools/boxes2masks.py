@@ -9,12 +9,12 @@ from typing import Any
 import torch
 from PIL import Image, ImageDraw
 
-from refexp.box_masks import check_box, complete, without_mask
 from refexp.data.coco import Split, make_split, read_coco
 from refexp.data.custom import access, check_files, existing_folder
 from refexp.errors import RefexpError
+from refexp.machine.progress import track
 from refexp.masks import to_json
-from refexp.progress import track
+from refexp.method.box_masks import check_box, complete, without_mask
 from refexp.proposers.base import Proposer
 from refexp.show.gallery import overlay_name, save
 from refexp.show.instances import Instance

@@ -12,7 +12,7 @@ from typing import Any
 from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from refexp.build import composed, conf_folder
+from refexp.config.composing import composed, conf_folder
 from refexp.data.coco import Record, has_mask, read_coco
 from refexp.data.images import read_rgb
 from refexp.datatools.download import BY_HAND, DOWNLOADS, by_hand

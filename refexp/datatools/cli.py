@@ -131,10 +131,10 @@ def voc2coco(devkit: Path, years: Names, image_set: str, out: Path) -> None:
 )
 def lvis(annotations: Path, minival: Path | None, out: Path | None) -> None:
     """Write LVIS v1 (lvis_v1_train.json or lvis_v1_val.json) as a COCO file, with image file names."""
-    from refexp.datatools import lvis
+    from refexp.datatools import lvis_files
 
     name = "lvis_v1_minival" if minival else annotations.stem
-    content = lvis.minival(annotations, minival) if minival else lvis.convert(annotations)
+    content = lvis_files.minival(annotations, minival) if minival else lvis_files.convert(annotations)
     _write(out or annotations.with_name(f"{name}_refexp.json"), content)
 
 
@@ -170,13 +170,13 @@ def boxes2masks(
     annotations: Path, images: Path, out: Path, proposer: str, checkpoints: Path, overlays: Path | None, weights: str
 ) -> None:
     """Write masks for the annotations of a COCO file that have a box only."""
-    from refexp.cli import wait_briefly
+    from refexp.machine.processes import wait_briefly
 
     wait_briefly()
-    from refexp.build import build, composed
-    from refexp.compose import resolve
+    from refexp.config.building import build
+    from refexp.config.composing import composed, resolve
     from refexp.datatools.boxes2masks import boxes2masks
-    from refexp.runtime import Runtime, keep_heap
+    from refexp.machine.runtime import Runtime, keep_heap
 
     settings = resolve(composed([f"proposer={proposer}", f"weights={weights}", f"checkpoints.dir={checkpoints}"]))
     keep_heap()
@@ -196,11 +196,11 @@ def boxes2masks(
 @click.option("--seed", type=click.IntRange(0), default=0)
 def synthetic(folder: Path, classes: Names, references: int, photos: int, seed: int) -> None:
     """Draw references and photographs into a folder, to try things on."""
-    from refexp.datatools.synthetic import write_folder
+    from refexp.datatools.draw import write_folder
 
     content = write_folder(folder, list(dict.fromkeys(classes)), references, photos, seed)
     click.echo(f"SYNTHETIC: {len(content['images'])} photos of {', '.join(dict.fromkeys(classes))} in {folder}")
 
 
 main = data
-"""The script `refexp-data`, also `python -m refexp.data`."""
+"""The script `refexp-data`, the same as `refexp data`."""

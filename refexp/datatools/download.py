@@ -89,7 +89,7 @@ def download(name: str, root: Path, force: bool = False) -> None:
 
     Raises RefexpError: unknown name, nothing that a program may fetch, no connection, a wrong checksum, a bad archive.
     """
-    from refexp.fetching import fetch  # imports rich, which --help need not wait for
+    from refexp.machine.fetching import fetch  # imports rich, which --help need not wait for
 
     if name in BY_HAND:
         raise RefexpError(f"{by_hand(name, root)}; then run: {data_command('check', name, '--root', root)}")

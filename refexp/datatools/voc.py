@@ -10,7 +10,7 @@ from typing import Any
 
 from refexp.data.coco import Record
 from refexp.errors import RefexpError, did_you_mean
-from refexp.progress import track
+from refexp.machine.progress import track
 
 CLASSES = (
     "aeroplane", "bicycle", "bird", "boat", "bottle", "bus", "car", "cat", "chair", "cow",

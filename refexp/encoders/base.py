@@ -8,7 +8,7 @@ from typing import ClassVar
 import torch
 import torch.nn.functional as F
 
-from refexp.networks import computing, normalise
+from refexp.machine.networks import computing, normalise
 from refexp.types import Weights
 
 

@@ -8,10 +8,10 @@ from typing import Annotated, Any, Literal
 import torch
 from pydantic import Field
 
-from refexp import checkpoints
 from refexp.encoders.base import Encoder
 from refexp.errors import RefexpError, first_line
-from refexp.networks import Precision, computing
+from refexp.machine import checkpoints
+from refexp.machine.networks import Precision, computing
 from refexp.types import Weights
 
 Arch = Literal[

@@ -15,9 +15,9 @@ import numpy as np
 import torch
 
 from refexp.data.coco import Split, has_mask
-from refexp.evaluation.coco import CocoEvaluation, Engine, Kind
-from refexp.evaluation.errors import KINDS, MATCH, MISSED, Judgement, Truth, cost_of_errors, iou, judge_image
+from refexp.evaluation.coco_protocol import CocoEvaluation, Engine, Kind
 from refexp.evaluation.oracles import closest, oracle_class, oracle_mask, oracle_matching
+from refexp.evaluation.tide import KINDS, MATCH, MISSED, Judgement, Truth, cost_of_errors, iou, judge_image
 from refexp.evaluation.verdict import reach_verdict
 from refexp.masks import Rle, box_mask, boxes_xywh
 from refexp.types import Detections, ImageId, Proposals

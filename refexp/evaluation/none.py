@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from refexp.data.coco import Split
-from refexp.evaluation.base import Evaluated, Evaluation
+from refexp.evaluation.protocol import Evaluated, Evaluation
 from refexp.types import Detections
 
 

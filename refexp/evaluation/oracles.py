@@ -8,7 +8,7 @@ from dataclasses import replace
 import numpy as np
 import torch
 
-from refexp.evaluation.errors import DUPLICATE, HIT, LOCALISATION, NEAR, Judgement
+from refexp.evaluation.tide import DUPLICATE, HIT, LOCALISATION, NEAR, Judgement
 from refexp.masks import Rle
 from refexp.types import Detections, ImageId
 

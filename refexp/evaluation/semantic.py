@@ -10,7 +10,7 @@ import torch
 from pydantic import Field
 
 from refexp.data.coco import Record, Split
-from refexp.evaluation.base import Evaluated, Evaluation, need_instances, need_masks
+from refexp.evaluation.protocol import Evaluated, Evaluation, need_instances, need_masks
 from refexp.masks import Rle, areas, decode
 from refexp.types import Detections
 

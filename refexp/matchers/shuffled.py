@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 
 from refexp.matchers.prototype import PrototypeMatcher
-from refexp.memory import build_bank
+from refexp.method.memory import build_bank
 from refexp.types import Candidates, MemoryBank, Proposals
 
 

@@ -11,10 +11,10 @@ from unittest import mock
 import torch
 from pydantic import Field
 
-from refexp import checkpoints
 from refexp.errors import RefexpError, first_line
+from refexp.machine import checkpoints
+from refexp.machine.networks import Precision, computing, normalise
 from refexp.masks import Rle, in_both, upscale_to_rle
-from refexp.networks import Precision, computing, normalise
 from refexp.proposers.base import Proposer
 from refexp.proposers.sam2_decoder import Image, SharedDecoder
 from refexp.types import MaskProposals, Target, Weights

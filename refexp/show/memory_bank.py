@@ -13,7 +13,7 @@ import torch.nn.functional as F
 
 from refexp.files import atomic_path
 from refexp.masks import boxes_xywh, encode
-from refexp.memory import ReferenceView
+from refexp.method.memory import ReferenceView
 from refexp.show.instances import window
 from refexp.show.overlays import color
 from refexp.show.patch_colors import feature_colors

@@ -10,10 +10,10 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from refexp.build import build, check
-from refexp.compose import SummaryFormat, Vis
+from refexp.config.building import build, check
+from refexp.config.components import SummaryFormat, Vis
 from refexp.errors import RefexpError
-from refexp.run_folder import RunFolder
+from refexp.folders.run_folder import RunFolder
 from refexp.show.findings import write_masks, write_summary
 from refexp.show.gallery import draw_references, draw_targets, spread
 from refexp.show.instances import detected

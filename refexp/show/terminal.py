@@ -12,7 +12,7 @@ from rich.markup import escape
 from rich.table import Table
 
 from refexp.evaluation.verdict import NOUNS
-from refexp.run_folder import RunRecord
+from refexp.folders.record import RunRecord
 from refexp.show.instances import Instance
 from refexp.show.page.mistakes import NAMES
 from refexp.show.words import BOUNDS, KINDS, NUMBERS, SEMANTIC, counted, headline, percent

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from refexp.run_folder import RunRecord
+from refexp.folders.record import RunRecord
 
 KINDS = {"bbox": "box", "segm": "mask", "semantic": "semantic"}
 """What is compared, in a word."""

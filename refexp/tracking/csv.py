@@ -8,9 +8,9 @@ from pathlib import Path
 from typing import Any
 
 from refexp.files import write_text
-from refexp.run_folder import RunRecord
-from refexp.status import read_status
-from refexp.tracking.base import Logger, per_class
+from refexp.folders.record import RunRecord
+from refexp.folders.status import read_status
+from refexp.tracking.logger import Logger, per_class
 
 
 class CsvLogger(Logger):

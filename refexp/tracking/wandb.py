@@ -29,14 +29,14 @@ from pydantic import Field
 
 import refexp
 from refexp.errors import RefexpError, first_line
-from refexp.files import sha256, write_json, write_text
+from refexp.files import read_json, sha256, write_json, write_text
+from refexp.folders.record import RunRecord
+from refexp.folders.status import is_running, read_status
 from refexp.masks import decode
-from refexp.report.keys import FIRST, RECIPES, matters
-from refexp.run_folder import RunRecord, read_json
 from refexp.show.gallery import REFERENCES, spread
 from refexp.show.page.pictures import TARGETS
-from refexp.status import is_running, read_status
-from refexp.tracking.base import Logger, per_class
+from refexp.show.tables.settings import FIRST, RECIPES, matters
+from refexp.tracking.logger import Logger, per_class
 
 log = logging.getLogger(__name__)
 

@@ -14,8 +14,8 @@ import pytest
 from cluster import Cluster, why_not
 from conftest import ROOT, Folder
 
-from refexp.jobs import Sweep, survey
-from refexp.sweep import main as look_after
+from refexp.cluster.sweeps import main as look_after
+from refexp.folders.sweep_folder import Sweep, survey
 
 pytestmark = [pytest.mark.slurm, pytest.mark.skipif(why_not() is not None, reason=why_not() or "")]
 
@@ -117,7 +117,7 @@ def test_every_way_of_failing_is_told(drive, cluster, tmp_path, capfd):
     assert "#1 failed: ValueError: this matcher is broken on purpose" in said
     assert f"#2 died: job {driver.job_id(2)} on" in said
     assert f"#3 died: job {driver.job_id(3)} on" in said and "SLURM says CANCELLED" in said
-    assert f"python -m refexp.sweep retry {driver.out}" in said
+    assert f"refexp sweep retry {driver.out}" in said
     assert "in match" in driver.status("1")["error"]["traceback"]
     assert look_after(["status", str(driver.out)]) == 1
 
@@ -187,6 +187,6 @@ def test_a_killed_driver_s_sweep_is_collected(drive, capfd):
 def test_detached(drive, capfd):
     driver = drive("seed=0", "sweep.detach=true")
     said = driver.finish(180)
-    assert driver.process.returncode == 0 and f"python -m refexp.sweep collect {driver.out}" in said
+    assert driver.process.returncode == 0 and f"refexp sweep collect {driver.out}" in said
     assert look_after(["cancel", str(driver.out)]) == 1
     until(lambda: driver.states() == ["not started"], 30)

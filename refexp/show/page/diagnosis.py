@@ -42,7 +42,12 @@ def _kind(kind: str, content: dict[str, Any], diagnostics: dict[str, Any]) -> di
         "chart": {
             "name": f"recall-{kind}",
             "series": series,
-            "axes": {"x": "proposals kept of an image", "y": "instances covered, %", "ticks": ticks, "log": True},
+            "axes": {
+                "x": "proposals kept of an image",
+                "y": "instances covered, %",
+                "log": True,
+                "ticks": [[count, str(count)] for count in ticks],
+            },
         },
     }
 

@@ -10,8 +10,9 @@ import numpy as np
 
 from refexp.data.coco import Data, has_mask
 from refexp.data.lvis import LvisSplit
-from refexp.evaluation.coco import Kind
-from refexp.evaluation.errors import (
+from refexp.evaluation.coco_protocol import Kind
+from refexp.evaluation.lvis_protocol import federated_images
+from refexp.evaluation.tide import (  # fmt: skip
     BACKGROUND,
     BOTH,
     CLASS,
@@ -23,9 +24,8 @@ from refexp.evaluation.errors import (
     Judgement,
     Truth,
     judge_image,
-)  # fmt: skip
-from refexp.evaluation.lvis import federated_images
-from refexp.progress import track
+)
+from refexp.machine.progress import track
 from refexp.show.instances import Instance, annotated, detected
 from refexp.types import Detections, ImageId
 
@@ -46,7 +46,7 @@ NAMES = {
 class ImageErrors:
     """One image's annotated objects T beside its detections N.
 
-    judgement: of `refexp.evaluation.errors`; ious: f64 [N, T].
+    judgement: of `refexp.evaluation.tide`; ious: f64 [N, T].
     """
 
     truth: list[Instance]

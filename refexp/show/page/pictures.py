@@ -11,9 +11,9 @@ from typing import Any
 from PIL import Image
 
 from refexp.files import atomic_path, write_json, write_text
+from refexp.folders.run_folder import RunFolder
+from refexp.machine.progress import track
 from refexp.masks import boxes_xywh, to_json
-from refexp.progress import track
-from refexp.run_folder import RunFolder
 from refexp.show.gallery import MAX_CLASSES, MAX_SHOTS
 from refexp.show.instances import Instance, annotated, detected
 from refexp.show.overlays import color

@@ -12,7 +12,8 @@ from omegaconf import OmegaConf
 from refexp import __version__
 from refexp.evaluation.verdict import NOUNS
 from refexp.files import write_text
-from refexp.run_folder import RunFolder, RunRecord
+from refexp.folders.record import RunRecord
+from refexp.folders.run_folder import RunFolder
 from refexp.show.gallery import MAX_CLASSES, MAX_SHOTS, spread
 from refexp.show.page.diagnosis import view
 from refexp.show.page.mistakes import COLORS, NAMES, confident_alarms, judge_all, judged_by, worst_misses

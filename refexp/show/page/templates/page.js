@@ -7,7 +7,7 @@ const SVG = "http://www.w3.org/2000/svg";
 
 /** An element with attributes and children; text never becomes markup. */
 function make(name, attributes = {}, ...children) {
-  const svg = ["svg", "path", "text", "title", "line", "polyline"].includes(name);
+  const svg = ["svg", "path", "text", "title", "line", "polyline", "polygon", "circle"].includes(name);
   const element = svg ? document.createElementNS(SVG, name) : document.createElement(name);
   for (const [key, value] of Object.entries(attributes)) element.setAttribute(key, value);
   element.append(...children);
@@ -56,12 +56,13 @@ function showKind(kind) {
 for (const radio of $$("input[name=kind]")) radio.addEventListener("change", () => showKind(radio.value));
 if (document.body.dataset.kind) showKind($("input[name=kind]:checked")?.value ?? document.body.dataset.kind);
 
-/* Line charts: series of [name, points], x as `ticks`' scale says, y in [0, 1] */
-function chart(place, series, { x: xName, y: yName, ticks, log = false }) {
+/* Charts: series of [name, points [x, y, deviation or none], text, dashed]; ticks of [x, label]; y in [0, 1].
+   Without lines, what stands on the x axis are names, and the series stand side by side. */
+function chart(place, series, { x: xName, y: yName, ticks, log = false, lines = true }) {
   const W = Math.min(520, document.documentElement.clientWidth - 30), H = 120 + 0.3 * W;
   const [left, right, top, bottom] = [36, 12, 10, 40];
-  const scale = log ? Math.log : (value) => value;
-  const [low, high] = [scale(ticks[0]), scale(ticks[ticks.length - 1])];
+  const scale = log ? Math.log : (value) => value, pad = lines ? 0 : 0.5;
+  const [low, high] = [scale(ticks[0][0]) - pad, scale(ticks[ticks.length - 1][0]) + pad];
   const px = (value) => left + ((scale(value) - low) / (high - low || 1)) * (W - left - right);
   const py = (value) => H - bottom - value * (H - top - bottom);
   const label = `${yName} over ${xName}: ${series.map(([name]) => name).join(", ")}`;
@@ -70,13 +71,21 @@ function chart(place, series, { x: xName, y: yName, ticks, log = false }) {
     svg.append(make("line", { class: "grid", x1: left, x2: W - right, y1: py(value), y2: py(value) }));
     svg.append(make("text", { x: left - 8, y: py(value) + 4, "text-anchor": "end" }, String(100 * value)));
   }
-  for (const value of ticks) {
-    svg.append(make("text", { x: px(value), y: H - bottom + 18, "text-anchor": "middle" }, String(+(log ? value : 100 * value).toFixed(1))));
+  for (const [value, text] of ticks) {
+    svg.append(make("text", { x: px(value), y: H - bottom + 18, "text-anchor": "middle" }, text));
   }
   svg.append(make("text", { x: (left + W - right) / 2, y: H - 4, "text-anchor": "middle" }, xName));
   const legend = make("ul", { class: "legend" });
-  series.forEach(([name, points, text], i) => {
-    svg.append(make("polyline", { class: `line c${i % 4}`, points: points.map(([x, y]) => `${px(x).toFixed(1)},${py(y).toFixed(1)}`).join(" ") }));
+  const corners = (points) => points.map(([x, y]) => `${px(x).toFixed(1)},${py(y).toFixed(1)}`).join(" ");
+  series.forEach(([name, measured, text, dashed], i) => {
+    const shift = lines ? 0 : (i - (series.length - 1) / 2) * 0.15;
+    const points = measured.map(([x, y, off]) => [x + shift, y, off ?? 0]);
+    const classes = `c${i % 4}${dashed || i > 3 ? " dashed" : ""}`;
+    const band = [...points.map(([x, y, off]) => [x, y + off]), ...points.map(([x, y, off]) => [x, y - off]).reverse()];
+    if (lines && points.some(([, , off]) => off)) svg.append(make("polygon", { class: `band ${classes}`, points: corners(band) }));
+    if (lines) svg.append(make("polyline", { class: `line ${classes}`, points: corners(points) }));
+    else for (const [x, y, off] of points) svg.append(make("line", { class: `line ${classes}`, x1: px(x), x2: px(x), y1: py(y - off), y2: py(y + off) }));
+    if (points.length < 20) for (const [x, y] of points) svg.append(make("circle", { class: `line ${classes}`, cx: px(x), cy: py(y), r: 3 }));
     legend.append(make("li", {}, make("i", { class: `swatch c${i % 4}` }), `${name} `, make("b", {}, text ?? "")));
   });
   place.replaceChildren(svg, legend);
@@ -88,7 +97,7 @@ function drawCurves(kind, curves) {
     name, values.map((value, i) => [i / (values.length - 1), value / 1000]), (mean(values) / 10).toFixed(1),
   ]);
   const place = $(`.curve[data-of="${kind}"]`);
-  if (series.length) chart(place, series, { x: "recall, %", y: "precision, %", ticks: [0, 0.25, 0.5, 0.75, 1] });
+  if (series.length) chart(place, series, { x: "recall, %", y: "precision, %", ticks: [0, 0.25, 0.5, 0.75, 1].map((value) => [value, String(100 * value)]) });
   else place.replaceChildren(make("p", { class: "quiet" }, "No instance of this class counts."));
 }
 for (const select of $$("select[data-curves]")) {

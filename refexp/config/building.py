@@ -1,0 +1,69 @@
+"""From nodes of a configuration to components; mistakes are named before anything is loaded."""
+
+from __future__ import annotations
+
+import importlib
+import inspect
+import typing
+from collections.abc import Mapping
+from typing import Any
+
+from pydantic import TypeAdapter, ValidationError
+
+from refexp.errors import RefexpError, did_you_mean, first_line
+
+
+def build(node: Any, key: str, target: type | None = None) -> Any:
+    """Build the class that `node["_target_"]` names (or `target`) from the node's other entries.
+
+    Arguments are checked against the constructor's type hints, so a component states its choices and ranges once, in
+    its signature. Raises RefexpError that names the key, the value and what would be right.
+    """
+    if not isinstance(node, Mapping):
+        raise RefexpError(f"{key}={node!r}: a group of settings is needed; see conf/{key.split('.')[0]}.")
+    arguments = {name: value for name, value in node.items() if name != "_target_"}
+    if target is None:
+        target = _import(node.get("_target_"), f"{key}._target_")
+    constructor: Any = target
+    hints = typing.get_type_hints(constructor.__init__, include_extras=True)
+    parameters = inspect.signature(target).parameters
+    for name in arguments:
+        if name not in parameters:
+            raise RefexpError(f"{key}.{name}: {target.__name__} has no such setting. {did_you_mean(name, parameters)}")
+    for name, parameter in parameters.items():
+        if name not in arguments and parameter.default is parameter.empty:
+            raise RefexpError(f"{key}.{name} must be given.")
+    checked = {name: check(value, hints.get(name, Any), f"{key}.{name}") for name, value in arguments.items()}
+    try:
+        return target(**checked)
+    except ValueError as error:
+        raise RefexpError(f"{key}: {error}") from None
+
+
+def build_all(node: Any, key: str) -> dict[str, Any]:
+    """Build every entry of a node, in order, by name."""
+    if not isinstance(node, Mapping):
+        raise RefexpError(f"{key}={node!r}: a mapping of named steps is needed; see conf/{key}.")
+    return {name: build(entry, f"{key}.{name}") for name, entry in node.items() if entry is not None}
+
+
+def check(value: Any, hint: Any, key: str) -> Any:
+    """`value` as the type `hint` says. Raises RefexpError naming the key, the value and the choices."""
+    try:
+        return TypeAdapter(hint).validate_python(value)
+    except ValidationError as error:
+        first = error.errors()[0]
+        message = f"{first['msg'][0].lower()}{first['msg'][1:]}"
+        number = first["type"] == "string_type" and isinstance(first["input"], (int, float))
+        hint = f" For a text that looks like a number: \"'{first['input']}'\", quotes and all." if number else ""
+        raise RefexpError(f"{key}={value!r}: {message}.{hint}") from None
+
+
+def _import(path: Any, key: str) -> type:
+    try:
+        module, _, name = str(path).rpartition(".")
+        return getattr(importlib.import_module(module), name)
+    except Exception as error:
+        raise RefexpError(
+            f"{key}: cannot import {path!r}: {first_line(error)}. Code of your own: PYTHONPATH=DIR python ..."
+        ) from None

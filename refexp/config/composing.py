@@ -1,0 +1,100 @@
+"""From overrides to a configuration: what Hydra is given, what it says, and what comes of it as plain values."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, cast
+
+from hydra import compose, initialize_config_dir
+from hydra.core.global_hydra import GlobalHydra
+from hydra.errors import HydraException
+from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+
+from refexp.errors import RefexpError, did_you_mean
+
+PATH_KEYS = re.compile(
+    r"(\+{0,2}(?:(?:dataset\.)?(?:images|references|reference_images|targets)|sampler\.path|data_root"
+    r"|(?:checkpoints|store)\.dir|hydra\.(?:run|sweep)\.dir))=(.+)"
+)
+NOT_PLAIN = re.compile(r"""^['"]|\$|\\$|^null$|^\?\?\?$""")
+"""What is quoted already, refers to another key, or is no path."""
+
+
+def quoted(argument: str, multirun: bool = False) -> str:
+    """An argument as Hydra has to be given it, which takes a bare 1 for a number, and no bracket or ~ for a path.
+
+    `shots=1,10` -> `shots='1','10'`; `images=my photos (1)` -> `images='my photos (1)'`. multirun: commas separate
+    values.
+    """
+    if shots := re.fullmatch(r"shots=(\d+(?:,\d+)*)", argument):
+        return "shots=" + ",".join(f"'{number}'" for number in shots[1].split(","))
+    path = PATH_KEYS.fullmatch(argument)
+    if path is None or NOT_PLAIN.search(path[2]) or (multirun and "," in path[2]):
+        return argument
+    value = str(Path(path[2]).expanduser()) if path[2].startswith("~") else path[2]
+    return "{}='{}'".format(path[1], value.replace("'", r"\'"))
+
+
+def conf_folder() -> Path:
+    """The folder conf: that of the checkout, or the one that was packaged with refexp."""
+    package = Path(__file__).resolve().parents[1]
+    for folder in (package / "conf", package.parent / "conf"):
+        if (folder / "config.yaml").is_file():
+            return folder
+    raise RefexpError(f"no configuration in {package / 'conf'} or {package.parent / 'conf'}: install from a checkout.")
+
+
+def composed(overrides: Sequence[str], conf: Path | None = None) -> DictConfig:
+    """What these overrides compose, as on the command line; references to other keys stay unresolved.
+
+    conf: the folder that holds config.yaml; None takes `conf_folder()`. Raises RefexpError for a mistake in overrides
+    or folder.
+    """
+    # Hydra keeps its state globally: the caller may be a Hydra application, and importing SAM2 leaves one behind.
+    before = GlobalHydra.instance().hydra
+    GlobalHydra.instance().clear()
+    try:
+        with initialize_config_dir(str((conf or conf_folder()).resolve()), version_base="1.3"):
+            return compose("config", [quoted(override) for override in overrides])
+    except (HydraException, OmegaConfBaseException, ValueError) as error:
+        raise RefexpError(explain(error)) from None
+    finally:
+        GlobalHydra.instance().hydra = before
+
+
+def missing_keys(node: Any, prefix: str = "") -> list[str]:
+    """The keys below a node that stand for something to be given (`???`)."""
+    if not isinstance(node, dict):
+        return [prefix] if node == "???" else []
+    return [key for name, value in node.items() for key in missing_keys(value, f"{prefix}.{name}" if prefix else name)]
+
+
+def resolve(config: DictConfig) -> dict[str, Any]:
+    """The configuration as plain values. Raises RefexpError that names the config key at fault."""
+    if missing := missing_keys(OmegaConf.to_container(config)):
+        raise RefexpError(f"{', '.join(missing)} must be given: {' '.join(f'{key}=...' for key in missing)}")
+    try:
+        plain = OmegaConf.to_container(config, resolve=True, throw_on_missing=True)
+    except OmegaConfBaseException as error:
+        raise RefexpError(f"{error.full_key}: {str(error.msg).splitlines()[0]}") from None
+    return cast(dict[str, Any], plain)
+
+
+def explain(error: BaseException) -> str:
+    """Hydra's message as one line, with what to type instead."""
+    text = " ".join(f"{error} {error.__cause__ or ''}".split())
+    option = re.search(r"Could not find '([\w/]+)/(\S+)' Available options in '[\w/]+': (.*?) Config search path", text)
+    if option:
+        group, wrong, choices = option.groups()
+        hint = " Any other number: shots=custom shots.n=7." if group == "shots" else ""
+        own = "" if hint else " Options in a folder of your own: --config-dir DIR."
+        return f"{group}={wrong}: no such option. {did_you_mean(wrong, choices.split())}{hint}{own}"
+    key = re.search(r"Could not override '([^']+)'", text)
+    if key:
+        settings = [name for name in getattr(error.__cause__, "parent_node", None) or () if name != "_target_"]
+        choices = did_you_mean(key[1].rsplit(".", 1)[-1], settings) if settings else ""
+        return f"{key[1]}: no such key. {choices} `python main.py --cfg job` shows every key."
+    return re.split(" full_key:| Config search path:", text)[0]

@@ -1,0 +1,187 @@
+"""COCO protocol for boxes and masks, restricted to the experiment's classes (METHOD 5)."""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import logging
+from collections.abc import Sequence
+from typing import Annotated, Any, Literal
+
+import numpy as np
+from pydantic import Field
+
+from refexp.data.coco import Split
+from refexp.errors import RefexpError
+from refexp.evaluation.protocol import Evaluated, Evaluation, need_instances, need_masks
+from refexp.masks import areas, boxes_xywh
+from refexp.types import Detections, ImageId
+
+Kind = Literal["bbox", "segm"]
+Engine = Literal["pycocotools", "faster"]
+BoxEnd = Literal["past", "last"]
+SUMMARY = (
+    "nAP", "nAP50", "nAP75", "nAP_small", "nAP_medium", "nAP_large",
+    "AR1", "AR10", "AR100", "AR_small", "AR_medium", "AR_large",
+)  # fmt: skip
+"""Names of COCOeval's twelve summary numbers, in its order."""
+
+
+class CocoEvaluation(Evaluation):
+    """nAP (IoU .50:.95), nAP50, nAP75, per size, AR, per class; pycocotools is the reference.
+
+    kinds: what is compared: boxes, masks or both. Targets without masks can be evaluated by boxes alone.
+    engine: "pycocotools", the reference, or "faster", faster-coco-eval, with the same numbers to 1e-9.
+    box_end: where a detection's box ends: "past" its last pixel, as COCO's do, or on the "last", one pixel less, as the
+    published implementation's do. Truth is as annotated. For small things the difference is several points of box nAP.
+    diagnostics: also say what holds the experiment back, in diagnostics.json; detections of a score below
+    confusion_threshold are no part of its confusion matrix (None: as many as there are instances, the best, are).
+    """
+
+    def __init__(
+        self,
+        kinds: Annotated[list[Kind], Field(min_length=1)] | None = None,
+        engine: Engine = "pycocotools",
+        box_end: BoxEnd = "past",
+        diagnostics: bool = False,
+        confusion_threshold: Annotated[float, Field(ge=0, le=1)] | None = None,
+    ) -> None:
+        self.kinds: list[Kind] = list(kinds or ("bbox", "segm"))
+        self.engine: Engine = engine
+        self.box_end: BoxEnd = box_end
+        self.diagnostics, self.confusion_threshold = diagnostics, confusion_threshold
+
+    def check(self, targets: Split) -> None:
+        """Raise RefexpError if these targets cannot be evaluated, before anything costly is done."""
+        engine_classes(self.engine)
+        if self.diagnostics and self.box_end == "last":
+            raise RefexpError("evaluation.diagnostics=true needs evaluation.box_end=past.")
+        need_instances(targets)
+        if "segm" in self.kinds:
+            need_masks(targets)
+
+    def evaluate(self, targets: Split, detections: Sequence[Detections], classes: Sequence[str]) -> Evaluated:
+        """Metrics and curves of each kind."""
+        evaluated = Evaluated({}, {})
+        for kind in self.kinds:
+            of_kind, precision = evaluate_kind(kind, targets, detections, classes, self.engine, self.box_end)
+            evaluated.metrics.update(of_kind)
+            evaluated.curves[kind] = precision
+        return evaluated
+
+
+def engine_classes(engine: Engine) -> tuple[Any, Any]:
+    """COCO and COCOeval of the chosen engine. Raises RefexpError if its package is missing."""
+    if engine == "pycocotools":
+        from pycocotools.coco import COCO
+        from pycocotools.cocoeval import COCOeval
+
+        return COCO, COCOeval
+    try:
+        import faster_coco_eval
+    except ImportError:
+        raise RefexpError("evaluation=fast and evaluation=lvis need a package: pip install faster-coco-eval") from None
+    logging.getLogger("faster_coco_eval").setLevel(logging.WARNING)  # it tells of every step
+    return faster_coco_eval.COCO, faster_coco_eval.COCOeval_faster
+
+
+def evaluate_kind(
+    kind: Kind,
+    targets: Split,
+    detections: Sequence[Detections],
+    classes: Sequence[str],
+    engine: Engine,
+    box_end: BoxEnd = "past",
+) -> tuple[dict[str, float | None], np.ndarray]:
+    """One COCOeval run: metrics and precision f64 [10 IoUs, 101 recalls, K], -1 where no instance counts.
+
+    Costs O(images x classes x detections x instances) box or run-length overlaps.
+    """
+    COCO, COCOeval = engine_classes(engine)
+    # COCOeval needs integer image ids and takes annotation id 0 for "no match": number everything from 1.
+    number = {image_id: position for position, image_id in enumerate(targets.images, start=1)}
+    with contextlib.redirect_stdout(io.StringIO()):
+        truth = COCO()
+        truth.dataset = {
+            "images": [{**targets.images[id_], "id": n} for id_, n in number.items()],
+            "categories": [{"id": label + 1, "name": name} for label, name in enumerate(classes)],
+            "annotations": [truth_row(kind, a, targets, number, i) for i, a in enumerate(targets.annotations, start=1)],
+        }
+        truth.createIndex()
+        found = COCO()
+        results = [row for detection in detections for row in result_rows(kind, detection, number, box_end)]
+        found.dataset = truth.dataset | {"annotations": [row | {"id": i} for i, row in enumerate(results, start=1)]}
+        found.createIndex()
+        evaluation = COCOeval(truth, found, kind)
+        evaluation.evaluate()
+        evaluation.accumulate()
+        evaluation.summarize()
+    metrics = {f"{kind}/{name}": _fraction(value) for name, value in zip(SUMMARY, evaluation.stats, strict=True)}
+    # precision: [IoU thresholds, recall thresholds, classes, areas, max detections]; all areas, 100 detections.
+    precision = evaluation.eval["precision"][:, :, :, 0, -1]
+    return metrics | {f"{kind}/{name}": value for name, value in per_class(precision, classes).items()}, precision
+
+
+def per_class(precision: np.ndarray, classes: Sequence[str]) -> dict[str, float | None]:
+    """`nAP/<class>`, `nAP50/<class>` and `nAP75/<class>` from precision f64 [10 IoUs, 101 recalls, K]."""
+    of_ious = {"nAP": slice(None), "nAP50": slice(0, 1), "nAP75": slice(5, 6)}
+    return {
+        f"{metric}/{name}": mean_precision(precision[ious, :, label])
+        for label, name in enumerate(classes)
+        for metric, ious in of_ious.items()
+    }
+
+
+def truth_row(
+    kind: Kind, annotation: dict[str, Any], targets: Split, number: dict[ImageId, int], id_: int
+) -> dict[str, Any]:
+    """An annotation as COCOeval takes it, for boxes without its mask."""
+    segmentation = targets.mask(annotation) if kind == "segm" else None
+    area = annotation.get("area")
+    if area is None:
+        area = float(areas([segmentation])[0]) if segmentation else annotation["bbox"][2] * annotation["bbox"][3]
+    return {
+        "id": id_,
+        "image_id": number[annotation["image_id"]],
+        "category_id": targets.labels[annotation["category_id"]] + 1,
+        "bbox": annotation["bbox"],
+        "area": area,
+        "iscrowd": annotation.get("iscrowd", 0),
+        "segmentation": segmentation,
+    }
+
+
+def result_rows(
+    kind: Kind, detections: Detections, number: dict[ImageId, int], box_end: BoxEnd = "past"
+) -> list[dict[str, Any]]:
+    """An image's detections as COCOeval takes them."""
+    # The area decides in which size range an unmatched detection counts: of the box for boxes, of the mask for masks.
+    boxes = boxes_xywh(detections.masks)
+    if box_end == "last":
+        boxes[:, 2:] -= 1
+    size = areas(detections.masks) if kind == "segm" else boxes[:, 2] * boxes[:, 3]
+    return [
+        {
+            "image_id": number[detections.image_id],
+            "category_id": int(label) + 1,
+            "bbox": box.tolist(),
+            "segmentation": mask,
+            "area": float(area),
+            "score": float(score),
+            "iscrowd": 0,
+        }
+        for label, score, box, mask, area in zip(
+            detections.labels, detections.scores, boxes, detections.masks, size, strict=True
+        )
+    ]
+
+
+def _fraction(value: float) -> float | None:
+    """COCOeval says -1 where no instance counts."""
+    return None if value < 0 else float(value)
+
+
+def mean_precision(precision: np.ndarray) -> float | None:
+    """The mean over what counts; None if nothing does."""
+    valid = precision[precision > -1]
+    return float(valid.mean()) if valid.size else None

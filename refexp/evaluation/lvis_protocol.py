@@ -1,0 +1,165 @@
+"""LVIS protocol: average precision where every image is annotated for some classes only (arXiv 1908.03195)."""
+
+from __future__ import annotations
+
+import contextlib
+import io
+from collections.abc import Sequence
+from typing import Annotated, Any
+
+import numpy as np
+import torch
+from pydantic import Field
+
+from refexp.data.coco import Record, Split
+from refexp.data.lvis import FREQUENCIES, LvisSplit
+from refexp.errors import RefexpError
+from refexp.evaluation.coco_protocol import (
+    CocoEvaluation,
+    Kind,
+    engine_classes,
+    mean_precision,
+    per_class,
+    result_rows,
+    truth_row,
+)
+from refexp.evaluation.protocol import Evaluated
+from refexp.types import Detections, ImageId
+
+CLASSES_AT_ONCE = 64
+"""Classes do not depend on each other, and the engine keeps some 200 bytes for each pair of an image and a class."""
+
+
+class LvisEvaluation(CocoEvaluation):
+    """The numbers of `CocoEvaluation` by the rules of LVIS, with nAP_rare, nAP_common, nAP_frequent and AR300.
+
+    In an image, a detection counts only if its class is annotated there or listed in `neg_category_ids`; an unmatched
+    one of a class in `not_exhaustive_category_ids` is ignored. kinds: what is compared: boxes, masks or both.
+    max_detections: of an image, over all classes, the best so many count. AR1, AR10, AR100 limit a class in an image.
+    """
+
+    def __init__(
+        self,
+        kinds: Annotated[list[Kind], Field(min_length=1)] | None = None,
+        max_detections: Annotated[int, Field(ge=100)] = 300,
+    ) -> None:
+        super().__init__(kinds, "faster")
+        self.max_detections = max_detections
+
+    def check(self, targets: Split) -> None:
+        """Raise RefexpError if these targets cannot be evaluated, before anything costly is done."""
+        if not isinstance(targets, LvisSplit):
+            raise RefexpError(f"evaluation=lvis needs annotations of LVIS (dataset=lvis); {targets.source} has others.")
+        super().check(targets)
+
+    def evaluate(self, targets: Split, detections: Sequence[Detections], classes: Sequence[str]) -> Evaluated:
+        """Metrics and curves of each kind."""
+        assert isinstance(targets, LvisSplit)  # `check` has seen to it
+        evaluated = Evaluated({}, {})
+        for kind in self.kinds:
+            precision, recall = accumulate(kind, targets, detections, self.max_detections)
+            named = summarise(precision, recall, self.max_detections)
+            curves = precision[:, :, :, 0, -1]
+            for group in FREQUENCIES:
+                labels = [label for label, frequency in targets.frequencies().items() if frequency == group]
+                named[f"nAP_{group}"] = mean_precision(curves[:, :, labels])
+            named |= per_class(curves, classes)
+            evaluated.metrics.update({f"{kind}/{name}": value for name, value in named.items()})
+            evaluated.curves[kind] = curves
+        return evaluated
+
+
+def accumulate(
+    kind: Kind, targets: LvisSplit, detections: Sequence[Detections], max_detections: int
+) -> tuple[np.ndarray, np.ndarray]:
+    """Precision f64 [10 IoUs, 101 recalls, K, 4, 4] and recall f64 [10, K, 4, 4]; -1 where no instance counts.
+
+    The last two axes are areas (all, small, medium, large) and limits of detections (1, 10, 100, `max_detections`).
+    """
+    images = federated_images(targets)
+    number: dict[ImageId, int] = {image_id: image["id"] for image_id, image in images.items()}
+    truth = [truth_row(kind, a, targets, number, id_) for id_, a in enumerate(targets.annotations, start=1)]
+    counted = (known(best(found, max_detections), images[found.image_id]) for found in detections)
+    rows = [row for found in counted for row in result_rows(kind, found, number)]
+    results = [row | {"id": id_} for id_, row in enumerate(rows, start=1)]
+
+    frequencies = targets.frequencies()
+    precision, recall = [], []
+    for first in range(0, len(frequencies), CLASSES_AT_ONCE):
+        categories = [
+            {"id": label + 1, "frequency": frequencies[label][0]}
+            for label in range(first, min(first + CLASSES_AT_ONCE, len(frequencies)))
+        ]
+        limits = [1, 10, 100, max_detections]
+        evaluation = run_engine(kind, list(images.values()), categories, (truth, results), limits)
+        precision.append(evaluation["precision"])
+        recall.append(evaluation["recall"])
+    return np.concatenate(precision, axis=2), np.concatenate(recall, axis=1)
+
+
+def federated_images(targets: LvisSplit) -> dict[ImageId, Record]:
+    """Records for the engine by image id: images numbered from 1, lists of categories (label + 1), and `known` ones.
+
+    neg_category_ids: classes known to be absent. not_exhaustive_category_ids: classes whose instances are not all
+    annotated. known: classes known to be absent or present, the only ones that can be evaluated in this image.
+    """
+    category = {id_: label + 1 for id_, label in targets.labels.items()}
+    images = {}
+    for number, (image_id, record) in enumerate(targets.images.items(), start=1):
+        fields = ("neg_category_ids", "not_exhaustive_category_ids")
+        lists = {field: [category[id_] for id_ in record[field] if id_ in category] for field in fields}
+        size = {side: record[side] for side in ("height", "width")}
+        images[image_id] = {"id": number, **size, **lists, "known": set(lists["neg_category_ids"])}
+    for annotation in targets.annotations:
+        images[annotation["image_id"]]["known"].add(category[annotation["category_id"]])
+    return images
+
+
+def best(found: Detections, count: int) -> Detections:
+    """The `count` detections of highest score."""
+    return found.pick(torch.argsort(found.scores, descending=True, stable=True)[:count].tolist())
+
+
+def known(found: Detections, image: Record) -> Detections:
+    """The detections that can be evaluated; the engine would drop the others too, but of all LVIS they are millions."""
+    return found.pick([row for row, label in enumerate(found.labels.tolist()) if label + 1 in image["known"]])
+
+
+def run_engine(
+    kind: Kind,
+    images: Sequence[Record],
+    categories: Sequence[Record],
+    rows: tuple[list[Record], list[Record]],
+    limits: list[int],
+) -> dict[str, np.ndarray]:
+    """faster-coco-eval's arrays for these categories; rows: annotations and results. The `lvis` package's numbers."""
+    COCO, COCOeval = engine_classes("faster")
+    ids = {category["id"] for category in categories}
+    sides = []
+    for side_rows in rows:
+        side = COCO()
+        side.dataset = {
+            "images": list(images),
+            "categories": list(categories),
+            "annotations": [row for row in side_rows if row["category_id"] in ids],
+        }
+        side.createIndex()
+        sides.append(side)
+    evaluation = COCOeval(*sides, kind, lvis_style=True)
+    evaluation.params.maxDets = limits
+    with contextlib.redirect_stdout(io.StringIO()):
+        evaluation.evaluate()
+        evaluation.accumulate()
+    return evaluation.eval
+
+
+def summarise(precision: np.ndarray, recall: np.ndarray, max_detections: int) -> dict[str, float | None]:
+    """`CocoEvaluation`'s twelve numbers and AR at `max_detections`, from the arrays of `accumulate`."""
+    overall: Any = precision[:, :, :, 0, -1]
+    named = {"nAP": mean_precision(overall), "nAP50": mean_precision(overall[0]), "nAP75": mean_precision(overall[5])}
+    for area, name in enumerate(("small", "medium", "large"), start=1):
+        named[f"nAP_{name}"] = mean_precision(precision[:, :, :, area, -1])
+        named[f"AR_{name}"] = mean_precision(recall[:, :, area, -1])
+    for position, limit in enumerate((1, 10, 100, max_detections)):
+        named[f"AR{limit}"] = mean_precision(recall[:, :, 0, position])
+    return named

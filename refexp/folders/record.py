@@ -1,0 +1,128 @@
+"""The typed record of a run, the content of its metrics.json. It imports no network library: tables read it alone."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Mapping
+from dataclasses import dataclass, field, fields
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+from refexp.errors import RefexpError
+from refexp.files import read_json
+
+if TYPE_CHECKING:  # it imports PyTorch
+    from refexp.types import ImageId
+
+SCHEMA = 1
+"""Of metrics.json; 0 is what refexp 0.1 wrote, which had no number."""
+
+Numbers = dict[str, float | None]
+"""Fractions in [0, 1] by name; None where no instance counts."""
+
+
+@dataclass(frozen=True)
+class Metrics:
+    """A run's numbers.
+
+    overall: by kind ("bbox", "segm", "semantic"), then by number ("nAP50"). per_class: by kind, number and class.
+    """
+
+    overall: dict[str, Numbers] = field(default_factory=dict)
+    per_class: dict[str, dict[str, Numbers]] = field(default_factory=dict)
+
+    @classmethod
+    def from_flat(cls, flat: Mapping[str, float | None]) -> Metrics:
+        """`<kind>/<number>` and `<kind>/<number>/<class>`, as in metrics.json; a class's name may hold slashes."""
+        metrics = cls(defaultdict(dict), defaultdict(lambda: defaultdict(dict)))
+        for name, value in flat.items():
+            kind, number, *of_class = name.split("/", 2) if "/" in name else ("", name)
+            if of_class:
+                metrics.per_class[kind][number][of_class[0]] = value
+            else:
+                metrics.overall[kind][number] = value
+        return cls(dict(metrics.overall), {kind: dict(numbers) for kind, numbers in metrics.per_class.items()})
+
+    @property
+    def flat(self) -> Numbers:
+        """All over all classes, `<kind>/<number>`, then each class's, `<kind>/<number>/<class>`."""
+        return self.flat_overall | {
+            f"{kind}/{number}/{name}": value
+            for kind, numbers in self.per_class.items()
+            for number, by_class in numbers.items()
+            for name, value in by_class.items()
+        }
+
+    @property
+    def flat_overall(self) -> Numbers:
+        """`<kind>/<number>` over all classes."""
+        found = ((kind, name, value) for kind, of_kind in self.overall.items() for name, value in of_kind.items())
+        return {f"{kind}/{name}" if kind else name: value for kind, name, value in found}
+
+    def __bool__(self) -> bool:
+        return bool(self.overall)
+
+
+@dataclass(frozen=True)
+class RunRecord:
+    """What a run was and what came of it: the content of metrics.json, key by key.
+
+    config: the resolved configuration. targets: where the targets came from. classes: the K names, in order.
+    references: how many each class had. images, instances, detections: of the targets; crowds do not count.
+    metrics: flat in the file. note: what every output must say of weights that are not the published ones.
+    weights: origin, kind, file name and SHA-256 of each network's. stages: seconds, items and items per second of each.
+
+    Records of schema 0 lack what follows. reference_ids: of each class the ids in references.json, as often as they
+    served. instances_of_class: of each class. categories: the targets' category id of each class. cwd: the folder that
+    relative paths of the configuration start from.
+    """
+
+    config: dict[str, Any]
+    targets: str
+    seed: int
+    shots: int | Literal["all"]
+    classes: tuple[str, ...]
+    images: int
+    metrics: Metrics
+    instances: int = 0
+    detections: int = 0
+    references: dict[str, int] = field(default_factory=dict)
+    classes_left_out: tuple[str, ...] = ()
+    note: str | None = None
+    weights: dict[str, dict[str, Any]] = field(default_factory=dict)
+    stages: dict[str, dict[str, float]] = field(default_factory=dict)
+    ranks: int = 1
+    device: str = ""
+    peak_memory_mib: dict[str, float] = field(default_factory=dict)
+    versions: dict[str, str] = field(default_factory=dict)
+    commit: str | None = None
+    reference_ids: dict[str, list[ImageId]] | None = None
+    instances_of_class: dict[str, int] | None = None
+    categories: tuple[int | str, ...] | None = None
+    cwd: str | None = None
+    schema: int = SCHEMA
+
+    def to_json(self) -> dict[str, Any]:
+        """The content of metrics.json, `metrics` first."""
+        content = {one.name: getattr(self, one.name) for one in fields(self)}
+        return {"metrics": self.metrics.flat} | {k: v for k, v in content.items() if k != "metrics"}
+
+    @classmethod
+    def read(cls, folder: Path) -> RunRecord:
+        """The record of a finished run. Raises RefexpError if there is none, it is damaged, or of a later version."""
+        path = folder / "metrics.json"
+        content = read_json(path)
+        if content is None:
+            raise RefexpError(f"{folder} is not the folder of a finished run: it has no metrics.json.")
+        if not isinstance(content, dict) or not isinstance(content.get("metrics"), dict):
+            raise RefexpError(f"{path} is damaged, or not written by refexp: it has no 'metrics'.")
+        schema = content.get("schema", 0)
+        if schema > SCHEMA:
+            raise RefexpError(f"{path} is of schema {schema}; this refexp reads up to {SCHEMA}: update refexp.")
+        known = {one.name: content[one.name] for one in fields(cls) if one.name in content}
+        try:
+            lists = {name: known[name] for name in ("classes", "classes_left_out", "categories") if known.get(name)}
+            known |= {name: tuple(values) for name, values in lists.items()}
+            return cls(**known | {"metrics": Metrics.from_flat(content["metrics"]), "schema": schema})
+        except TypeError as error:
+            raise RefexpError(f"{path} is damaged, or not written by refexp: {error}.") from None

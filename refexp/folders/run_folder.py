@@ -1,0 +1,204 @@
+"""The run folder, the waist between computing and showing: what a run writes, and all that showing reads of it.
+
+`experiment.py` writes; pages, tables, W&B and CSV read. Files are JSON, YAML, COCO and npz (see outputs/README.md), and
+`metrics.json` holds the typed record below. What is shown can be made again from them at any time.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from omegaconf import OmegaConf
+
+from refexp.config.building import build
+from refexp.data.coco import Data, annotation_rle, has_mask
+from refexp.errors import RefexpError, first_line
+from refexp.files import atomic_path, read_json, write_json, write_text
+from refexp.folders.record import RunRecord
+from refexp.masks import to_json
+from refexp.method.memory import ReferenceView
+from refexp.types import Detections, ImageId, MemoryBank, Reference
+
+RESULTS = (
+    "metrics.json", "detections.json", "curves.npz", "diagnostics.json", "memory_bank.npz", "report.html",
+    "memory_bank.png", "WEIGHTS.txt", "summary.csv", "summary.json", "metrics.csv", "per_class.csv",
+    "report/*/*.js*", "report/*/*.jpg", "report/*.js*", "overlays/**/*.jpg", "masks/**/[0-9][0-9][0-9]_*.png",
+)  # fmt: skip
+"""Files that some runs leave and others do not."""
+
+
+class RunFolder:
+    """A run's folder: the compute half writes it, and everything that shows a run reads it.
+
+    data, detections: of a run that has just ended, which need not be read again.
+    """
+
+    def __init__(self, path: Path, data: Data | None = None, detections: Sequence[Detections] | None = None) -> None:
+        self.path = path
+        self._data, self._detections = data, detections
+
+    def begin(self, config: Mapping[str, Any], references: dict[str, Any], note: str | None) -> None:
+        """Write what is known before the work begins, in place of what an earlier run left; of other folders nothing.
+
+        references: of `references_to_coco`.
+        """
+        if (self.path / "config.yaml").is_file() and (self.path / "references.json").is_file():
+            for path in (path for pattern in RESULTS for path in self.path.glob(pattern)):
+                path.unlink()
+        write_text(self.path / "config.yaml", OmegaConf.to_yaml(OmegaConf.create(dict(config))))
+        write_json(self.path / "references.json", references)
+        if note:
+            write_text(self.path / "WEIGHTS.txt", note + "\n")
+
+    def write_detections(self, detections: Sequence[Detections], data: Data) -> None:
+        """COCO results: image id, category id of the targets file, box `x y w h`, score, compressed RLE."""
+        self._data, self._detections = data, detections
+        category = {label: id_ for id_, label in data.targets.labels.items()}
+        write_json(self.path / "detections.json", [row for found in detections for row in found.to_coco(category)])
+
+    def write_curves(self, curves: Mapping[str, np.ndarray]) -> None:
+        """By kind ("bbox", "segm"), precision f64 [10 IoUs, 101 recalls, K]; -1 where no instance counts."""
+        if curves:
+            save_arrays(self.path / "curves.npz", curves)
+
+    def write_diagnostics(self, diagnosis: Mapping[str, Any], note: str | None) -> None:
+        """What holds the run back; see `evaluation.diagnostics`."""
+        write_json(self.path / "diagnostics.json", {"note": note} | dict(diagnosis), indent=1)
+
+    def write_memory_bank(self, views: Sequence[Sequence[ReferenceView]], bank: MemoryBank) -> None:
+        """What the references taught. views: some references of each of the first classes, as the encoder saw them."""
+        every = [view for of_class in views for view in of_class]
+        arrays = {
+            "prototypes": bank.prototypes.numpy(),
+            "instances": torch.cat(bank.instances).numpy(),
+            "shots": np.array([len(rows) for rows in bank.instances]),
+            "drawn": np.array([len(of_class) for of_class in views]),
+            "tokens": torch.stack([view.tokens for view in every]).numpy(),
+            "weights": torch.stack([view.weights for view in every]).numpy(),
+        }
+        arrays |= {f"rgb_{i}": view.rgb for i, view in enumerate(every)}
+        arrays |= {f"mask_{i}": view.mask for i, view in enumerate(every)}
+        save_arrays(self.path / "memory_bank.npz", arrays)
+
+    def write_record(self, record: RunRecord) -> None:
+        """Write metrics.json, the last of the files that computing leaves."""
+        write_json(self.path / "metrics.json", record.to_json(), indent=2)
+
+    @cached_property
+    def record(self) -> RunRecord:
+        """Raises RefexpError, as `RunRecord.read`."""
+        return RunRecord.read(self.path)
+
+    @cached_property
+    def data(self) -> Data:
+        """The data set, with the classes of this run. Raises RefexpError where it is not there any more."""
+        if self._data is not None:
+            return self._data
+        offered: Data = build(self.record.config["dataset"], "dataset").load()
+        if missing := [name for name in self.record.classes if name not in offered.classes]:
+            raise RefexpError(f"the data set has changed since this run: it has no class '{missing[0]}' any more.")
+        return offered.restrict([offered.classes.index(name) for name in self.record.classes])
+
+    @cached_property
+    def detections(self) -> list[Detections]:
+        """One a target, in the order of the targets; without the data set, one an image in which anything was found."""
+        if self._detections is not None:
+            return list(self._detections)
+        record = self.record
+        labels = {id_: label for label, id_ in enumerate(record.categories or ())} or self.data.targets.labels
+        rows: dict[ImageId, list[dict[str, Any]]] = {}
+        for row in read_json(self.path / "detections.json") or ():
+            rows.setdefault(row["image_id"], []).append(row)
+        with suppress(RefexpError):
+            rows = {image_id: rows.get(image_id, []) for image_id in self.data.targets.images}
+        return [
+            Detections(
+                image_id,
+                torch.tensor([labels[row["category_id"]] for row in found], dtype=torch.int64),
+                torch.tensor([row["score"] for row in found], dtype=torch.float32),
+                [{**row["segmentation"], "counts": row["segmentation"]["counts"].encode()} for row in found],
+                record.classes,
+            )
+            for image_id, found in rows.items()
+        ]
+
+    @cached_property
+    def references(self) -> list[list[Reference]]:
+        """Per class, in class order, as often as each served."""
+        content = read_json(self.path / "references.json") or {"images": [], "annotations": [], "categories": []}
+        images = {image["id"]: image for image in content["images"]}
+        names = {category["id"]: category["name"] for category in content["categories"]}
+        labels = {name: label for label, name in enumerate(self.record.classes)}
+        found: dict[ImageId, Reference] = {}
+        for a in content["annotations"]:
+            image = images[a["image_id"]]
+            mask = annotation_rle(a, image["height"], image["width"]) if has_mask(a) else None
+            box = tuple(a["bbox"])
+            found[a["id"]] = Reference(a["id"], a["image_id"], labels[names[a["category_id"]]], box, mask)
+        if ids := self.record.reference_ids:
+            return [[found[id_] for id_ in ids[name]] for name in self.record.classes]
+        return [[r for r in found.values() if r.label == label] for label in labels.values()]
+
+    @cached_property
+    def curves(self) -> dict[str, np.ndarray]:
+        """As written; {} for runs without."""
+        return load_arrays(self.path / "curves.npz")
+
+    @cached_property
+    def diagnostics(self) -> dict[str, Any] | None:
+        """As written; None for runs without."""
+        return read_json(self.path / "diagnostics.json")
+
+    @cached_property
+    def memory_bank(self) -> tuple[list[list[ReferenceView]], MemoryBank] | None:
+        """As written; None for runs without."""
+        arrays = load_arrays(self.path / "memory_bank.npz")
+        if not arrays:
+            return None
+        tensors = {name: torch.from_numpy(arrays[name]) for name in ("prototypes", "instances", "tokens", "weights")}
+        rows = zip(tensors["tokens"], tensors["weights"], strict=True)
+        every = [ReferenceView(arrays[f"rgb_{i}"], arrays[f"mask_{i}"], *row) for i, row in enumerate(rows)]
+        ends = arrays["drawn"].cumsum().tolist()
+        views = [every[end - count : end] for end, count in zip(ends, arrays["drawn"].tolist(), strict=True)]
+        return views, MemoryBank(tensors["prototypes"], list(tensors["instances"].split(arrays["shots"].tolist())))
+
+
+def references_to_coco(references: Sequence[Sequence[Reference]], data: Data) -> dict[str, Any]:
+    """The chosen references as a plain COCO dict (a repeated one stands once), readable by `FileSampler`."""
+    split = data.references
+    chosen = {reference.id: reference for per_class in references for reference in per_class}
+    records = {annotation["id"]: annotation for annotation in split.annotations if annotation["id"] in chosen}
+    made = {
+        id_: {"segmentation": to_json(reference.mask)}
+        for id_, reference in chosen.items()
+        if reference.mask is not None and not has_mask(records[id_])
+    }
+    image_ids = dict.fromkeys(reference.image_id for reference in chosen.values())
+    return {
+        "images": [split.images[image_id] for image_id in image_ids],
+        "annotations": [records[id_] | made.get(id_, {}) for id_ in chosen],
+        "categories": split.categories(data.classes),
+    }
+
+
+def save_arrays(path: Path, arrays: Mapping[str, np.ndarray]) -> None:
+    """Write a compressed npz file atomically."""
+    with atomic_path(path) as temporary:
+        np.savez_compressed(temporary, **dict(arrays))  # type: ignore[arg-type]
+
+
+def load_arrays(path: Path) -> dict[str, np.ndarray]:
+    """An npz file's arrays, {} if there is none. Raises RefexpError if it is damaged; unpickles nothing."""
+    try:
+        with np.load(path, allow_pickle=False) as arrays:
+            return {name: arrays[name] for name in arrays.files}
+    except FileNotFoundError:
+        return {}
+    except Exception as error:  # zip, zlib and NumPy each have their own for a damaged file
+        raise RefexpError(f"{path} is damaged: {first_line(error)}") from None

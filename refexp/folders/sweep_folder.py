@@ -1,0 +1,208 @@
+"""sweep.json: the jobs of a sweep, and what became of each.
+
+Each job says in its own status.json how it ended; the scheduler is only asked about jobs that did not, so an answer is
+right without SLURM's accounting.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from refexp.errors import RefexpError
+from refexp.files import write_json
+from refexp.folders.status import now, progress_text, read_status
+from refexp.machine.processes import is_alive
+
+NAME = "sweep.json"
+EXTRACT_FOLDER = "extract"
+"""Where the jobs of an extraction submitted first leave their own logs and states, by cluster job and job."""
+GONE = "GONE"
+IMPOSSIBLE = {"PartitionConfig", "PartitionNodeLimit", "PartitionTimeLimit", "BadConstraints"}
+"""Reasons for which SLURM takes a job and never starts it."""
+ALIVE = {"PENDING", "RUNNING", "REQUEUED", "REQUEUE_HOLD", "CONFIGURING", "COMPLETING", "SUSPENDED", "RESIZING",
+         "SIGNALING", "STAGE_OUT"}  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Job:
+    """One job of a sweep: its number, its overrides and its folder below the sweep's."""
+
+    number: int
+    overrides: list[str]
+    folder: str
+
+
+@dataclass(frozen=True)
+class SweepRecord:
+    """What is known of a job now. alive: it waits or runs. message: why it failed, or how far it is, in one line."""
+
+    job: Job
+    state: str
+    alive: bool
+    seconds: float | None = None
+    message: str = ""
+    metrics: dict[str, float | None] | None = None
+
+
+class Sweep:
+    """A sweep's folder, and sweep.json in it: the command, the jobs and their scheduler ids."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder, self.path = folder, folder / NAME
+
+    def read(self) -> dict[str, Any]:
+        """Raises RefexpError if there is no sweep."""
+        try:
+            return json.loads(self.path.read_text(encoding="utf-8"))
+        except OSError:
+            raise RefexpError(f"{self.folder} is no sweep's folder: it has no {NAME}.") from None
+        except ValueError as error:
+            raise RefexpError(f"{self.path} is damaged: {error}") from None
+
+    def begin(self, launcher: str, jobs: Sequence[Job], todo: Sequence[Job]) -> None:
+        """Note all jobs (Hydra may hand them over in batches), and forget how those ended that run again."""
+        content: dict[str, Any] = {"command": command(), "cwd": str(Path.cwd()), "jobs": {}}
+        if self.path.exists():
+            content = self.read()
+        content["launcher"], content["started"] = launcher, now()
+        for job in jobs:
+            content["jobs"].setdefault(str(job.number), {"id": None}).update(asdict(job))
+        for job in todo:
+            content["jobs"][str(job.number)] |= {"id": None}
+            for folder in (self.folder, *(self.folder / EXTRACT_FOLDER).glob("*")):
+                (folder / job.folder / "status.json").unlink(missing_ok=True)
+        content["extraction"], content["host"], content["pid"] = [], socket.gethostname(), os.getpid()
+        write_json(self.path, content, indent=1)
+
+    def submitted(self, groups: Sequence[Sequence[Job]], ids: Sequence[str]) -> None:
+        """Note which scheduler job runs which jobs."""
+        content = self.read()
+        for group, id_ in zip(groups, ids, strict=True):
+            for job in group:
+                content["jobs"][str(job.number)]["id"] = id_
+        write_json(self.path, content, indent=1)
+
+    def extracting(self, ids: Sequence[str]) -> None:
+        """Note the scheduler jobs of the extraction."""
+        write_json(self.path, self.read() | {"extraction": list(ids)}, indent=1)
+
+    def jobs(self) -> list[tuple[Job, str | None]]:
+        """All jobs in order, each with its scheduler id."""
+        rows = sorted(self.read()["jobs"].values(), key=lambda row: row["number"])
+        return [(Job(row["number"], row["overrides"], row["folder"]), row["id"]) for row in rows]
+
+    def job_ids(self) -> list[str]:
+        """All scheduler ids, the extraction's first, arrays as one."""
+        ids = self.read()["extraction"] + [id_ for _, id_ in self.jobs() if id_]
+        return list(dict.fromkeys(id_.split("_")[0] for id_ in ids))
+
+    def state(self, job: Job) -> str | None:
+        """What the job's status.json says."""
+        return (read_status(self.folder / job.folder) or {}).get("state")
+
+    def cancel(self) -> None:
+        """Stop every job of the sweep that waits or runs."""
+        content, ids = self.read(), self.job_ids()
+        if content["launcher"] == "slurm" and ids:
+            cancel_slurm(ids)
+        elif content["launcher"] == "local_jobs":
+            for pid in ids:
+                if local_state(int(pid), content["host"]) == "RUNNING":
+                    os.killpg(os.getpgid(int(pid)), signal.SIGTERM)
+
+
+def cancel_slurm(ids: Sequence[str]) -> None:
+    """Cancel SLURM jobs, arrays as a whole."""
+    subprocess.run(["scancel", *dict.fromkeys(id_.split("_")[0] for id_ in ids)], check=False)
+
+
+def command() -> list[str]:
+    """The command this process was started with, as one can start it again."""
+    return [sys.executable, *sys.argv]
+
+
+def survey(sweep: Sweep) -> list[SweepRecord]:
+    """Every job's state: its own word if it ended, else what the scheduler or the process table says."""
+    content = sweep.read()
+    # The scheduler first: a job that ends in between has then left its word.
+    queue = slurm_queue() if content["launcher"] == "slurm" else {}
+    records = []
+    for job, id_ in sweep.jobs():
+        status = read_status(sweep.folder / job.folder)
+        if content["launcher"] == "slurm":
+            scheduled = queue.get(id_ or "", (GONE, ""))[0] if queue is not None else "PENDING"
+        else:
+            scheduled = local_state(int(id_ or content["pid"]), content["host"])
+        records.append(record_of(sweep.folder, job, status, scheduled, id_))
+    return records
+
+
+def record_of(folder: Path, job: Job, status: dict[str, Any] | None, scheduled: str, id_: str | None) -> SweepRecord:
+    """One job's record from its own word and the scheduler's."""
+    state = (status or {}).get("state")
+    alive = scheduled in ALIVE
+    seconds = (status or {}).get("seconds")
+    if state == "completed":
+        return SweepRecord(job, "completed", False, seconds, metrics=read_metrics(folder / job.folder))
+    if state == "failed":
+        for before in map(read_status, (folder / EXTRACT_FOLDER).glob(f"*/{job.folder}")):
+            if before and before["state"] == "failed":  # what the job then lacks is only a consequence
+                return SweepRecord(job, "failed", False, seconds, f"extraction: {before['error']['message']}")
+        return SweepRecord(job, "failed", False, seconds, (status or {})["error"]["message"])
+    if alive:
+        shown = "running" if state == "running" and scheduled != "PENDING" else "waiting"
+        return SweepRecord(job, shown, True, message=progress_text(status) if status and shown == "running" else "")
+    by = f"job {id_}" if id_ else "its process"
+    if status is None:
+        why = "" if scheduled == GONE else f"; SLURM says {scheduled}"
+        return SweepRecord(job, "not started", False, message=f"{by} ended before it began{why}")
+    if state == "stopped":
+        return SweepRecord(job, "stopped", False, seconds, status["error"]["message"])
+    hint = " (raise hydra.launcher.mem_gb)" if scheduled == "OUT_OF_MEMORY" else ""
+    why = "killed or lost" if scheduled in (GONE, "COMPLETED") else f"SLURM says {scheduled}{hint}"
+    return SweepRecord(job, "died", False, message=f"{by} on {status['host']} ended without a word: {why}")
+
+
+def slurm_queue() -> dict[str, tuple[str, str]] | None:
+    """State, and reason to wait, of each of this user's jobs that SLURM still knows, by id.
+
+    None if it cannot be asked just now. Raises RefexpError where there is no SLURM.
+    """
+    ask = ["squeue", "--noheader", "--array", "--states=all", f"--user={os.getuid()}", "--format=%i|%T|%r"]
+    try:
+        answer = subprocess.run(ask, capture_output=True, text=True, timeout=60, check=True).stdout
+    except FileNotFoundError:
+        raise RefexpError("squeue is not here: run this where the sweep was submitted.") from None
+    except subprocess.SubprocessError:
+        return None  # the controller is busy or restarting
+    rows = (line.strip().split("|") for line in answer.splitlines() if line.count("|") == 2)
+    return {id_: (state, reason) for id_, state, reason in rows}
+
+
+def check_possible(ids: Sequence[str]) -> None:
+    """Raise RefexpError if SLURM took one of these jobs, but says that it can never start."""
+    for id_, (state, reason) in (slurm_queue() or {}).items():
+        if id_ in ids and state == "PENDING" and reason in IMPOSSIBLE:
+            raise RefexpError(f"SLURM can never start job {id_} ({reason}): it asks for more than any node here has")
+
+
+def local_state(pid: int, host: str) -> str:
+    """RUNNING or GONE; a process of another machine cannot be seen, and counts as gone."""
+    return "RUNNING" if host == socket.gethostname() and is_alive(pid) else GONE
+
+
+def read_metrics(folder: Path) -> dict[str, float | None] | None:
+    """The metrics a job left, if it has any."""
+    try:
+        return json.loads((folder / "metrics.json").read_text(encoding="utf-8"))["metrics"]
+    except (OSError, ValueError, KeyError):
+        return None

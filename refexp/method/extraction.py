@@ -1,0 +1,242 @@
+"""The expensive half of a run, through the store: what is there is read, what is not is computed and kept."""
+
+from __future__ import annotations
+
+import inspect
+import logging
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any, TypeVar
+
+import numpy as np
+import torch
+
+from refexp.data.ahead import ReadAhead
+from refexp.data.coco import Record, Split, has_mask
+from refexp.data.images import to_square
+from refexp.encoders.base import Encoder
+from refexp.errors import RefexpError
+from refexp.files import sha256
+from refexp.machine.provenance import Clock, device_name
+from refexp.masks import Rle
+from refexp.method.box_masks import check_box, complete, without_mask
+from refexp.method.memory import view_reference
+from refexp.method.pipeline import extract
+from refexp.proposers.base import Proposer
+from refexp.store import FORMAT, Entry, Store, digest
+from refexp.types import ImageId, Proposals, Reference, Target, Weights
+
+log = logging.getLogger(__name__)
+Item = TypeVar("Item", Record, Reference)
+
+
+class Extractor:
+    """Encoder and proposer behind a store. The networks are built when the first entry is missing, or never.
+
+    settings: the resolved configuration of "encoder" and "proposer"; with the weights' SHA-256 part of every key.
+    may_compute: False makes a missing entry an error (stage=ablate).
+    """
+
+    def __init__(
+        self,
+        encoder: Encoder,
+        proposer: Proposer,
+        store: Store,
+        settings: Mapping[str, Mapping[str, Any]],
+        device: torch.device,
+        clock: Clock,
+        may_compute: bool = True,
+    ) -> None:
+        self.encoder, self.proposer, self.store = encoder, proposer, store
+        self.device, self.clock, self.may_compute = device, clock, may_compute
+        self.weights: dict[str, Weights] = {"encoder": encoder.provenance(), "proposer": proposer.provenance()}
+        components: dict[str, Encoder | Proposer] = {"encoder": encoder, "proposer": proposer}
+        self.settings = {part: identity(component, settings[part]) for part, component in components.items()}
+        self.loaded = False
+
+    def proposals(self, split: Split, records: Sequence[Record]) -> Iterator[tuple[ImageId, Proposals]]:
+        """Each of these images of the targets with its proposals, in an order that other jobs' work may change."""
+
+        def truth(record: Record) -> tuple[Rle, ...]:
+            if not self.proposer.sees_truth:
+                return ()
+            seen = split.by_image[record["id"]]
+            return tuple(split.mask(a) for a in seen if has_mask(a) and not a.get("iscrowd", 0))
+
+        def key(record: Record) -> str:
+            return self.target_key(split, record, truth(record))
+
+        def read(record: Record) -> Target:
+            rgb = split.read(record)
+            square = to_square(rgb, self.proposer.image_size)
+            # Pinned, the copy to a GPU does not wait for the work before it.
+            square = square.pin_memory() if self.device.type == "cuda" else square
+            return Target(record["id"], rgb, square, truth(record))
+
+        def compute(batch: Sequence[Record]) -> list[Entry]:
+            self.load()
+            with self.clock.stage("wait for images", len(batch)):
+                targets = [ahead.get(record) for record in batch]
+            with self.clock.stage("extract", len(batch)):
+                found = extract(targets, self.encoder, self.proposer, self.device)
+            return [pack(proposals, self.store.dtype) for proposals in found]
+
+        made_by = {"kind": "proposals"} | {part: name_of(self.settings[part]) for part in ("proposer", "encoder")}
+        ahead = ReadAhead(records, read, wanted=lambda record: not self.store.path(key(record)).exists())
+        try:
+            for record, entry in self._entries(records, key, compute, made_by, self.encoder.batch):
+                yield record["id"], unpack(entry)
+        finally:
+            ahead.close()
+
+    def prototypes(self, split: Split, references: Sequence[Reference]) -> Iterator[tuple[ImageId, torch.Tensor]]:
+        """Every reference's id with its instance prototype f32 [C]."""
+
+        def key(reference: Reference) -> str:
+            return self.reference_key(split, reference)
+
+        def compute(batch: Sequence[Reference]) -> list[Entry]:
+            (reference,) = batch
+            self.load()
+            with self.clock.stage("remember"):
+                prototype = view_reference(split, reference, self.encoder, self.device).prototype
+            return [{"prototype": prototype.numpy().astype(self.store.dtype)}]
+
+        made_by = {"kind": "prototype", "encoder": name_of(self.settings["encoder"])}
+        for reference, entry in self._entries(references, key, compute, made_by):
+            yield reference.id, torch.from_numpy(entry["prototype"].astype(np.float32))
+
+    def with_masks(self, split: Split, references: Sequence[Sequence[Reference]]) -> list[list[Reference]]:
+        """The references, those that come with a box only completed by the mask that the proposer makes of it.
+
+        Raises RefexpError for a box that is not inside its image, and where the proposer makes no masks of boxes.
+        """
+        by_image = without_mask(reference for per_class in references for reference in per_class)
+        lacking = list({reference.id: reference for of_image in by_image.values() for reference in of_image}.values())
+        for reference in lacking:
+            check_box(reference, split)
+
+        def key(reference: Reference) -> str:
+            image = split.images[reference.image_id]
+            return self._key("box mask", split, image, ("proposer",), list(reference.box))
+
+        def compute(batch: Sequence[Reference]) -> list[Entry]:
+            self.load()
+            with self.clock.stage("masks of boxes"):
+                (masked,) = complete(split, batch, self.proposer)
+            return [{"mask": np.frombuffer(masked.known_mask["counts"], dtype=np.uint8)}]
+
+        made_by = {"kind": "mask of a box", "proposer": name_of(self.settings["proposer"])}
+        made: dict[ImageId, Reference] = {}
+        for reference, entry in self._entries(lacking, key, compute, made_by):
+            image = split.images[reference.image_id]
+            mask = {"size": [image["height"], image["width"]], "counts": entry["mask"].tobytes()}
+            made[reference.id] = replace(reference, mask=mask)
+        return [[made.get(reference.id, reference) for reference in per_class] for per_class in references]
+
+    def target_key(self, split: Split, record: Record, truth: Sequence[Rle]) -> str:
+        """Key of an image's proposals; `truth` only where the proposer sees it."""
+        masks = [mask["counts"].decode() for mask in truth]
+        return self._key("proposals", split, record, ("encoder", "proposer"), masks, without=("reference_context",))
+
+    def reference_key(self, split: Split, reference: Reference) -> str:
+        """Key of a reference's prototype."""
+        image = split.images[reference.image_id]
+        seen = [reference.known_mask["counts"].decode(), list(reference.box)]
+        return self._key("prototype", split, image, ("encoder",), seen)
+
+    def _key(
+        self,
+        kind: str,
+        split: Split,
+        record: Record,
+        parts: Sequence[str],
+        more: Sequence[Any],
+        without: Sequence[str] = (),
+    ) -> str:
+        image = [split.fingerprint(record), record["height"], record["width"]]
+        settings = {
+            part: {name: value for name, value in self.settings[part].items() if name not in without} for part in parts
+        }
+        made_by = [[settings[part], self.weights[part].sha256 or self.weights[part].origin] for part in parts]
+        return digest([FORMAT[kind], kind, self.store.dtype, image, made_by, more])
+
+    def _entries(
+        self,
+        items: Sequence[Item],
+        key: Callable[[Item], str],
+        compute: Callable[[Sequence[Item]], Sequence[Entry]],
+        made_by: Mapping[str, Any],
+        batch: int = 1,
+    ) -> Iterator[tuple[Item, Entry]]:
+        """Each item, an image's record or a reference, with its entry."""
+        if self.may_compute:
+            yield from self.store.share(items, key, compute, made_by, batch)
+            return
+        for item in items:
+            entry = self.store.load(key(item))
+            if entry is None:
+                what, more = f"image {item['file_name']}" if isinstance(item, dict) else f"reference {item.id}", ""
+                if isinstance(item, Reference):
+                    more = " store.references=all (those of every seed and number of shots)"
+                raise RefexpError(
+                    f"stage=ablate: {what} is not in the store '{self.store.dir}'; run stage=extract{more} first."
+                )
+            yield item, entry
+
+    def load(self) -> None:
+        """Load both networks, unless they are."""
+        if not self.loaded:
+            log.info("networks on %s", device_name(self.device))
+            with self.clock.stage("load networks"):
+                self.encoder.load(self.device)
+                self.proposer.load(self.device)
+            self.loaded = True
+
+
+def identity(component: Encoder | Proposer, settings: Mapping[str, Any]) -> dict[str, Any]:
+    """What tells a component from others in a store key: all settings that matter, and its code if it is not ours.
+
+    The code of this package is told apart by `store.FORMAT`.
+    """
+    kind = type(component)
+    parameters = inspect.signature(kind).parameters.values()
+    defaults = {p.name: p.default for p in parameters if p.default is not p.empty}
+    matters = {name: value for name, value in {**defaults, **settings}.items() if name not in component.inert}
+    source = None if kind.__module__.startswith("refexp.") else inspect.getsourcefile(kind)
+    return matters | ({"code": sha256(Path(source))} if source else {})
+
+
+def name_of(settings: Mapping[str, Any]) -> str:
+    """`DINOv2(arch=vitl14, ...)`: settings as one reads them."""
+    arguments = ", ".join(f"{key}={value}" for key, value in settings.items() if key != "_target_")
+    return f"{str(settings['_target_']).rsplit('.', 1)[-1]}({arguments})"
+
+
+def pack(proposals: Proposals, dtype: str) -> Entry:
+    """Proposals as arrays: the masks' run-length codes end to end, with their lengths."""
+    counts = [mask["counts"] for mask in proposals.masks]
+    return {
+        "quality": proposals.quality.numpy(),
+        "boxes_lr": proposals.boxes_lr.numpy().astype(np.int16),
+        "features": proposals.features.numpy().astype(dtype),
+        "masks": np.frombuffer(b"".join(counts), dtype=np.uint8),
+        "mask_lengths": np.array([len(c) for c in counts], dtype=np.int64),
+        "size": np.array(proposals.size, dtype=np.int64),
+    }
+
+
+def unpack(entry: Entry) -> Proposals:
+    """The inverse of `pack`."""
+    size = [int(side) for side in entry["size"]]
+    ends = entry["mask_lengths"].cumsum().tolist()
+    codes, lengths = entry["masks"].tobytes(), entry["mask_lengths"].tolist()
+    masks = [{"size": size, "counts": codes[end - n : end]} for end, n in zip(ends, lengths, strict=True)]
+    return Proposals(
+        quality=torch.from_numpy(entry["quality"]),
+        boxes_lr=torch.from_numpy(entry["boxes_lr"].astype(np.float32)),
+        features=torch.from_numpy(entry["features"].astype(np.float32)),
+        masks=masks,
+        size=(size[0], size[1]),
+    )

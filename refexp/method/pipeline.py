@@ -1,0 +1,59 @@
+"""One image's way through the method: what is extracted from it, and what is detected in it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from typing import Protocol
+
+import torch
+
+from refexp.encoders.base import Encoder
+from refexp.machine.networks import computing
+from refexp.masks import low_res_boxes
+from refexp.method.pooling import pool_masks
+from refexp.proposers.base import Proposer
+from refexp.types import Candidates, Detections, ImageId, MemoryBank, Proposals, Target
+
+
+class Matcher(Protocol):
+    """Proposals x memory bank -> candidates with class and score."""
+
+    def match(self, proposals: Proposals, bank: MemoryBank) -> Candidates: ...
+
+
+class Step(Protocol):
+    """One step of the postprocessing: candidates in rank order -> candidates."""
+
+    def __call__(self, candidates: Candidates, proposals: Proposals) -> Candidates: ...
+
+
+def extract(targets: Sequence[Target], encoder: Encoder, proposer: Proposer, device: torch.device) -> list[Proposals]:
+    """The expensive half, which no reference changes: proposals and their pooled features (METHOD 2, 3.1).
+
+    The targets are encoded together, and proposed for one by one.
+    """
+    with computing(device):  # in float32 but where a network says otherwise
+        squares = torch.stack([target.square.to(device, non_blocking=True) for target in targets])
+        tokens = encoder.encode(squares).float()
+        found = [proposer.propose(target) for target in targets]
+        return [
+            Proposals(
+                quality=masks.quality.cpu(),
+                boxes_lr=low_res_boxes(masks.masks_lr).cpu(),
+                features=pool_masks(masks.masks_lr, image_tokens).cpu(),
+                masks=masks.masks,
+                size=target.size,
+            )
+            for target, masks, image_tokens in zip(targets, found, tokens, strict=True)
+        ]
+
+
+def detect(
+    image_id: ImageId, proposals: Proposals, bank: MemoryBank, matcher: Matcher, steps: Iterable[Step]
+) -> Detections:
+    """The cheap half: match, then postprocess (METHOD 3.2 to 4)."""
+    candidates = matcher.match(proposals, bank)
+    for step in steps:
+        candidates = step(candidates, proposals)
+    masks = [proposals.masks[i] for i in candidates.index.tolist()]
+    return Detections(image_id, candidates.labels, candidates.scores, masks, size=proposals.size)

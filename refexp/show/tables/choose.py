@@ -1,0 +1,80 @@
+"""Which tables: the keys, metrics and pairs that were asked for, or that the runs themselves suggest."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from itertools import permutations
+from typing import TYPE_CHECKING
+
+import pandas as pd
+
+from refexp.errors import RefexpError, did_you_mean
+from refexp.show.tables.apart import split, varying
+from refexp.show.tables.compare import compare
+from refexp.show.tables.published import find_figures
+from refexp.show.tables.runs import Runs
+from refexp.show.tables.table import Table, lay_out, same_data
+
+if TYPE_CHECKING:
+    from refexp.show.tables.summary import Wanted
+
+HEADLINES = ("bbox/nAP", "segm/nAP", "semantic/mIoU", "semantic/FB-IoU")
+"""What is shown unless `metric` says otherwise, as far as it was measured."""
+
+
+def make_tables(runs: Runs, wanted: Wanted, figures: pd.DataFrame) -> list[Table]:
+    """A table for each metric and each set of runs that may be averaged over seeds; none where nothing was measured.
+
+    figures: published ones (`published.read_figures`). Raises RefexpError for a key, metric or pair that is none.
+    """
+    if not runs.metrics:
+        return []
+    rows, cols = choose_keys(runs, wanted)
+    pair = choose_pair(runs, cols, wanted.compare)
+    tables = []
+    for name, part in split(runs, [rows] if cols is None else [rows, cols]):
+        measured = part.frame[runs.metrics].notna().any()
+        for metric in wanted.metric.split(",") if wanted.metric else shown_metrics(runs, figures):
+            if not wanted.metric and not measured[metric] and measured.any():
+                continue  # these were evaluated, but not on this
+            table = lay_out(part, rows, cols, metric)
+            # What is on different classes or images is compared only if somebody asks for it.
+            fair = wanted.compare is not None or same_data(table.runs, "row")
+            differences = list(map(str, compare(table, *pair))) if pair and fair else []
+            found = find_figures(table.runs, metric, figures)
+            tables.append(replace(table, name=name, published=found, differences=differences))
+    return tables
+
+
+def choose_keys(runs: Runs, wanted: Wanted) -> tuple[str, str | None]:
+    """rows and cols: what was asked for, else shots against what else differs; data sets get tables of their own."""
+    given = [key for key in (wanted.rows, wanted.cols) if key]
+    for key in given:
+        runs.values(key)
+    if wanted.rows and wanted.rows == wanted.cols:
+        raise RefexpError(f"rows={wanted.rows} cols={wanted.cols}: give two different keys.")
+    free = [key for key in varying(runs, given) if key not in ("seed", "targets", "note")]
+    free.sort(key=lambda key: (key != "shots", key == "dataset"))
+    rows = wanted.rows or (free.pop(0) if free else "shots" if wanted.cols != "shots" else "dataset")
+    return rows, wanted.cols or (free[0] if free else None)
+
+
+def shown_metrics(runs: Runs, figures: pd.DataFrame) -> list[str]:
+    """The headlines that were measured, and what has a published figure for these data sets."""
+    known = figures.loc[figures["dataset"].isin(runs.frame.get("dataset", [])), "metric"]
+    return [m for m in dict.fromkeys([*HEADLINES, *known]) if m in runs.metrics] or runs.metrics[:1]
+
+
+def choose_pair(runs: Runs, cols: str | None, wanted: str | None) -> tuple[str, str] | None:
+    """The two values of cols to compare: those asked for, else the only two that there are; never two data sets."""
+    names = list(runs.values(cols).cat.categories) if cols else []
+    if wanted is None:
+        return (names[0], names[1]) if len(names) == 2 and cols not in ("seed", "dataset") else None
+    for one, other in permutations(names, 2):  # values may hold commas themselves
+        if wanted in (f"{one},{other}", f"{one}, {other}"):
+            return one, other
+    parts = [part.strip() for part in wanted.split(",")]
+    unknown = [part for part in parts if part not in names]
+    if not cols or len(parts) != 2 or not unknown:
+        raise RefexpError(f"compare={wanted}: give two values of cols, such as cols=matcher compare=a,b.")
+    raise RefexpError(f"compare={wanted}: no run has {cols}={unknown[0]}. {did_you_mean(unknown[0], names)}")

@@ -1,0 +1,61 @@
+"""Two variants over the same seeds: the mean of the differences, and how far it can be trusted."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from refexp.show.tables.table import Table, latest
+from refexp.show.words import percent
+
+RESAMPLES = 10_000
+LEVEL = 0.95
+FEW = 6
+"""Below so many pairs a bootstrap interval is known to be too narrow."""
+
+
+@dataclass(frozen=True)
+class Difference:
+    """`second` minus `first` at one value of the rows' key, as fractions.
+
+    where: `shots=5`. seeds: those that both have. low, high: bootstrap interval of the mean, None of a single pair.
+    """
+
+    where: str
+    first: str
+    second: str
+    mean: float
+    low: float | None
+    high: float | None
+    seeds: tuple[str, ...]
+
+    def __str__(self) -> str:
+        sign = "+" if round(100 * self.mean, 1) > 0 else ""
+        text = f"{self.where}: {self.second} against {self.first}, {sign}{percent(self.mean)} points"
+        if self.low is None or self.high is None:
+            return f"{text} (1 seed: no interval)"
+        few = ", so few that it is too narrow" if len(self.seeds) < FEW else ""
+        interval = f"{percent(self.low)} to {percent(self.high)}"
+        return f"{text}, {LEVEL:.0%} interval {interval} ({len(self.seeds)} seeds{few})"
+
+
+def bootstrap(differences: Sequence[float]) -> tuple[float, float]:
+    """Percentile bootstrap interval of the mean of at least two paired differences."""
+    values = np.asarray(differences, dtype=float)
+    drawn = np.random.default_rng(0).choice(values, (RESAMPLES, len(values)))
+    low, high = np.quantile(drawn.mean(axis=1), [(1 - LEVEL) / 2, (1 + LEVEL) / 2])
+    return float(low), float(high)
+
+
+def compare(table: Table, first: str, second: str) -> list[Difference]:
+    """Pair the runs of two columns by seed, for each row by itself; one entry where there is any pair."""
+    runs = latest(table.runs, table.metric).set_index(["row", "seed"])
+    one, other = (runs.loc[runs["col"] == col, table.metric] for col in (first, second))
+    found = []
+    for row, paired in (other - one).dropna().groupby("row", observed=True):
+        low, high = bootstrap(paired) if len(paired) > 1 else (None, None)
+        seeds = tuple(paired.index.get_level_values("seed"))
+        found.append(Difference(f"{table.rows}={row}", first, second, float(paired.mean()), low, high, seeds))
+    return found

@@ -1,0 +1,124 @@
+"""Pictures of a metric over the runs of a sweep, for a paper or a page; nothing of pyplot's is touched."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from itertools import cycle
+from pathlib import Path
+
+import matplotlib
+import pandas as pd
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+
+from refexp.files import atomic_path
+from refexp.show.tables.settings import as_number
+from refexp.show.tables.table import Table, metric_name
+
+COLORS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#8C564B", "#7F7F7F")
+"""After Okabe and Ito: told apart by color-blind readers too; markers and hatches tell them apart in print."""
+MARKERS = "osD^vP*X"
+HATCHES = ("", "//", "..", "\\\\", "xx", "++", "oo", "--")
+GREY = "#555555"
+DASHES = ("--", ":", "-.")
+WIDE = 3.0
+"""Numbers whose largest is so many times the smallest stand on a logarithmic axis."""
+
+
+def as_drawn(table: Table) -> Table:
+    """The table with numbers along its rows, if only its columns are some."""
+    n = table.grid("n")
+    return table.turned() if table.cols and axis(n.columns) and not axis(n.index) else table
+
+
+def axis(labels: pd.Index) -> list[float]:
+    """The numbers that these labels are, if they are several and all numbers, else none."""
+    numbers = [number for number in map(as_number, labels) if number is not None]
+    return numbers if 1 < len(numbers) == len(labels) else []
+
+
+def draw_metric(table: Table) -> Figure:
+    """A table's metric against the key of its rows, mean and deviation over seeds, one line for each column.
+
+    Numbers give lines with a band, anything else (and a single number) bars. Published figures are drawn dashed.
+    """
+    figure = Figure(figsize=(7.2, 4.4), layout="constrained")
+    axes = figure.add_subplot()
+    mean, foreign = table.grid("mean"), table.foreign
+    draw = draw_lines if axis(mean.index) else draw_bars
+    draw(axes, table, 100 * mean, 100 * table.grid("std").fillna(0))
+    axes.set(xlabel=table.rows, ylabel=f"{metric_name(table.metric)} [%]", ylim=(0, None))
+    axes.set_title(table.full_title, fontsize=9, wrap=True)
+    axes.spines[["top", "right"]].set_visible(False)
+    axes.grid(axis="y", alpha=0.3)
+    axes.set_axisbelow(True)
+    if len(mean.columns) > 1 or foreign:
+        handles, labels = axes.get_legend_handles_labels()
+        keyed = dict(zip(reversed(labels), reversed(handles), strict=True))  # a source's first column stands for it
+        names = sorted(dict.fromkeys(labels), key=lambda name: name not in mean)  # measured first
+        figure.legend(
+            [keyed[name] for name in names], names, title=table.cols, loc="outside lower center", fontsize=8,
+            title_fontsize=8, ncols=2 if foreign else min(4, len(names)), frameon=False,
+        )  # fmt: skip
+    if table.notes:
+        figure.suptitle("\n".join(table.notes), fontsize=7, color="#B00020", wrap=True)
+    return figure
+
+
+def draw_lines(axes: Axes, table: Table, mean: pd.DataFrame, std: pd.DataFrame) -> None:
+    """A line and a band of one deviation for each column; the line passes over points that are missing."""
+    at = pd.Series(axis(mean.index), mean.index)
+    for (name, y), color, marker in zip(mean.items(), cycle(COLORS), cycle(MARKERS)):
+        y = y.dropna()
+        if len(y):
+            axes.plot(at[y.index], y, color=color, marker=marker, label=name)
+            low, high = y - std[name][y.index], y + std[name][y.index]
+            axes.fill_between(at[y.index], low, high, color=color, alpha=0.18, linewidth=0)
+    for i, label, column, y in published_in(table):
+        color = GREY if column is None else COLORS[column % len(COLORS)]
+        axes.errorbar(
+            at[y.index], y["mean"], y["std"], label=label, linewidth=1, capsize=2, markerfacecolor="white",
+            linestyle=DASHES[i % len(DASHES)], marker=MARKERS[i % len(MARKERS)], color=color,
+        )  # fmt: skip
+    if at.min() > 0 and at.max() / at.min() >= WIDE:
+        axes.set_xscale("log")
+    axes.set_xticks(at, at.index)
+    axes.set_xticks([], minor=True)
+
+
+def draw_bars(axes: Axes, table: Table, mean: pd.DataFrame, std: pd.DataFrame) -> None:
+    """Bars side by side for the columns, an error bar of one deviation on each; published figures as dashes across."""
+    start, width = pd.Series(range(len(mean)), mean.index) - 0.4, 0.8 / len(mean.columns)
+    for i, (name, color, hatch) in enumerate(zip(mean, cycle(COLORS), cycle(HATCHES))):
+        x, y, error, why = start + (i + 0.5) * width, mean[name], std[name], table.grid("why")[name]
+        axes.bar(x, y.fillna(0), width, label=name, color=color, hatch=hatch, edgecolor="white")
+        some = error > 0
+        axes.errorbar(x[some], y[some], error[some], fmt="none", ecolor="black", capsize=3, linewidth=1)
+        for row in mean.index[y.isna()]:
+            axes.annotate(why[row], (x[row], 1), rotation=90, ha="center", va="bottom", fontsize=7, color=GREY)
+    for i, label, column, y in published_in(table):
+        left = start[y.index] + (column or 0) * width
+        right = left + (0.8 if column is None else width)
+        axes.hlines(y["mean"], left, right, color="black", linestyle=DASHES[i % len(DASHES)], label=label)
+    axes.set_xticks(start + 0.4, mean.index)
+    axes.set_xlim(-0.6, len(mean) - 0.4)
+
+
+def published_in(table: Table) -> Iterator[tuple[int, str, int | None, pd.DataFrame]]:
+    """Each column of published figures: the number and the name of its source, the index of the column that it belongs
+    to, if to just one, and by row mean and std in percent."""
+    columns = list(table.grid("n"))
+    sources = list(dict.fromkeys(figures.source for figures in table.foreign.values()))
+    for source, col, figures in table.foreign.values():
+        percents = 100 * figures[["mean", "std"]].fillna({"std": 0})
+        yield sources.index(source), source, None if col is None else columns.index(col), percents
+
+
+def save_figure(figure: Figure, path: Path) -> list[Path]:
+    """Write `path`.png and `path`.svg atomically; the same runs give the same bytes."""
+    png, svg = (path.with_name(path.name + ending) for ending in (".png", ".svg"))
+    with atomic_path(png) as temporary:
+        figure.savefig(temporary, dpi=160)
+    with atomic_path(svg) as temporary, matplotlib.rc_context({"svg.hashsalt": "refexp"}):
+        figure.savefig(temporary, metadata={"Date": None})
+    return [png, svg]

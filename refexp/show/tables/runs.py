@@ -1,0 +1,151 @@
+"""Finished and unfinished runs below some folders, as a data frame with a row for each."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+
+from refexp.errors import RefexpError, did_you_mean
+from refexp.folders.record import RunRecord
+from refexp.folders.status import read_status
+from refexp.folders.sweep_folder import GONE, NAME, Job, Sweep, SweepRecord, local_state, record_of, survey
+from refexp.show.tables.settings import as_number, guessed_settings, label, read_settings, sweep_settings
+
+FACTS = (
+    "folder", "run", "called", "sweep", "job", "state", "message", "seconds", "overrides", "ended", "note", "targets",
+    "images", "instances", "detections", "classes", "class_names", "commit",
+)  # fmt: skip
+"""What became of a run: columns of every frame.
+
+folder, run: absolute, and as seen from the folders' common one. called: `#3` in a sweep, else `run`. sweep: its folder
+or "". state, message, seconds: as `refexp sweep status` has them. overrides: in one string. The rest is from
+metrics.json, missing where there is none. note: on weights that are not the published ones, or "".
+"""
+
+
+@dataclass(frozen=True)
+class Runs:
+    """A frame of runs, and which of its columns are what.
+
+    frame: the FACTS, the settings and the metrics. settings: by the key one types, `seed`, `postprocess.topk.k`; values
+    are text, missing where a run has no such setting. A group goes by its option (`matcher`: "prototype"), a step
+    within one by its class (`postprocess.merge`: "SoftMerge"), `shots` by the number. metrics: those over all classes,
+    as fractions; class_metrics: those of single classes (`segm/nAP/leaf`).
+    """
+
+    frame: pd.DataFrame
+    settings: list[str]
+    metrics: list[str]
+    class_metrics: list[str]
+
+    def only(self, which: pd.Series | pd.Index) -> Runs:
+        """The runs of an index or a mask."""
+        return replace(self, frame=self.frame.loc[which])
+
+    def values(self, key: str) -> pd.Series:
+        """Each run's label for a key, as ordered categories. Raises RefexpError for a key that no run has."""
+        if key not in self.frame:
+            known = self.metrics if "/" in key else [*self.settings, *FACTS]
+            raise RefexpError(f"'{key}' is in none of these runs. {did_you_mean(key, known)}")
+        values = self.frame[key].astype(object)
+        labels = values.where(values.notna(), None).map(label)
+        return labels.astype(pd.CategoricalDtype(sorted(labels.unique(), key=_rank), ordered=True))
+
+
+def _rank(text: str) -> tuple[bool, float, str]:
+    """Numbers first and by size, others by name."""
+    number = as_number(text)
+    return number is None, number or 0, text
+
+
+def find_runs(folders: Sequence[Path]) -> Runs:
+    """All runs below these folders, sweeps' jobs in order; of a sweep also those that failed or never began.
+
+    Raises RefexpError if a folder is missing, a file is damaged or there is no run.
+    """
+    roots = [Path(folder).absolute() for folder in folders]
+    for root in roots:
+        if not root.is_dir():
+            raise RefexpError(f"{root}: no such folder; give that of a run, of a sweep, or one with some in it.")
+    found = {folder: (record, sweep) for root in roots for folder, record, sweep in below(root)}
+    if not found:
+        shown = ", ".join(map(str, folders))
+        raise RefexpError(f"no run below {shown}: looked for {NAME}, status.json and metrics.json.")
+    bases = {sweep: sweep_settings(sweep) for _, sweep in found.values() if sweep}
+    rows: list[dict[str, Any]] = []
+    numbers: list[dict[str, float | None]] = []
+    settings, metrics, class_metrics = (dict[str, Any]() for _ in range(3))
+    for folder, (record, sweep) in found.items():
+        done = RunRecord.read(folder) if record.state == "completed" and (folder / "metrics.json").exists() else None
+        own = read_settings(folder, done)
+        if sweep and not own:
+            own = guessed_settings(bases[sweep], record.job.overrides)
+        own = {f"config.{key}" if key in FACTS else key: value for key, value in own.items()}
+        rows.append(facts(folder, record, done) | {"sweep": str(sweep or "")} | own)
+        numbers.append(done.metrics.flat if done else {})
+        settings |= own
+        metrics |= done.metrics.flat_overall if done else {}
+        class_metrics |= {name: value for name, value in numbers[-1].items() if name not in metrics}
+    known = pd.DataFrame(rows, columns=[*FACTS, *settings]).astype({"seconds": float})
+    measured = pd.DataFrame(numbers, columns=[*metrics, *class_metrics], dtype=float)
+    frame = pd.concat([known, measured], axis="columns")
+    common = Path(os.path.commonpath(roots))
+    frame["run"] = [os.path.relpath(folder, common) if folder != common else folder.name for folder in found]
+    frame["job"] = frame["job"].where(frame["sweep"] != "").astype("Int64")
+    one = bases and frame["sweep"].nunique() == 1
+    frame["called"] = "#" + frame["job"].astype(str) if one else frame["run"]
+    return Runs(frame, list(settings), list(metrics), list(class_metrics))
+
+
+def facts(folder: Path, record: SweepRecord, done: RunRecord | None) -> dict[str, Any]:
+    """What became of one run."""
+    known = {
+        "folder": str(folder), "job": record.job.number, "state": record.state, "message": record.message,
+        "seconds": record.seconds, "overrides": " ".join(record.job.overrides),
+        "ended": (read_status(folder) or {}).get("ended"),
+    }  # fmt: skip
+    if done is None:
+        return known
+    old = folder / "WEIGHTS.txt"  # has the note of a run whose metrics.json says nothing of it
+    note = done.note or (old.read_text(encoding="utf-8").strip() if old.exists() else "")
+    known |= {name: getattr(done, name) for name in ("targets", "images", "instances", "detections", "commit")}
+    return known | {"note": note, "classes": len(done.classes), "class_names": "; ".join(done.classes)}
+
+
+def below(folder: Path) -> Iterator[tuple[Path, SweepRecord, Path | None]]:
+    """Folder, record and sweep of every run in a folder and in those within it; never of those inside another run."""
+    for path, children, files in os.walk(folder):
+        here = Path(path)
+        children.sort()
+        if NAME in files:
+            yield from ((here / record.job.folder, record, here) for record in records_of(Sweep(here)))
+            children.clear()
+        elif "status.json" in files or "metrics.json" in files:
+            yield here, record_alone(here), None
+            children.clear()
+
+
+def records_of(sweep: Sweep) -> list[SweepRecord]:
+    """What is known of a sweep's jobs; with SLURM out of reach, those without an end count as waiting."""
+    try:
+        return survey(sweep)
+    except RefexpError:
+        if sweep.read()["launcher"] != "slurm":
+            raise
+        jobs = [(job, id_, read_status(sweep.folder / job.folder)) for job, id_ in sweep.jobs()]
+        return [record_of(sweep.folder, job, status, "PENDING", id_) for job, id_, status in jobs]
+
+
+def record_alone(folder: Path) -> SweepRecord:
+    """What is known of a run that is no part of a sweep."""
+    status = read_status(folder)
+    job = Job(0, list((status or {}).get("overrides", [])), ".")
+    if status is None:
+        return SweepRecord(job, "completed", False)
+    scheduled = "RUNNING" if status["job_id"] else local_state(status["pid"], status["host"])
+    return record_of(folder, job, status, GONE if status["state"] != "running" else scheduled, status["job_id"])

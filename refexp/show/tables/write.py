@@ -1,0 +1,120 @@
+"""Runs and tables as files and on the terminal: CSV, Parquet, Markdown, LaTeX, plots, rich."""
+
+from __future__ import annotations
+
+import logging
+import re
+from collections.abc import Sequence
+from pathlib import Path
+
+import pandas as pd
+import rich.table
+import rich.text
+
+from refexp.files import atomic_path, write_text
+from refexp.show.tables.plots import as_drawn, draw_metric, save_figure
+from refexp.show.tables.runs import Runs
+from refexp.show.tables.settings import FIRST
+from refexp.show.tables.table import Table
+
+log = logging.getLogger(__name__)
+
+FACTS = ["run", "sweep", "job", "state", "message", "seconds"]
+COUNTS = ["images", "instances", "detections", "classes"]
+LONG = 80
+"""Characters of a plot's file name, before its ending."""
+LATEX = str.maketrans(
+    {character: f"\\{character}" for character in "&%$#_{}"}
+    | {"\\": r"\textbackslash{}", "~": r"\textasciitilde{}", "^": r"\textasciicircum{}", "±": r"$\pm$"}
+    | {"<": r"\textless{}", ">": r"\textgreater{}", "\N{MINUS SIGN}": "$-$"}
+)
+MARKDOWN = str.maketrans({character: f"\\{character}" for character in "\\|*_`<>[]"})
+
+
+def write_runs(runs: Runs, out: Path) -> list[Path]:
+    """runs.csv, and runs.parquet where pyarrow is installed: a row a run, metrics as fractions.
+
+    Columns: what a run is, its main settings and those that differ, what came of it, all metrics over all classes.
+    """
+    frame = runs.frame
+    kept = [key for key in (*FIRST, "seed") if key in runs.settings]
+    kept += [key for key in runs.settings if key not in kept and frame[key].nunique(dropna=False) > 1]
+    rows = frame[[*FACTS, *kept, "note", "targets", *COUNTS, "commit", "overrides", *runs.metrics]]
+    rows = rows.assign(**{name: as_numbers(rows[name]) for name in (*kept, *COUNTS)})
+    with atomic_path(out / "runs.csv") as temporary:
+        rows.to_csv(temporary, index=False)
+    try:
+        with atomic_path(out / "runs.parquet") as temporary:
+            rows.to_parquet(temporary)
+    except ImportError:
+        log.debug("no runs.parquet: it needs pyarrow (pip install pyarrow)")
+        return [out / "runs.csv"]
+    return [out / "runs.csv", out / "runs.parquet"]
+
+
+def as_numbers(column: pd.Series) -> pd.Series:
+    """The column as numbers, whole ones as such, if it holds nothing else."""
+    numbers = pd.to_numeric(column, errors="coerce")
+    return numbers.convert_dtypes() if numbers.notna().equals(column.notna()) else column
+
+
+def write_tables(tables: Sequence[Table], head: str, out: Path) -> list[Path]:
+    """table.md below the line `head`, table.tex, and a plot of each table with more than one value, as PNG and SVG."""
+    write_text(out / "table.md", "\n".join([f"{head}\n", *map(to_markdown, tables)]))
+    write_text(out / "table.tex", "\n".join(map(to_latex, tables)))
+    files = [out / "table.md", out / "table.tex"]
+    for i, table in enumerate(tables):
+        name = re.sub(r"[^\w.=-]+", "_", " ".join(filter(None, [table.metric, table.name])))
+        name = name if len(name) < LONG else f"{name[: LONG - 5]}_{i}"
+        if (table.cells["n"] > 0).sum() > 1:
+            files += save_figure(draw_metric(as_drawn(table)), out / name)
+    return files
+
+
+def to_markdown(table: Table) -> str:
+    """A Markdown table with its title above, notes, troubles and comparisons below."""
+
+    def escape(text: str) -> str:
+        return " ".join(text.split()).translate(MARKDOWN)
+
+    lines = [[*map(escape, table.headings)], ["---", *["---:"] * (len(table.headings) - 1)]]
+    for row, cells in table.lines:
+        lines.append(
+            [escape(row), *(f"**{escape(text)}**" if kind == "best" else escape(text) for text, kind in cells)]
+        )
+    text = f"{escape(table.full_title)}\n\n" + "".join(f"| {' | '.join(line)} |\n" for line in lines)
+    below = [f"**{escape(note)}**" for note in table.notes] + [escape(trouble) for trouble in table.troubles]
+    for above, points in (("\n", below), ("\nPaired over the same seeds:\n\n", table.differences)):
+        text += above + "".join(f"- {point}\n" for point in points) if points else ""
+    return text
+
+
+def to_latex(table: Table) -> str:
+    """A LaTeX table (packages booktabs and inputenc or newer): notes in the caption, the rest below as comments."""
+
+    def escape(text: str) -> str:
+        return " ".join(text.split()).translate(LATEX)
+
+    corner, *columns = map(escape, table.headings)
+    # A bracket after the end of a row would be taken for its length.
+    rows = ["{}" * row.startswith(("[", "*")) + escape(row) for row, _ in table.lines]
+    names = {"index": rows, "columns": pd.Index(columns, name=corner)}
+    cells = pd.DataFrame([[escape(text) for text, _ in line] for _, line in table.lines], **names)
+    bold = pd.DataFrame(
+        [["textbf:--rwrap;" * (kind == "best") for _, kind in line] for _, line in table.lines], **names
+    )
+    caption = " ".join(f"{escape(part).rstrip('.')}." for part in [table.full_title, *table.notes])
+    form = {"column_format": f"l{'r' * len(columns)}", "hrules": True, "position_float": "centering"}
+    text = cells.style.apply(lambda _: bold, axis=None).to_latex(caption=caption, **form)
+    return text + "".join(f"% {' '.join(line.split())}\n" for line in [*table.troubles, *table.differences])
+
+
+def to_rich(table: Table) -> rich.table.Table:
+    """The table for a rich console, without its title, which would be wrapped to the table's width."""
+    styles = {"best": "bold green", "quiet": "dim", "": ""}
+    made = rich.table.Table()
+    for i, heading in enumerate(table.headings):
+        made.add_column(rich.text.Text(heading), justify="right" if i else "left")
+    for row, cells in table.lines:
+        made.add_row(rich.text.Text(row), *(rich.text.Text(text, styles[kind]) for text, kind in cells))
+    return made
