@@ -39,5 +39,5 @@ def did_you_mean(word: str, choices: Iterable[str]) -> str:
 
 
 def data_command(*words: str | Path) -> str:
-    """A refexp-data command line that can be pasted into a shell."""
-    return shlex.join(["refexp-data", *map(str, words)])
+    """A refexp data command line that can be pasted into a shell."""
+    return shlex.join(["refexp", "data", *map(str, words)])

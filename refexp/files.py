@@ -53,13 +53,18 @@ def sha256(path: Path) -> str:
     return _sha256(path, status.st_size, status.st_mtime_ns)
 
 
-@lru_cache(maxsize=1 << 16)
-def _sha256(path: Path, size: int, modified: int) -> str:
-    digest = hashlib.sha256()
+def digest(path: Path, kind: str) -> str:
+    """Hex digest of a file, "sha256" or "md5"."""
+    digest = hashlib.new(kind, usedforsecurity=False)
     with path.open("rb") as file:
         for piece in iter(lambda: file.read(1 << 22), b""):
             digest.update(piece)
     return digest.hexdigest()
+
+
+@lru_cache(maxsize=1 << 16)
+def _sha256(path: Path, size: int, modified: int) -> str:
+    return digest(path, "sha256")
 
 
 def as_path(name: object) -> str:

@@ -16,7 +16,7 @@ import numpy as np
 from PIL import Image, ImageDraw
 from torchvision.models.detection import MaskRCNN_ResNet50_FPN_Weights
 
-from refexp.datatools import lvis as lvis_tool
+from refexp.datatools import lvis_files as lvis_tool
 from refexp.datatools import voc as voc_tool
 from refexp.files import write_json
 
@@ -179,7 +179,7 @@ def shot_list(content: dict[str, Any], shots: int) -> dict[str, Any]:
 
 
 def convert(root: Path) -> None:
-    """What refexp-data makes of VOC's and LVIS's files."""
+    """What refexp data makes of VOC's and LVIS's files."""
     devkit, folder = root / "voc/VOCdevkit", root / "lvis"
     write_json(root / "voc/voc07_test.json", voc_tool.convert(devkit, [2007], "test"))
     write_json(root / "voc/voc0712_trainval.json", voc_tool.convert(devkit, [2007, 2012], "trainval"))

@@ -1,4 +1,4 @@
-"""refexp-data boxes2masks, with SAM2's smallest network and random weights, and with regions."""
+"""refexp data boxes2masks, with SAM2's smallest network and random weights, and with regions."""
 
 from __future__ import annotations
 
@@ -28,9 +28,15 @@ def boxes(tmp_path) -> Path:
     return tmp_path
 
 
+def data(*arguments: object) -> int:
+    with pytest.raises(SystemExit) as stopped:
+        main([str(argument) for argument in arguments])
+    return int(stopped.value.code or 0)
+
+
 def run(boxes: Path, *more: str) -> int:
     arguments = [boxes / "boxes.json", "--images", boxes / "photos", "--out", boxes / "out/masks.json"]
-    return main(["boxes2masks", *map(str, arguments), *more])
+    return data("boxes2masks", *arguments, *more)
 
 
 def test_sam2_answers_every_box(boxes, capsys):
@@ -128,7 +134,7 @@ def test_mistakes_are_one_line_and_leave_nothing(boxes, spoil, more, message, ca
 
 
 def test_synthetic_folder(tmp_path, capsys):
-    assert main(["synthetic", str(tmp_path / "a"), "--classes", "beach ball", "leaf", "--references", "2"]) == 0
+    assert data("synthetic", tmp_path / "a", "--classes", "beach ball", "leaf", "--references", 2) == 0
     assert "SYNTHETIC: 8 photos of beach ball, leaf" in capsys.readouterr().out
     assert "SYNTHETIC" in (tmp_path / "a/SYNTHETIC.txt").read_text()
     names = sorted(path.name for path in (tmp_path / "a/refs/beach ball").iterdir())
@@ -136,5 +142,5 @@ def test_synthetic_folder(tmp_path, capsys):
     content = read_coco(tmp_path / "a/photos.json")
     for image in content["images"]:
         assert Image.open(tmp_path / "a/photos" / image["file_name"]).size == (image["width"], image["height"])
-    assert main(["synthetic", str(tmp_path / "b"), "--classes", "laef"]) == 1
+    assert data("synthetic", tmp_path / "b", "--classes", "laef") == 1
     assert "no class is called 'laef'. Did you mean 'leaf'" in capsys.readouterr().err

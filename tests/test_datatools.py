@@ -24,10 +24,13 @@ from refexp.datatools.cli import main
 from refexp.datatools.download import Download
 from refexp.errors import RefexpError
 from refexp.files import write_json
+from refexp.machine import fetching
 
 
 def run(*arguments: object) -> int:
-    return main([str(argument) for argument in arguments])
+    with pytest.raises(SystemExit) as stopped:
+        main([str(argument) for argument in arguments])
+    return int(stopped.value.code or 0)
 
 
 @pytest.fixture(scope="module")
@@ -37,12 +40,34 @@ def whole(tmp_path_factory) -> Path:
     return root
 
 
-def test_python_m_is_the_same_program(tmp_path, capsys):
+def test_refexp_data_is_the_same_program(tmp_path, capsys):
     words = ["check", "coco", "--root", str(tmp_path)]
-    program = [sys.executable, "-m", "refexp.datatools.cli", *words]
+    assert run(*words) == 1
+    out = capsys.readouterr().out
+    assert "coco: incomplete" in out
+    program = [sys.executable, "-m", "refexp", "data", *words]
     done = subprocess.run(program, capture_output=True, text=True, timeout=100, check=False)
-    assert done.returncode == run(*words) == 1
-    assert done.stdout == capsys.readouterr().out and "coco: incomplete" in done.stdout
+    assert (done.returncode, done.stdout) == (1, out)
+
+
+def test_help_waits_for_no_library():
+    code = "import sys, refexp.command.group; print({'torch', 'hydra', 'numpy', 'rich'} & set(sys.modules))"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=100, check=True)
+    assert done.stdout == "set()\n"
+
+
+def test_what_ends_a_command(tmp_path, capsys, monkeypatch):
+    def interrupt(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(download, "download", interrupt)
+    assert run("download", "coco", "--root", tmp_path) == 130
+    assert capsys.readouterr().err.startswith("interrupted; ")
+    (tmp_path / "file").write_text("")
+    assert run("synthetic", tmp_path / "file") == 1
+    assert capsys.readouterr().err.startswith(f"error: {tmp_path}/file")
+    assert run("subset", tmp_path / "none.json", "--images", "--out", tmp_path / "out.json") == 2
+    assert run("voc2coco", tmp_path, "--years", 2007, 2013, "--set", "test", "--out", tmp_path / "out.json") == 2
 
 
 # --- voc2coco
@@ -176,7 +201,7 @@ def test_a_file_that_is_not_lvis(published_lvis, whole, capsys):
     assert run("lvis", whole / "coco/annotations/instances_val2017.json") == 1
     assert "image 100 has no coco_url" in capsys.readouterr().err
     assert run("lvis", published_lvis / "nothing.json") == 1
-    assert "refexp-data download lvis" in capsys.readouterr().err
+    assert "refexp data download lvis" in capsys.readouterr().err
 
 
 # --- download
@@ -221,16 +246,16 @@ class Site:
     def publish(
         self, monkeypatch, name: str, file: str, content: bytes, makes: tuple[str, ...], md5: bool = True
     ) -> None:
-        """As one more file of the data set `name`, which goes into the folder `set`."""
+        """As one more file of the data set `name`."""
         self.files[file] = content
         digest = hashlib.md5(content).hexdigest() if md5 else None
-        item = Download(f"http://127.0.0.1:{self.server.server_port}/{file}", "set", makes, digest)
+        item = Download(f"http://127.0.0.1:{self.server.server_port}/{file}", makes, digest)
         monkeypatch.setitem(download.DOWNLOADS, name, (*download.DOWNLOADS.get(name, ()), item))
 
 
 @pytest.fixture
 def site(monkeypatch):
-    monkeypatch.setattr(download, "PAUSE_SECONDS", 0.0)
+    monkeypatch.setattr(fetching, "PAUSE_SECONDS", 0.0)
     monkeypatch.setenv("no_proxy", "127.0.0.1")
     site = Site()
     yield site
@@ -286,7 +311,7 @@ def test_a_cut_connection_is_resumed(site, monkeypatch, tmp_path, capsys, ranges
 
 def test_it_goes_on_as_long_as_something_comes(site, monkeypatch, tmp_path):
     site.publish(monkeypatch, "birds", "birds.zip", zipped(**{"photos/1.jpg": PHOTO}), ("set/photos",))
-    monkeypatch.setattr(download, "ATTEMPTS", 2)
+    monkeypatch.setattr(fetching, "ATTEMPTS", 2)
     site.cuts = 10
     assert run("download", "birds", "--root", tmp_path) == 0
     assert len(site.asked) == 11
@@ -298,7 +323,7 @@ def test_it_goes_on_as_long_as_something_comes(site, monkeypatch, tmp_path):
 def test_a_later_run_goes_on(site, monkeypatch, tmp_path, capsys):
     content = zipped(**{"photos/1.jpg": PHOTO})
     site.publish(monkeypatch, "birds", "birds.zip", content, ("set/photos",))
-    monkeypatch.setattr(download, "ATTEMPTS", 1)
+    monkeypatch.setattr(fetching, "ATTEMPTS", 1)
     site.cuts, site.ranges = 10, False
     (tmp_path / "set").mkdir()
     (tmp_path / "set/birds.zip.part").write_bytes(content[: len(content) // 2])
@@ -411,9 +436,9 @@ def test_what_an_archive_makes_comes_last(tmp_path, monkeypatch):
     archive.write_bytes(tarred(("kit/Alists/done.txt", b""), ("kit/Images/1.jpg", b""), ("kit/Alists/z.txt", b"")))
     moved = []
     replace = Path.replace
-    monkeypatch.setattr(Path, "replace", lambda path, place: moved.append(path.name) or replace(path, place))
-    download.install(archive, tmp_path, Download("x/kit.tar", "set", ("set/kit/Alists/done.txt",)))
-    assert moved == ["1.jpg", "z.txt", "done.txt"]
+    monkeypatch.setattr(Path, "replace", lambda path, place: moved.append(place.name) or replace(path, place))
+    download.install(archive, tmp_path, Download("x/kit.tar", ("set/kit/Alists/done.txt",)))
+    assert moved == ["z.txt", "1.jpg", "done.txt"]
     assert not list(target.glob(".*"))
 
 
@@ -431,7 +456,7 @@ def test_what_a_person_must_fetch(tmp_path, capsys):
     assert run("download", "deepfish", "--root", tmp_path) == 1
     error = capsys.readouterr().err
     assert "drive.google.com" in error and str(tmp_path / "cdfsod/FISH/annotations/test.json") in error
-    assert "refexp-data check deepfish" in error
+    assert "refexp data check deepfish" in error
 
 
 def test_the_published_files_have_sound_entries():
@@ -451,16 +476,16 @@ def test_an_empty_root_says_what_to_do(tmp_path, capsys):
     steps = [line for line in lines if line.startswith("do: ")]
     voc, lvis_folder = tmp_path / "voc", tmp_path / "lvis"
     assert steps[:-1] == [
-        f"do: refexp-data download voc2007 --root {tmp_path}",
-        f"do: refexp-data voc2coco {voc}/VOCdevkit --years 2007 --set test --out {voc}/voc07_test.json",
-        f"do: refexp-data download voc2012 --root {tmp_path}",
-        f"do: refexp-data voc2coco {voc}/VOCdevkit --years 2007 2012 --set trainval --out {voc}/voc0712_trainval.json",
-        f"do: refexp-data download lvis --root {tmp_path}",
-        f"do: refexp-data lvis {lvis_folder}/lvis_v1_val.json"
+        f"do: refexp data download voc2007 --root {tmp_path}",
+        f"do: refexp data voc2coco {voc}/VOCdevkit --years 2007 --set test --out {voc}/voc07_test.json",
+        f"do: refexp data download voc2012 --root {tmp_path}",
+        f"do: refexp data voc2coco {voc}/VOCdevkit --years 2007 2012 --set trainval --out {voc}/voc0712_trainval.json",
+        f"do: refexp data download lvis --root {tmp_path}",
+        f"do: refexp data lvis {lvis_folder}/lvis_v1_val.json"
         f" --minival {lvis_folder}/lvis_v1_minival_inserted_image_name.json",
-        f"do: refexp-data download coco --root {tmp_path}",
-        f"do: refexp-data lvis {lvis_folder}/lvis_v1_train.json",
-        f"do: refexp-data download coco --root {tmp_path}",
+        f"do: refexp data download coco --root {tmp_path}",
+        f"do: refexp data lvis {lvis_folder}/lvis_v1_train.json",
+        f"do: refexp data download coco --root {tmp_path}",
     ]
     assert "drive.google.com" in steps[-1] and f"{tmp_path}/cdfsod/ArTaxOr/annotations/test.json" in steps[-1]
 
@@ -512,9 +537,9 @@ def test_missing_images(own, capsys):
     problem, step = spoilt(own, capsys, "voc_split1")
     first = own / "voc/VOCdevkit/VOC2012/JPEGImages/2007_000005.jpg"
     assert problem == f"missing: 2 of the 4 images of {own}/voc/voc0712_trainval.json, first {first}"
-    assert step == f"do: refexp-data download voc2012 --force --root {own}"
+    assert step == f"do: refexp data download voc2012 --force --root {own}"
     shutil.rmtree(own / "voc/VOCdevkit/VOC2012")
-    assert spoilt(own, capsys, "voc_split1")[1] == f"do: refexp-data download voc2012 --root {own}"
+    assert spoilt(own, capsys, "voc_split1")[1] == f"do: refexp data download voc2012 --root {own}"
 
 
 def test_a_folder_that_lacks_an_image_is_fetched_again_alone(own, capsys):
@@ -524,7 +549,7 @@ def test_a_folder_that_lacks_an_image_is_fetched_again_alone(own, capsys):
     assert "missing: 1 of the 7 images of" in lines[1] and "000000000102.jpg" in lines[1]
     assert [line.strip() for line in lines[2:]] == [
         f"do: delete {own}/coco/val2017",
-        f"do: refexp-data download coco --root {own}",
+        f"do: refexp data download coco --root {own}",
     ]
 
 
@@ -532,7 +557,7 @@ def test_a_missing_folder_of_images(own, capsys):
     shutil.rmtree(own / "coco/train2017")
     problem, step = spoilt(own, capsys, "coco")
     assert problem == f"missing: {own}/coco/train2017"
-    assert step == f"do: refexp-data download coco --root {own}"
+    assert step == f"do: refexp data download coco --root {own}"
 
 
 @pytest.mark.parametrize("text", ['{"images": [', '{"images": []}', '{"images": [{"id": 1}], "annotations": []}'])
@@ -543,7 +568,7 @@ def test_a_damaged_annotation_file(own, capsys, text):
     assert problem.startswith(f"wrong: {path}")
     assert step == f"do: delete {path}, then check again"
     path.unlink()
-    assert spoilt(own, capsys, "coco_fsod")[1] == f"do: refexp-data download coco --root {own}"
+    assert spoilt(own, capsys, "coco_fsod")[1] == f"do: refexp data download coco --root {own}"
 
 
 def test_images_of_another_size(own, capsys):
@@ -597,9 +622,11 @@ def test_check_within_a_hydra_application(tmp_path, monkeypatch):
 
 @pytest.mark.parametrize("wrong", [("--seed", -1), ("--references", 0), ("--photos", -3)])
 def test_numbers_that_draw_nothing(wrong, tmp_path, capsys):
-    with pytest.raises(SystemExit, match="2"):
-        run("synthetic", tmp_path / "out", *wrong)
-    assert f"argument {wrong[0]}: must be" in capsys.readouterr().err and not (tmp_path / "out").exists()
+    assert run("synthetic", tmp_path / "out", *wrong) == 2
+    error = capsys.readouterr().err
+    assert (
+        f"Invalid value for '{wrong[0]}': {wrong[1]} is not in the range" in error and not (tmp_path / "out").exists()
+    )
 
 
 def test_out_is_looked_at_before_the_work(tmp_path, capsys):

@@ -65,13 +65,13 @@ def test_other_hydra_applications_do_not_wait_for_refexp():
 
 
 @pytest.mark.parametrize("given", [None, "7"])
-@pytest.mark.parametrize("program", ["main.py", "refexp.datatools.cli"])
+@pytest.mark.parametrize("program", ["main.py", "refexp"])
 def test_threads_wait_briefly_in_programs_of_refexp(program, given, tmp_path):
     script = program.endswith(".py")
     code = WATCH.format(
         root=str(ROOT), program=str(ROOT / program) if script else program, run="run_path" if script else "run_module"
     )
     (tmp_path / "boxes.json").write_text("{}")
-    arguments = [] if script else ["boxes2masks", "boxes.json", "--images", ".", "--out", "masks.json"]
+    arguments = [] if script else ["data", "boxes2masks", "boxes.json", "--images", ".", "--out", "masks.json"]
     printed = python(code, *arguments, cwd=tmp_path, **({"GOMP_SPINCOUNT": given} if given else {}))
     assert printed.splitlines()[-1] == f"GOMP_SPINCOUNT is {given or 5000}"

@@ -439,9 +439,9 @@ def test_the_tutorial_runs_as_written(tmp_path):
     tools.mkdir(parents=True)
     (tools / "activate").write_text(f'PATH="{tools}:$PATH"\n')
     # As an installer writes it: installed metadata may be of an earlier pyproject.toml.
-    script = re.search(r'^refexp-data = "(\S+):(\w+)"$', (ROOT / "pyproject.toml").read_text(), flags=re.MULTILINE)
+    script = re.search(r'^refexp = "(\S+):(\w+)"$', (ROOT / "pyproject.toml").read_text(), flags=re.MULTILINE)
     code = "import sys; from {0} import {1}; sys.exit({1}())".format(*script.groups())
-    for name, program in (("python", [sys.executable]), ("refexp-data", [sys.executable, "-c", code])):
+    for name, program in (("python", [sys.executable]), ("refexp", [sys.executable, "-c", code])):
         (tools / name).write_text(f'#!/bin/sh\nexec {shlex.join(program)} "$@"\n')
         (tools / name).chmod(0o755)
     environment = os.environ | {"PYTHONPATH": str(tmp_path), "COLUMNS": "160"}

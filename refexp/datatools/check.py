@@ -27,53 +27,44 @@ SAMPLE = 5
 
 BOXES_ONLY = (
     "the references have boxes only: a run has its proposer (SAM2, regions) make masks of those it takes; "
-    "refexp-data boxes2masks makes all beforehand"
+    "refexp data boxes2masks makes all beforehand"
 )
 
 
-@dataclass(frozen=True)
-class Made:
-    """A file below the root that a refexp-data command makes: its words, with paths below the root in braces."""
-
-    words: str
-    needs: tuple[str, ...]
-
-
-_VOC = "voc/VOCdevkit"
-_SETS = f"{_VOC}/VOC{{}}/ImageSets/Main/{{}}.txt"
-MADE = {
-    "voc/voc07_test.json": Made(
-        f"voc2coco {{{_VOC}}} --years 2007 --set test --out {{voc/voc07_test.json}}", (_SETS.format(2007, "test"),)
+MADE: dict[str, tuple[str, tuple[str, ...]]] = {
+    "voc/voc07_test.json": (
+        "voc2coco {0}/voc/VOCdevkit --years 2007 --set test --out {0}/voc/voc07_test.json",
+        ("voc/VOCdevkit/VOC2007/ImageSets/Main/test.txt",),
     ),
-    "voc/voc0712_trainval.json": Made(
-        f"voc2coco {{{_VOC}}} --years 2007 2012 --set trainval --out {{voc/voc0712_trainval.json}}",
-        (_SETS.format(2007, "trainval"), _SETS.format(2012, "trainval")),
+    "voc/voc0712_trainval.json": (
+        "voc2coco {0}/voc/VOCdevkit --years 2007 2012 --set trainval --out {0}/voc/voc0712_trainval.json",
+        ("voc/VOCdevkit/VOC2007/ImageSets/Main/trainval.txt", "voc/VOCdevkit/VOC2012/ImageSets/Main/trainval.txt"),
     ),
-    "lvis/lvis_v1_train_refexp.json": Made("lvis {lvis/lvis_v1_train.json}", ("lvis/lvis_v1_train.json",)),
-    "lvis/lvis_v1_val_refexp.json": Made("lvis {lvis/lvis_v1_val.json}", ("lvis/lvis_v1_val.json",)),
-    "lvis/lvis_v1_minival_refexp.json": Made(
-        "lvis {lvis/lvis_v1_val.json} --minival {lvis/lvis_v1_minival_inserted_image_name.json}",
+    "lvis/lvis_v1_train_refexp.json": ("lvis {0}/lvis/lvis_v1_train.json", ("lvis/lvis_v1_train.json",)),
+    "lvis/lvis_v1_val_refexp.json": ("lvis {0}/lvis/lvis_v1_val.json", ("lvis/lvis_v1_val.json",)),
+    "lvis/lvis_v1_minival_refexp.json": (
+        "lvis {0}/lvis/lvis_v1_val.json --minival {0}/lvis/lvis_v1_minival_inserted_image_name.json",
         ("lvis/lvis_v1_val.json", "lvis/lvis_v1_minival_inserted_image_name.json"),
     ),
 }
+"""Files below the root that a refexp data command makes: its words, {0} the root, and the files that it reads."""
 
 FETCHED = {
     "coco": "coco",
     "lvis": "lvis",
     "voc": "voc2007",
-    f"{_VOC}/VOC2012": "voc2012",
+    "voc/VOCdevkit/VOC2012": "voc2012",
     **{f"cdfsod/{folder}": name for name, folder in BY_HAND.items()},
 }
-"""The data set that `refexp-data download` fetches for a path below the root: that of the longest key above it."""
+"""The data set that `refexp data download` fetches for a path below the root: that of the longest key above it."""
 
 
 def next_steps(path: str, root: Path) -> list[str]:
     """The commands, in order, that make a path below `root` that is missing; none if nobody knows."""
     if path in MADE:
-        made = MADE[path]
-        steps = [step for need in made.needs if not (root / need).exists() for step in next_steps(need, root)]
-        words = [str(root / word[1:-1]) if word.startswith("{") else word for word in made.words.split()]
-        return [*dict.fromkeys(steps), data_command(*words)]
+        words, needs = MADE[path]
+        steps = [step for need in needs if not (root / need).exists() for step in next_steps(need, root)]
+        return [*dict.fromkeys(steps), data_command(*(word.format(root) for word in words.split()))]
     above = [key for key in FETCHED if PurePosixPath(path).is_relative_to(key)]
     if not above:
         return []
@@ -93,27 +84,24 @@ def next_steps(path: str, root: Path) -> list[str]:
 class Report:
     """What was found for one option: `problems`, what to do about them in order, and otherwise what is there.
 
-    notes: what is no problem, but good to know.
+    notes: what is no problem, but good to know. All are sets in the order of their keys.
     """
 
-    problems: list[str] = field(default_factory=list)
-    steps: list[str] = field(default_factory=list)
-    found: list[str] = field(default_factory=list)
-    notes: list[str] = field(default_factory=list)
+    problems: dict[str, None] = field(default_factory=dict)
+    steps: dict[str, None] = field(default_factory=dict)
+    found: dict[str, None] = field(default_factory=dict)
+    notes: dict[str, None] = field(default_factory=dict)
 
-    def missing(self, problem: str, steps: Sequence[str]) -> None:
-        self.problems += [problem] if problem not in self.problems else []
-        self.steps += [step for step in steps if step not in self.steps]
+    def add(self, problem: str, *steps: str) -> None:
+        self.problems[problem] = None
+        self.steps.update(dict.fromkeys(steps))
 
 
 class Checker:
     """Checks options one after the other; a file that several of them use is read once."""
 
     def __init__(self, root: Path) -> None:
-        self.root = root
-        self.contents: dict[Path, list[Record] | str] = {}
-        self.boxes_only: set[Path] = set()
-        self.images: dict[tuple[Path, Path], tuple[int, str, str]] = {}
+        self.root, self.read, self.look = root, cache(_read), cache(self._look)
 
     def check(self, name: str) -> Report:
         """Everything that the option `dataset=name` reads."""
@@ -122,28 +110,30 @@ class Checker:
             images = paths.get("images")
             for part, folder in (("targets", images), ("references", paths.get("reference_images") or images)):
                 if part in paths and folder is not None:
-                    self._check_part(paths[part], folder, report)
-            if paths.get("references") in self.boxes_only and BOXES_ONLY not in report.notes:
-                report.notes.append(BOXES_ONLY)
+                    self._check_part(part, paths[part], folder, report)
         return report
 
-    def _check_part(self, annotations: Path, folder: Path, report: Report) -> None:
+    def _check_part(self, part: str, annotations: Path, folder: Path, report: Report) -> None:
         absent = [path for path in (annotations, folder) if not path.exists()]
         for path in absent:
-            report.missing(f"missing: {self._topmost_missing(path)}", self._steps(path))
+            report.add(f"missing: {self._topmost_missing(path)}", *self._steps(path))
         if annotations in absent:
             return
-        records = self._records(annotations)
-        if isinstance(records, str):
-            report.missing(f"wrong: {records}", [f"delete {annotations}, then check again"])
-        elif folder not in absent:
-            count, first, wrong = self._look(annotations, records, folder)
-            if count:
-                of = f"{count} of the {len(records)} images of {annotations}"
-                report.missing(f"missing: {of}, first {folder / first}", self._steps(folder / first))
-            if wrong:
-                report.missing(f"wrong: {wrong}", [f"replace the images in {folder}, or {annotations}"])
-            report.found.append(f"{annotations.name} ({len(records)} images)")
+        try:
+            records, boxes_only = self.read(annotations)
+        except RefexpError as error:
+            return report.add(f"wrong: {error}", f"delete {annotations}, then check again")
+        if part == "references" and boxes_only:
+            report.notes[BOXES_ONLY] = None
+        if folder in absent:
+            return
+        count, first, wrong = self.look(annotations, folder)
+        if count:
+            of = f"{count} of the {len(records)} images of {annotations}"
+            report.add(f"missing: {of}, first {folder / first}", *self._steps(folder / first))
+        if wrong:
+            report.add(f"wrong: {wrong}", f"replace the images in {folder}, or {annotations}")
+        report.found[f"{annotations.name} ({len(records)} images)"] = None
 
     def _steps(self, path: Path) -> list[str]:
         """Every path comes from an option below the root, or leads out of it, and then nobody knows."""
@@ -155,27 +145,19 @@ class Checker:
         below = [folder for folder in path.parents if self.root in folder.parents]
         return next((folder for folder in reversed(below) if not folder.exists()), path)
 
-    def _records(self, path: Path) -> list[Record] | str:
-        """The image records of an annotation file, or what is wrong with it. Annotations are large, and not kept."""
-        if path not in self.contents:
-            try:
-                content = read_coco(path)
-                self.contents[path] = content["images"]
-                if not any(has_mask(annotation) for annotation in content["annotations"]):
-                    self.boxes_only.add(path)
-            except RefexpError as error:
-                self.contents[path] = str(error)
-        return self.contents[path]
-
-    def _look(self, annotations: Path, records: list[Record], folder: Path) -> tuple[int, str, str]:
+    def _look(self, annotations: Path, folder: Path) -> tuple[int, str, str]:
         """How many images are missing, the first of them, and what is wrong with the first bad one of a sample."""
-        key = (annotations, folder)
-        if key not in self.images:
-            missing = [record["file_name"] for record in records if not (folder / record["file_name"]).is_file()]
-            gone = set(missing)
-            here = [record for record in records if record["file_name"] not in gone]
-            self.images[key] = (len(missing), missing[0] if missing else "", bad_image(here, folder))
-        return self.images[key]
+        parts: tuple[list[Record], list[Record]] = ([], [])
+        for record in self.read(annotations)[0]:
+            parts[(folder / record["file_name"]).is_file()].append(record)
+        missing, here = parts
+        return len(missing), missing[0]["file_name"] if missing else "", bad_image(here, folder)
+
+
+def _read(path: Path) -> tuple[list[Record], bool]:
+    """The image records of an annotation file, and whether none has a mask. Annotations are large, and not kept."""
+    content = read_coco(path)
+    return content["images"], not any(has_mask(annotation) for annotation in content["annotations"])
 
 
 def bad_image(records: Sequence[Record], folder: Path) -> str:
@@ -190,7 +172,7 @@ def bad_image(records: Sequence[Record], folder: Path) -> str:
 
 def options() -> list[str]:
     """The options of the group `dataset` that read files below the data root."""
-    names = sorted(path.stem for path in (CONF / "dataset").glob("*.yaml"))
+    names = sorted(path.stem for path in (CONF / "dataset").glob("[!_]*.yaml"))
     if not names:
         raise RefexpError(
             f"no dataset options in {CONF / 'dataset'}; run this from an installation with its conf folder."
@@ -221,7 +203,7 @@ def option_paths(name: str, root: Path) -> list[dict[str, Path]]:
 @cache
 def _composed(name: str, conf: Path) -> dict[str, Any]:
     """The option, its references to other keys unresolved: {"dataset": {...}}."""
-    names = sorted(path.stem for path in (conf / "dataset").glob("*.yaml"))
+    names = sorted(path.stem for path in (conf / "dataset").glob("[!_]*.yaml"))
     if name not in names:
         raise RefexpError(f"dataset={name}: no such option. {did_you_mean(name, names)}")
     try:
@@ -236,14 +218,12 @@ def print_reports(names: Sequence[str], root: Path) -> bool:
     checker, complete = Checker(root), True
     reports = ((name, checker.check(name)) for name in names or options())
     for report, group in groupby(reports, key=lambda pair: pair[1]):
-        complete &= not report.problems
-        state = "incomplete" if report.problems else "complete"
-        found = ", ".join(dict.fromkeys(report.found)) or "reads no file below the data root"
-        print(f"{', '.join(name for name, _ in group)}: {state}{'' if report.problems else f', {found}'}", flush=True)
-        for line in report.problems:
-            print(f"    {line}")
-        for line in report.steps:
-            print(f"    do: {line}")
-        for line in [] if report.problems else report.notes:
-            print(f"    note: {line}")
+        title = ", ".join(name for name, _ in group)
+        if report.problems:
+            complete = False
+            lines = [f"{title}: incomplete", *report.problems, *(f"do: {step}" for step in report.steps)]
+        else:
+            found = ", ".join(report.found) or "reads no file below the data root"
+            lines = [f"{title}: complete, {found}", *(f"note: {note}" for note in report.notes)]
+        print("\n    ".join(lines), flush=True)
     return complete

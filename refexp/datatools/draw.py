@@ -16,7 +16,7 @@ from refexp.errors import RefexpError, did_you_mean
 from refexp.files import atomic_path, write_json, write_text
 from refexp.masks import decode
 
-LABEL = "SYNTHETIC: drawn by `refexp-data synthetic`. Numbers on these images say nothing of photographs.\n"
+LABEL = "SYNTHETIC: drawn by `refexp data synthetic`. Numbers on these images say nothing of photographs.\n"
 
 
 def write_folder(folder: Path, classes: Sequence[str], references: int, photos: int, seed: int) -> dict[str, Any]:

@@ -64,7 +64,7 @@ def _read(path: Path) -> dict[str, Any]:
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
     except OSError:
-        raise RefexpError(f"annotation file not found: {path}; `refexp-data download lvis` fetches LVIS's.") from None
+        raise RefexpError(f"annotation file not found: {path}; `refexp data download lvis` fetches LVIS's.") from None
     except (json.JSONDecodeError, UnicodeDecodeError) as error:
         raise RefexpError(f"{path} is not valid JSON: {error}") from None
     for part in ("images", "annotations", "categories"):

@@ -53,7 +53,7 @@ def read_image_set(devkit: Path, year: int, image_set: str) -> list[str]:
     except OSError:
         raise RefexpError(
             f"no image set {folder / image_set}.txt; {devkit} must be the folder that holds VOC{year}, and "
-            f"`refexp-data download voc{year}` fetches it (the test part of 2012 was never published)."
+            f"`refexp data download voc{year}` fetches it (the test part of 2012 was never published)."
         ) from None
     names = [line.split()[0] for line in lines if line.strip()]
     for name in names:

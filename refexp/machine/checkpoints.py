@@ -12,6 +12,7 @@ from pathlib import Path
 
 from refexp.errors import RefexpError, did_you_mean
 from refexp.files import sha256
+from refexp.machine import fetching
 from refexp.types import Weights
 
 META = "https://dl.fbaipublicfiles.com"
@@ -88,8 +89,6 @@ def describe(name: str, path: Path) -> Weights:
 
 def fetch(name: str, folder: Path) -> Path:
     """Download one checkpoint with a progress bar, check its SHA-256, and only then put it in place."""
-    import torch.hub
-
     if name not in CHECKPOINTS:
         raise RefexpError(f"no checkpoint is called '{name}'. {did_you_mean(name, CHECKPOINTS)}")
     checkpoint = CHECKPOINTS[name]
@@ -97,12 +96,6 @@ def fetch(name: str, folder: Path) -> Path:
     if path.is_file():
         print(f"{path} is here already")
         return path
-    folder.mkdir(parents=True, exist_ok=True)
-    print(f"{checkpoint.url} -> {path}")
-    try:
-        torch.hub.download_url_to_file(checkpoint.url, str(path), hash_prefix=checkpoint.sha256)
-    except (OSError, RuntimeError) as error:
-        raise RefexpError(
-            f"could not fetch {checkpoint.url}: {error}. Fetch it by hand and put it at {path}."
-        ) from None
+    print(f"{checkpoint.url} -> {path}", flush=True)
+    fetching.fetch(checkpoint.url, path, "sha256", checkpoint.sha256)
     return path

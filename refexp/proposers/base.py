@@ -38,7 +38,7 @@ class Proposer(ABC):
         """
         raise RefexpError(
             f"these references have boxes but no masks, and {type(self).__name__} cannot make masks of boxes: take a "
-            "proposer that can (SAM2, regions), or run `refexp-data boxes2masks` first."
+            "proposer that can (SAM2, regions), or run `refexp data boxes2masks` first."
         )
 
     @abstractmethod

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import textwrap
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -20,17 +21,21 @@ from refexp.types import MemoryBank
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
-    from matplotlib.figure import Figure
 
 MAX_NAMED, MAX_FIGURES = 45, 10
 """Classes up to which the matrix names them, and up to which it holds figures."""
 
 DPI = 130
-TILE, SEAM, GAP, CAPTION = 0.95, 0.03, 0.16, 0.22
-"""Inches: side of a tile, between the tiles of a reference, between references, under a tile."""
-NAME, MARGIN, MATRIX, PANEL, HEADLINE = 1.25, 0.25, 3.65, (5.2, 5.0), 6.6
-"""Inches: for a class's name, around all, side of a matrix, a matrix with its names, for the lines on top."""
+NAME, PAIR, ROW, MATRIX, HEAD = 1.2, 2.1, 1.25, 4.8, 1.0
+"""Inches, about: width of a class's name and of a pair; height of a row; side of a matrix with names; lines on top."""
 INK, FAINT, ALARM = "#1f2933", "#7b8794", "#b42318"
+STYLE: Any = {
+    "text.parse_math": False,  # class names are taken literally
+    "text.color": INK, "axes.labelcolor": FAINT, "xtick.labelcolor": INK, "ytick.labelcolor": INK,
+    "axes.titlesize": 11, "axes.titleweight": "bold", "axes.titlelocation": "left", "xaxis.labellocation": "left",
+    "xtick.major.size": 0, "ytick.major.size": 0, "axes.linewidth": 0, "axes.labelsize": 8, "axes.labelpad": 6,
+    "figure.constrained_layout.hspace": 0.06,
+}  # fmt: skip
 
 
 def draw_memory_bank(
@@ -41,110 +46,80 @@ def draw_memory_bank(
     views: of the first references of the first classes; classes, bank: all of the run, in the same order. note: stands
     on top, if given.
     """
-    from matplotlib.figure import Figure  # takes half a second to import
+    from matplotlib import rc_context  # takes half a second to import
+    from matplotlib.figure import Figure
 
-    columns = max(len(row) for row in views)
-    tiles = (NAME + columns * (2 * TILE + SEAM + GAP), len(views) * (TILE + CAPTION))
-    explanation = _explanation(classes, views, bank)
-    head = 0.6 + 0.16 * len(explanation) + (0.2 if note else 0)
-    # With one reference a class, references are prototypes.
-    panels = 2 if max(len(rows) for rows in bank.instances) > 1 else 1
-    width, height, corners = _arrange(tiles, panels)
-    page = _Page(Figure(dpi=DPI, facecolor="white"), width + 2 * MARGIN, height + head + MARGIN)
-
-    page.text(MARGIN, 0.3, "What the references taught", size=15, weight="bold")
-    for number, line in enumerate(explanation):
-        page.text(MARGIN, 0.56 + 0.16 * number, line, size=8.5, color=FAINT)
-    if note:
-        page.text(MARGIN, head - 0.16, note, size=9, weight="bold", color=ALARM)
-    _draw_tiles(page, head, classes, views, bank)
-    at = [(MARGIN + x, head + y) for x, y in corners]
-    _draw_prototypes(page, at[0], classes, bank)
-    if panels > 1:
-        _draw_instances(page, at[1], classes, views, bank)
-    with atomic_path(path) as temporary:
-        page.figure.savefig(temporary, format="png")
-
-
-def _arrange(tiles: tuple[float, float], panels: int) -> tuple[float, float, list[tuple[float, float]]]:
-    """Width and height of all, and each panel's corner: beside the tiles if these are a tall block, else below."""
-    if tiles[1] > 1.4 * MATRIX:
-        x = tiles[0] + MARGIN
-        return x + PANEL[0], max(tiles[1], panels * PANEL[1]), [(x, number * PANEL[1]) for number in range(panels)]
-    width = max(tiles[0], panels * PANEL[0], HEADLINE)
-    y = tiles[1] + 0.3
-    return width, y + PANEL[1], [(number * PANEL[0], y) for number in range(panels)]
+    columns, shots = max(len(row) for row in views), max(len(rows) for rows in bank.instances)
+    panels = 2 if shots > 1 else 1  # with one reference a class, references are prototypes
+    width, height = NAME + columns * PAIR, len(views) * ROW
+    beside = height > MATRIX  # the matrices stand beside a tall block of pairs, and below another
+    right, below = (MATRIX, panels * MATRIX - height) if beside else (panels * MATRIX - width, MATRIX)
+    widths, heights = (width, max(right, 0.01)), (height, max(below, 0.01))
+    with rc_context(STYLE), atomic_path(path) as temporary:
+        figure = Figure((sum(widths), sum(heights) + HEAD), dpi=DPI, layout="constrained")
+        page: Any = figure
+        explanation = _explanation(classes, views, shots)
+        for words, size, ink in (("What the references taught", 15, INK), (explanation, 8.5, FAINT), (note, 9, ALARM)):
+            if words:
+                page.suptitle(words, x=0, ha="left", size=size, color=ink, weight=400 if ink == FAINT else 700)
+                page = page.subfigures()
+        grid = page.add_gridspec(2, 2, width_ratios=widths, height_ratios=heights)
+        _draw_pairs(page.add_subfigure(grid[0, 0]).subplots(len(views), columns, squeeze=False), classes, views, bank)
+        matrices = page.add_subfigure(grid[:, 1] if beside else grid[1, :])
+        axes = matrices.subplots(*((panels, 1) if beside else (1, panels)), squeeze=False).flat
+        _draw_prototypes(axes[0], classes, bank)
+        if panels > 1:
+            _draw_instances(axes[1], classes, views, bank)
+        figure.savefig(temporary, format="png", bbox_inches="tight", pad_inches=0.2)
 
 
-class _Page:
-    """A figure measured in inches from its upper left corner."""
-
-    def __init__(self, figure: Figure, width: float, height: float) -> None:
-        figure.set_size_inches(width, height)
-        self.figure, self.width, self.height = figure, width, height
-
-    def axes(self, x: float, y: float, width: float, height: float) -> Axes:
-        """A frame without ticks."""
-        box = (x / self.width, 1 - (y + height) / self.height, width / self.width, height / self.height)
-        axes = self.figure.add_axes(box)
-        axes.set_xticks([])
-        axes.set_yticks([])
-        for spine in axes.spines.values():
-            spine.set_visible(False)
-        return axes
-
-    def text(self, x: float, y: float, words: str, **style: Any) -> None:
-        """One line whose foot is at y. Class names are taken literally."""
-        all_styles: dict[str, Any] = {"color": INK, "size": 8, "parse_math": False, **style}
-        self.figure.text(x / self.width, 1 - y / self.height, words, **all_styles)
-
-
-def _explanation(classes: Sequence[str], views: Sequence[Sequence[ReferenceView]], bank: MemoryBank) -> list[str]:
-    shots, drawn = max(len(rows) for rows in bank.instances), max(len(row) for row in views)
+def _explanation(classes: Sequence[str], views: Sequence[Sequence[ReferenceView]], shots: int) -> str:
+    drawn = max(len(row) for row in views)
+    text = (
+        "Left of each pair the reference and its mask, right its patch features: the first three principal components\n"
+        "of the patches under all masks drawn, as red, green, blue."
+    )
+    if shots > 1:
+        text += " Below it, its similarity to the mean of the others of its class, red: to another class."
     parts = [f"the first {len(views)} of {len(classes)} classes"] if len(views) < len(classes) else []
     parts += [f"the first {drawn} of up to {shots} references of a class"] if drawn < shots else []
-    lines = [
-        "Left of each pair the reference and its mask, right its patch features: the first three principal components",
-        "of the patches under all masks drawn, as red, green, blue."
-        + (
-            " Below it, its similarity to the mean of the others of its class, red: to another class."
-            if shots > 1
-            else ""
-        ),
-    ]
-    return lines + ([f"Drawn are {' and '.join(parts)}."] if parts else [])
+    return f"{text}\nDrawn are {' and '.join(parts)}." if parts else text
 
 
-def _draw_tiles(
-    page: _Page, top: float, classes: Sequence[str], views: Sequence[Sequence[ReferenceView]], bank: MemoryBank
+def _draw_pairs(
+    grid: np.ndarray, classes: Sequence[str], views: Sequence[Sequence[ReferenceView]], bank: MemoryBank
 ) -> None:
     """A row a class; a reference that the others would name differently says so."""
+    for axes in grid.flat:
+        axes.set(xticks=[], yticks=[], box_aspect=1 / 2.03, anchor="W")
     colors = iter(feature_colors([(view.tokens, view.weights) for row in views for view in row]))
     for label, row in enumerate(views):
-        y = top + label * (TILE + CAPTION)
-        page.axes(MARGIN, y + 0.02, 0.06, TILE - 0.04).set_facecolor(_hex(label))
-        for number, line in enumerate(_wrapped(classes[label])):
-            page.text(MARGIN + 0.14, y + TILE / 2 + 0.04 + 0.15 * number, line, size=9, weight="bold")
-        for shot, view in enumerate(row):
-            x = MARGIN + NAME + shot * (2 * TILE + SEAM + GAP)
-            _draw_pair(page, x, y, view, label, next(colors))
-            words, alarm = _judged_by_the_others(label, shot, classes, bank)
-            page.text(x, y + TILE + 0.13, words, size=7, color=ALARM if alarm else FAINT)
+        ink = np.divide(color(label), 255)
+        grid[label, 0].spines["left"].set(color=ink, lw=5, position=("outward", 6), capstyle="butt")
+        first, *rest = textwrap.wrap(classes[label], 13) or [""]
+        name = f"{first}\n{_short(' '.join(rest), 13)}".strip()
+        grid[label, 0].set_ylabel(name, rotation=0, ha="right", va="center", size=9, color=INK, weight="bold")
+        for axes, shot, view in zip(grid[label], range(len(row)), row, strict=False):
+            _draw_pair(axes, view, ink, next(colors))
+            named, similarity = named_by_the_others(label, shot, bank) or (label, None)
+            nearer = "" if named == label else f"nearer to {_short(classes[named], 15)}: "
+            words = "" if similarity is None else f"{nearer}{similarity:.2f}"
+            axes.set_xlabel(words, labelpad=3, size=7, color=ALARM if nearer else FAINT)
 
 
-def _draw_pair(page: _Page, x: float, y: float, view: ReferenceView, label: int, patches: np.ndarray) -> None:
+def _draw_pair(axes: Axes, view: ReferenceView, ink: np.ndarray, patches: np.ndarray) -> None:
     """The neighbourhood of a mask, as picture and as patches."""
     height, width = view.mask.shape
-    left, top, right, bottom = window(boxes_xywh(encode(view.mask[None]))[0].tolist(), view.mask.shape, least=12)
-    pair = page.axes(x, y, TILE, TILE), page.axes(x + TILE + SEAM, y, TILE, TILE)
+    x1, y1, x2, y2 = window(boxes_xywh(encode(view.mask[None]))[0].tolist(), view.mask.shape, least=12)
     faded = np.where(view.mask[..., None], view.rgb, view.rgb // 2 + 127)
-    pair[0].imshow(faded, extent=(0, width, height, 0))
-    pair[1].imshow(patches, extent=(0, width, height, 0), interpolation="nearest")
-    at = np.arange(width) + 0.5, np.arange(height) + 0.5
-    for axes, ink, line in zip(pair, (_hex(label), INK), (1.6, 0.8), strict=True):
+    for left, picture, how, line in ((0, faded, None, (ink, 1.6)), (1.03, patches, "nearest", (INK, 0.8))):
+        tile = axes.inset_axes((left / 2.03, 0, 1 / 2.03, 1), in_layout=False)
+        tile.set_axis_off()
+        tile.imshow(picture, extent=(0, width, height, 0), interpolation=how)
         if not view.mask.all() and min(view.mask.shape) > 1:
-            axes.contour(*at, view.mask, [0.5], colors=ink, linewidths=line)
-        axes.set(xlim=(left, right), ylim=(bottom, top), aspect="equal")
+            at = np.arange(width) + 0.5, np.arange(height) + 0.5
+            tile.contour(*at, view.mask, [0.5], colors=[line[0]], linewidths=line[1])
+        tile.set(xlim=(x1, x2), ylim=(y2, y1))
 
 
 def named_by_the_others(label: int, shot: int, bank: MemoryBank) -> tuple[int, float] | None:
@@ -158,88 +133,44 @@ def named_by_the_others(label: int, shot: int, bank: MemoryBank) -> tuple[int, f
     return int(named), float(similarity)
 
 
-def _judged_by_the_others(label: int, shot: int, classes: Sequence[str], bank: MemoryBank) -> tuple[str, bool]:
-    answer = named_by_the_others(label, shot, bank)
-    if answer is None:
-        return "", False
-    named, similarity = answer
-    if named == label:
-        return f"{similarity:.2f}", False
-    return f"nearer to {_short(classes[named], 15)}: {similarity:.2f}", True
-
-
-def _draw_prototypes(page: _Page, corner: tuple[float, float], classes: Sequence[str], bank: MemoryBank) -> None:
-    similarity = (bank.prototypes @ bank.prototypes.T).clamp(-1, 1).numpy()
+def _draw_prototypes(axes: Axes, classes: Sequence[str], bank: MemoryBank) -> None:
     count = len(classes)
+    similarity = _draw_matrix(axes, bank.prototypes, "Class prototypes", np.arange(count), classes)
     words = f"{count} classes"
     if count > 1:
         apart = similarity - 2 * np.eye(count)
-        first, second = divmod(int(apart.argmax()), count)
-        words = f"most alike: {_short(classes[first], 18)} and {_short(classes[second], 18)}, {apart.max():.2f}"
-    axes = _matrix(page, corner, similarity, "Class prototypes", words)
-    if count <= MAX_NAMED:
-        _name_axes(axes, np.arange(count), classes)
-    if count <= MAX_FIGURES:
-        lowest, highest = axes.images[0].get_clim()
-        for (row, column), value in np.ndenumerate(similarity):
-            ink = "white" if value > lowest + 0.55 * (highest - lowest) else INK
-            axes.text(column, row, f"{value:.2f}", ha="center", va="center", size=7.5, color=ink)
+        first, second = (_short(classes[label], 18) for label in divmod(int(apart.argmax()), count))
+        words = f"most alike: {first} and {second}, {apart.max():.2f}"
+    axes.set_xlabel(f"cosine similarity\n{words}")
+    for (row, column), value in np.ndenumerate(similarity if count <= MAX_FIGURES else []):
+        ink = "white" if np.greater(axes.images[0].norm(value), 0.55) else INK
+        axes.text(column, row, f"{value:.2f}", ha="center", va="center", size=7.5, color=ink)
 
 
 def _draw_instances(
-    page: _Page,
-    corner: tuple[float, float],
-    classes: Sequence[str],
-    views: Sequence[Sequence[ReferenceView]],
-    bank: MemoryBank,
+    axes: Axes, classes: Sequence[str], views: Sequence[Sequence[ReferenceView]], bank: MemoryBank
 ) -> None:
     counts = np.array([len(row) for row in views])
-    rows = torch.cat([bank.instances[label][:count] for label, count in enumerate(counts)])
-    unit = F.normalize(rows, dim=1)
-    words = "each drawn one with each other; a good class is a dark square"
-    axes = _matrix(page, corner, (unit @ unit.T).clamp(-1, 1).numpy(), "References", words)
-    ends = counts.cumsum()
-    for end in ends[:-1] - 0.5:
+    unit = F.normalize(torch.cat([rows[:count] for rows, count in zip(bank.instances, counts, strict=False)]), dim=1)
+    _draw_matrix(axes, unit, "References", counts.cumsum() - counts / 2 - 0.5, classes[: len(views)])
+    axes.set_xlabel("cosine similarity\neach drawn one with each other; a good class is a dark square")
+    for end in counts.cumsum()[:-1] - 0.5:
         axes.axhline(end, color="white", linewidth=1.2)
         axes.axvline(end, color="white", linewidth=1.2)
-    _name_axes(axes, ends - counts / 2 - 0.5, classes[: len(views)])
 
 
-def _matrix(page: _Page, corner: tuple[float, float], similarity: np.ndarray, title: str, words: str) -> Axes:
-    """A square of cosines with a title, and a line of words under it."""
-    x, y = corner
-    page.text(x, y + 0.2, title, size=11, weight="bold")
-    page.text(x, y + 0.38, f"cosine similarity; {words}", size=8, color=FAINT)
-    axes = page.axes(x + 1.0, y + 0.48, MATRIX, MATRIX)
-    lowest = min(float(similarity.min()), 0.95)
-    axes.imshow(similarity, cmap="YlGnBu", vmin=lowest, vmax=1, interpolation="nearest")
-    return axes
-
-
-def _name_axes(axes: Axes, at: np.ndarray, names: Sequence[str]) -> None:
-    labels = [_short(name, 13) for name in names]
-    size = min(8, 0.8 * 72 * MATRIX / len(names))
-    turn = {"rotation": 40} if size == 8 else {"rotation": 90, "va": "center"}
-    axes.set_yticks(at, labels, fontsize=size, color=INK)
-    axes.set_xticks(at, labels, fontsize=size, color=INK, ha="right", rotation_mode="anchor", **turn)
-    axes.tick_params(length=0)
-    for label in (*axes.get_xticklabels(), *axes.get_yticklabels()):
-        label.set_parse_math(False)
-
-
-def _hex(label: int) -> str:
-    return "#{:02x}{:02x}{:02x}".format(*color(label))
+def _draw_matrix(axes: Axes, unit: torch.Tensor, title: str, at: np.ndarray, names: Sequence[str]) -> np.ndarray:
+    """Draw a square of the cosines between vectors, and return them; names stand `at` these rows, if they are few."""
+    similarity = (unit @ unit.T).clamp(-1, 1).numpy()
+    axes.imshow(similarity, cmap="YlGnBu", vmin=min(float(similarity.min()), 0.95), vmax=1, interpolation="nearest")
+    axes.set(title=title, anchor="NW", xticks=[], yticks=[])
+    if len(names) <= MAX_NAMED:
+        labels, size = [_short(name, 13) for name in names], min(8, 200 / len(names))
+        turn: dict[str, Any] = {"rotation": 40} if size == 8 else {"rotation": 90, "va": "center"}
+        axes.set_yticks(at, labels, size=size)
+        axes.set_xticks(at, labels, size=size, ha="right", rotation_mode="anchor", **turn)
+    return similarity
 
 
 def _short(name: str, length: int) -> str:
     return name if len(name) <= length else name[: length - 1] + "…"
-
-
-def _wrapped(name: str) -> list[str]:
-    """A name in at most two lines."""
-    words, lines = name.split(), [""]
-    for word in words:
-        if lines[-1] and len(lines[-1]) + len(word) >= 12 and len(lines) < 2:
-            lines.append("")
-        lines[-1] = f"{lines[-1]} {word}".strip()
-    return [_short(line, 13) for line in lines]
