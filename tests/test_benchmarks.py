@@ -24,7 +24,7 @@ from refexp.data.custom import CustomDataset
 from refexp.data.lvis import LvisSplit, check_lvis
 from refexp.data.sampling import choose_references
 from refexp.errors import RefexpError
-from refexp.evaluation import lvis
+from refexp.evaluation import lvis_protocol as lvis
 from refexp.evaluation.coco_protocol import CocoEvaluation
 from refexp.evaluation.lvis_protocol import LvisEvaluation
 from refexp.evaluation.semantic import SemanticEvaluation

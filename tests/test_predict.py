@@ -17,8 +17,7 @@ import pytest
 import torch
 from conftest import ROOT
 from PIL import Image
-from runs import run
-from test_distributed import outputs, ranks
+from runs import outputs, ranks, run
 
 from refexp.data.folder import FolderDataset, read_reference_mask
 from refexp.data.images import upright_size

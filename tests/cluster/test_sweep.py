@@ -14,9 +14,9 @@ from pathlib import Path
 import pytest
 import torch
 from conftest import ROOT
+from runs import refexp
 
 from refexp.cluster.launchers import choose
-from refexp.cluster.sweeps import main as look_after
 from refexp.command.job import failing
 from refexp.errors import JobFailed, RefexpError
 from refexp.folders.sweep_folder import Job, Sweep, record_of, survey
@@ -75,10 +75,10 @@ def test_a_failed_job_hides_no_other_and_can_be_run_again(sweep, tmp_path, monke
     mended.mkdir()
     (mended / "faults.py").write_text(MENDED)
     monkeypatch.setenv("PYTHONPATH", f"{mended}{os.pathsep}{ROOT}")
-    assert look_after(["retry", str(out)]) == 0
+    assert refexp("sweep", "retry", str(out)) == 0
     assert states(out) == ["completed"] * 4
     assert (out / "0/status.json").stat().st_mtime == first
-    assert look_after(["status", str(out)]) == 0
+    assert refexp("sweep", "status", str(out)) == 0
     assert "completed" in capfd.readouterr().out
 
 
@@ -107,7 +107,7 @@ def test_a_killed_driver_is_seen_and_taken_up_again(folder, tmp_path, monkeypatc
     assert states(out) == ["died", "not started"]
     monkeypatch.setenv("PYTHONPATH", where(tmp_path)["env"]["PYTHONPATH"])
     monkeypatch.setenv("SLURM_RESTART_COUNT", "1")  # for which Wait does not wait
-    assert look_after(["retry", str(out)]) == 0
+    assert refexp("sweep", "retry", str(out)) == 0
     assert states(out) == ["completed", "completed"]
 
 
@@ -194,5 +194,5 @@ def test_choose(tmp_path):
 
 
 def test_a_folder_that_is_no_sweep_s(tmp_path, capsys):
-    assert look_after(["status", str(tmp_path)]) == 1
+    assert refexp("sweep", "status", str(tmp_path)) == 1
     assert "is no sweep's folder" in capsys.readouterr().err

@@ -11,7 +11,7 @@ from runs import refexp
 from refexp.errors import RefexpError
 from refexp.tracking.dashboard import build_report, publish, read
 
-ROOT = Path(__file__).parent.parent
+ROOT = Path(__file__).parents[2]
 DEFINITION = ROOT / "sweeps" / "dashboards" / "ablation.yaml"
 
 

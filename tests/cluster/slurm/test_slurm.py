@@ -13,8 +13,8 @@ from pathlib import Path
 import pytest
 from cluster import Cluster, why_not
 from conftest import ROOT, Folder
+from runs import refexp
 
-from refexp.cluster.sweeps import main as look_after
 from refexp.folders.sweep_folder import Sweep, survey
 
 pytestmark = [pytest.mark.slurm, pytest.mark.skipif(why_not() is not None, reason=why_not() or "")]
@@ -119,7 +119,7 @@ def test_every_way_of_failing_is_told(drive, cluster, tmp_path, capfd):
     assert f"#3 died: job {driver.job_id(3)} on" in said and "SLURM says CANCELLED" in said
     assert f"refexp sweep retry {driver.out}" in said
     assert "in match" in driver.status("1")["error"]["traceback"]
-    assert look_after(["status", str(driver.out)]) == 1
+    assert refexp("sweep", "status", str(driver.out)) == 1
 
 
 def test_preempted_it_goes_on_in_the_same_folder(drive, cluster, tmp_path):
@@ -179,7 +179,7 @@ def test_a_killed_driver_s_sweep_is_collected(drive, capfd):
     until(lambda: (driver.out / "sweep.json").exists() and Sweep(driver.out).jobs()[1][1] is not None)
     driver.process.send_signal(signal.SIGKILL)
     driver.process.wait()
-    assert look_after(["collect", str(driver.out)]) == 0
+    assert refexp("sweep", "collect", str(driver.out)) == 0
     assert driver.states() == ["completed", "completed"]
     assert "completed" in capfd.readouterr().out
 
@@ -188,5 +188,5 @@ def test_detached(drive, capfd):
     driver = drive("seed=0", "sweep.detach=true")
     said = driver.finish(180)
     assert driver.process.returncode == 0 and f"refexp sweep collect {driver.out}" in said
-    assert look_after(["cancel", str(driver.out)]) == 1
+    assert refexp("sweep", "cancel", str(driver.out)) == 1
     until(lambda: driver.states() == ["not started"], 30)

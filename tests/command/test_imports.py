@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-ROOT = Path(__file__).parent.parent
+ROOT = Path(__file__).parents[2]
 LOOK = """
 import json, os, sys
 before, modules = dict(os.environ), set(sys.modules)

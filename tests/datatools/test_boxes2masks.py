@@ -11,7 +11,7 @@ import torch
 from PIL import Image
 
 from refexp.data.coco import annotation_rle, read_coco
-from refexp.datatools.cli import main
+from refexp.datatools.cli import data as main
 from refexp.datatools.draw import write_folder
 from refexp.masks import areas, decode
 from refexp.proposers.base import Proposer

@@ -3,7 +3,7 @@
 An entry's key holds that number and nothing else of this package's code, so a run would take entries of older code for
 its own. fixtures/entries.npz holds what the code made when these numbers went up last; of features every 16th channel.
 
-    python tests/test_store_content.py    # makes the fixture anew, if FORMAT went up where entries changed
+    python tests/store/test_store_content.py    # makes the fixture anew, if FORMAT went up where entries changed
 
 Where a new PyTorch or timm draws other random weights, nothing of ours is stale: delete the fixture before.
 """
@@ -32,8 +32,8 @@ from refexp.method.extraction import Extractor, unpack
 from refexp.store.entries import FORMAT, Entry, Store, read_entry
 from refexp.store.upkeep import entries, made_by
 
-FIXTURE = Path(__file__).parent / "fixtures" / "entries.npz"
-REMAKE = "python tests/test_store_content.py"
+FIXTURE = Path(__file__).parents[1] / "fixtures" / "entries.npz"
+REMAKE = "python tests/store/test_store_content.py"
 NETWORKS = {
     "default": ["encoder=efficientnet_lite0", "proposer=regions"],
     "sam2": [

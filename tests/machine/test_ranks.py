@@ -14,37 +14,12 @@ from pathlib import Path
 import pytest
 from cluster import free_ports
 from conftest import ROOT, Folder
-
-MAIN = ROOT / "main.py"
+from runs import MAIN, outputs, ranks
 
 
 @pytest.fixture
 def few(tmp_path, drawn) -> Folder:
     return Folder(tmp_path / "data", drawn)
-
-
-def ranks(count: int, arguments: list[str], tmp_path: Path, script: Path = MAIN) -> list[subprocess.Popen[str]]:
-    """`count` processes as srun or torchrun would start them, but with nobody who watches over them."""
-    (port,) = free_ports(1)
-    shared = os.environ | {
-        "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port), "WORLD_SIZE": str(count), "LOCAL_WORLD_SIZE": str(count),
-        "PYTHONPATH": f"{ROOT}{os.pathsep}{ROOT / 'tests'}", "COLUMNS": "160",
-    }  # fmt: skip
-    return [
-        subprocess.Popen(
-            [sys.executable, str(script), *arguments],
-            cwd=tmp_path,
-            env=shared | {"RANK": str(rank), "LOCAL_RANK": str(rank)},
-            text=True,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-        )
-        for rank in range(count)
-    ]
-
-
-def outputs(processes: list[subprocess.Popen[str]], seconds: float = 240) -> list[str]:
-    return [process.communicate(timeout=seconds)[0] for process in processes]
 
 
 def arguments(few: Folder, output: Path, *more: str) -> list[str]:

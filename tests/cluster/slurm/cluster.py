@@ -1,8 +1,8 @@
 """A real SLURM on this machine, for tests: two virtual nodes with two fake GPUs each.
 
     make slurm                                # once, as root: installs Debian's packages
-    python tests/slurm/cluster.py up DIR      # starts it and prints the line that makes a shell use it
-    python tests/slurm/cluster.py down DIR
+    python tests/cluster/slurm/cluster.py up DIR      # starts it and prints the line that makes a shell use it
+    python tests/cluster/slurm/cluster.py down DIR
 
 Root is needed (slurmd starts jobs as their users). Nothing outside DIR is touched; without cgroups memory and GPUs are
 counted, but not enforced.

@@ -20,7 +20,7 @@ from miniature import read, voc_object, voc_xml, write
 
 from refexp.data.coco import read_coco
 from refexp.datatools import check, download
-from refexp.datatools.cli import main
+from refexp.datatools.cli import data as main
 from refexp.datatools.download import Download
 from refexp.errors import RefexpError
 from refexp.files import write_json
@@ -501,7 +501,7 @@ def test_the_commands_it_names_complete_the_root(tmp_path, capsys):
     assert len(steps) == 5 and not any("download" in step for step in steps)
     assert "coco20i_2: complete, instances_val2017.json (7 images), instances_train2017.json (14 images)" in out
     for step in steps:
-        assert run(*step.split()[1:]) == 0
+        assert run(*step.split()[2:]) == 0
     assert run("check", *names, "--root", tmp_path) == 0
 
 
