@@ -95,7 +95,7 @@ class RegionProposer(Proposer):
     def propose(self, target: Target) -> MaskProposals:
         """At most `max_proposals` proposals, best first."""
         rgb = F.interpolate(target.square[None].float().cpu(), size=(LOW_RES, LOW_RES), mode="area")[0]
-        pixels = Pixels.of(rgb.permute(1, 2, 0).numpy(), self.edge_half)
+        pixels = PixelGraph.of(rgb.permute(1, 2, 0).numpy(), self.edge_half)
         segmentations = [pixels.segment(space, scale, self.sigma, self.min_size) for space, scale in self.segmentations]
         leaf_hw = _common_refinement(segmentations)
         members = np.concatenate([_hierarchy(pixels, labels, leaf_hw, self.similarity) for labels in segmentations])
@@ -146,7 +146,7 @@ class Similarity:
 
 
 @dataclass(frozen=True)
-class Pixels:
+class PixelGraph:
     """What is computed once per image.
 
     rgb, lab: f32 [h, w, 3]; edge: f32 [h, w] in [0, 1); color: i64 [3, h, w] and texture: i64 [h, w], histogram bins.
@@ -159,7 +159,7 @@ class Pixels:
     texture: np.ndarray
 
     @classmethod
-    def of(cls, rgb: np.ndarray, edge_half: float) -> Pixels:
+    def of(cls, rgb: np.ndarray, edge_half: float) -> PixelGraph:
         """F32 [h, w, 3] in [0, 1], and the gradient that counts as half an edge."""
         lab = rgb2lab(rgb).astype(np.float32)
         smooth = ndimage.gaussian_filter(lab, (1, 1, 0))
@@ -207,7 +207,7 @@ class Merger:
     length, strength: f32 [n, n] shared contours; score: f32 [n, n] similarity of neighbours i < j, else -inf.
     """
 
-    def __init__(self, pixels: Pixels, labels: np.ndarray, weights: Similarity) -> None:
+    def __init__(self, pixels: PixelGraph, labels: np.ndarray, weights: Similarity) -> None:
         n = int(labels.max()) + 1
         self.weights, self.total = weights, labels.size
         self.area = np.bincount(labels.ravel(), minlength=n).astype(np.float32)
@@ -254,7 +254,7 @@ class Merger:
         return i, j
 
 
-def _hierarchy(pixels: Pixels, labels: np.ndarray, leaf_hw: np.ndarray, weights: Similarity) -> np.ndarray:
+def _hierarchy(pixels: PixelGraph, labels: np.ndarray, leaf_hw: np.ndarray, weights: Similarity) -> np.ndarray:
     """All regions of one merge tree but its root, the whole image: bool [M, L]."""
     merger = Merger(pixels, labels, weights)
     living = np.zeros((len(merger.area), int(leaf_hw.max()) + 1), dtype=bool)
@@ -281,7 +281,7 @@ def _bins(values: np.ndarray, count: int) -> np.ndarray:
 
 
 def _histogram(labels: np.ndarray, bins: np.ndarray, n: int, count: int) -> np.ndarray:
-    """Pixels of each label in each bin, f32 [n, count]."""
+    """PixelGraph of each label in each bin, f32 [n, count]."""
     return np.bincount((labels * count + bins).ravel(), minlength=n * count).reshape(n, count).astype(np.float32)
 
 
