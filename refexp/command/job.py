@@ -80,7 +80,11 @@ def run_job(config: DictConfig, output: Path, overrides: Sequence[str]) -> None:
         Options.of(settings)  # names a mistake before anything is computed
         afterwards.enter_context(reading(build(settings.get("logger"), "logger"), output))
         if finished := run(config, output):
-            show_run(finished)
+            try:
+                show_run(finished)
+            except Exception as error:  # what was computed is complete, and a sweep must not compute it again
+                log.error("the run is complete, but showing it failed: %s. Again: refexp show %s", error, output)
+                log.debug("", exc_info=True)
 
 
 @contextmanager

@@ -199,3 +199,14 @@ def test_the_record_is_what_the_file_says(made):
     assert json.loads(json.dumps(record.to_json())) == content(made / "run")
     assert record.instances == sum(record.instances_of_class.values()) > 0
     assert {name: len(ids) for name, ids in record.reference_ids.items()} == record.references
+
+
+def test_a_page_that_fails_harms_no_run(command, folder, tmp_path):
+    output = tmp_path / "out"
+    output.mkdir()
+    (output / "report.html").mkdir()  # no file can be put there
+    done = command(*folder.overrides(output), "vis.limit=1")
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert f"Again: refexp show {output}" in done.stdout + done.stderr
+    assert json.loads((output / "status.json").read_text())["state"] == "completed"
+    assert (output / "metrics.json").exists()
