@@ -12,13 +12,23 @@ help:            ## this list
 
 # torch first, and SAM2 without build isolation: its isolated build would fetch a second torch.
 $(READY): pyproject.toml constraints.txt
-	$(PYTHON) -m venv $(VENV)
-	$(BIN)/pip install --quiet --constraint constraints.txt torch torchvision setuptools wheel
-	SAM2_BUILD_CUDA=0 $(BIN)/pip install --quiet --constraint constraints.txt --no-build-isolation --editable ".[default,sam2,wandb,dev]"
+	@echo "install 1/3: a virtual environment in $(VENV) (seconds)"
+	@$(PYTHON) -m venv $(VENV)
+	@echo "install 2/3: PyTorch (up to 5 GB on disk; 2 to 10 minutes, depending on your network)"
+	@$(BIN)/pip install --quiet --constraint constraints.txt torch torchvision setuptools wheel
+	@echo "install 3/3: refexp, SAM2's code, the default encoder and the test tools (1 to 5 minutes)"
+	@SAM2_BUILD_CUDA=0 $(BIN)/pip install --quiet --constraint constraints.txt --no-build-isolation --editable ".[default,sam2,wandb,dev]"
 	@touch $@
 
-demo: $(READY)   ## install, then run the main job on the embedded default (synthetic images, CPU, offline)
+demo: $(READY)   ## install, then run two examples on a CPU without a network: synthetic images, and a photograph of coins
+	@echo "demo 1/2: the default experiment, on synthetic images (about a minute)"
 	$(BIN)/python main.py
+	@echo "demo 2/2: a real photograph: three coins as references, 18 coins to find (less than half a minute)"
+	$(BIN)/refexp data coins coins
+	$(BIN)/refexp predict references=coins/refs images=coins/photo.jpg masks=true hydra.run.dir=found/coins
+	@echo
+	@echo "The coins that refexp found: found/coins/overlays/photo.jpg"
+	@echo "The same as a page, to open in a browser: found/coins/report.html"
 
 test: $(READY)   ## install, then lint, type checks, the import contract and tests (minutes on two cores)
 	$(BIN)/ruff check .

@@ -449,7 +449,7 @@ def test_the_tutorial_runs_as_written(tmp_path):
         check=False,
     )  # fmt: skip
     assert done.returncode == 0, done.stdout + done.stderr
-    for path in re.findall(r"`(found/[\w./]+|scenes/[\w./]+)`", (ROOT / "docs/tutorial.md").read_text()):
+    for path in re.findall(r"`((?:found|scenes|coins)/[\w./]+)`", (ROOT / "docs/tutorial.md").read_text()):
         assert (tmp_path / path).exists(), path
     (program,) = blocks("python")
     code = subprocess.run(

@@ -200,3 +200,13 @@ def synthetic(folder: Path, classes: Names, references: int, photos: int, seed: 
 
     content = write_folder(folder, list(dict.fromkeys(classes)), references, photos, seed)
     click.echo(f"SYNTHETIC: {len(content['images'])} photos of {', '.join(dict.fromkeys(classes))} in {folder}")
+
+
+@data.command()
+@click.argument("folder", type=PATH)
+def coins(folder: Path) -> None:
+    """Write a real photograph of coins, and three references, to try things on."""
+    from refexp.datatools.coins import write_coins
+
+    content = write_coins(folder)
+    click.echo(f"{folder}/photo.jpg: {len(content['annotations'])} coins; three more in {folder}/refs/coin")
