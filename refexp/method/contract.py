@@ -10,7 +10,7 @@ import weakref
 from collections import Counter
 from collections.abc import Sequence
 from contextlib import suppress
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from hydra.core.hydra_config import HydraConfig
@@ -24,8 +24,30 @@ from refexp.types import Candidates, MaskProposals, MemoryBank, Proposals, Targe
 ROUNDING = 1e-4
 """How far a quality may leave [0, 1] by rounding."""
 
+OFFERED: dict[str, tuple[type, tuple[str, ...]]] = {
+    "encoder": (Encoder, ("input_size", "grid", "reference_context", "batch")),
+    "proposer": (Proposer, ("image_size",)),
+    "matcher": (object, ("match",)),
+    "postprocess": (object, ("__call__",)),
+}
+"""The base class of each group's components, and the attributes that its code reads."""
+
+Built = TypeVar("Built")
+
 _passed: dict[tuple[int, str], weakref.ref[Any]] = {}
 """By id of the component and name of the check. The reference shows that the id still means the same component."""
+
+
+def check_offered(group: str, component: Built) -> Built:
+    """A component that has what its group asks for; nothing is called."""
+    base, attributes = OFFERED[group]
+    if not isinstance(component, base):
+        raise RefexpError(
+            f"{chosen(group, component)}: {name_of(component)} is not a subclass of {base.__module__}.{base.__name__}."
+        )
+    if missing := [name for name in attributes if not hasattr(component, name)]:
+        raise RefexpError(f"{chosen(group, component)}: {name_of(component)} has no {', no '.join(missing)}.")
+    return component
 
 
 def check_tokens(encoder: Encoder, tokens: torch.Tensor, images: int) -> torch.Tensor:
@@ -84,7 +106,7 @@ def check_kept(step: Any, kept: Candidates, given: Candidates) -> Candidates:
     """A step of the postprocessing -> some of the candidates that it was given, none twice, in any order."""
     if _due(step, "step"):
         who = chosen("postprocess", step)
-        who = who if who.endswith(f" {_name(step)}") else f"{who}: {_name(step)}"
+        who = who if who.endswith(f" {name_of(step)}") else f"{who}: {name_of(step)}"
         _candidates(who, kept)
         if new := _pairs(who, kept) - _pairs(who, given):
             index, label = min(new)
@@ -105,10 +127,11 @@ def forget() -> None:
 def chosen(group: str, component: Any) -> str:
     """`encoder=dinov2_vitl14`: the option of a Hydra run; elsewhere, and for a `_target_` typed in, the class."""
     option = HydraConfig.get().runtime.choices.get(group) if HydraConfig.initialized() else None
-    return f"{group}={option}" if option else f"{group} {_name(component)}"
+    return f"{group}={option}" if option else f"{group} {name_of(component)}"
 
 
-def _name(component: Any) -> str:
+def name_of(component: Any) -> str:
+    """The name of a component's class, or of a function."""
     return getattr(component, "__name__", type(component).__name__)  # a step may be a function
 
 
@@ -178,7 +201,7 @@ def _candidates(who: str, found: Any) -> None:
     _instance(who, found, Candidates)
     _tensor(who, "index", found.index, torch.int64, ("N",))
     for what, dtype in (("labels", torch.int64), ("scores", torch.float32)):
-        _tensor(who, what, getattr(found, what), dtype, (len(found),), " (one for each of index)")
+        _tensor(who, what, getattr(found, what), dtype, (len(found),), ", one for each of index")
     for what in ("index", "labels", "scores"):
         if (device := getattr(found, what).device.type) != "cpu":
             raise RefexpError(f"{who} gave {what} on {device}; expected them on the CPU, as the proposals are.")

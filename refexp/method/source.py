@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from refexp.files import sha256
-from refexp.store import digest
+from refexp.store.entries import digest
 
 
 def code_of(kind: type) -> str | None:
