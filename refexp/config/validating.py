@@ -234,7 +234,7 @@ def every_time(check: Callable[..., Answer], *arguments: Any) -> Answer:
 
 
 def twice(function: Callable[..., Answer], *arguments: Any) -> Answer:
-    """The answer of a function. Raises RefexpError if it changes them, or answers otherwise the second time."""
+    """What a function answers. Raises RefexpError if it changes its arguments, or if its second answer differs."""
     given = copy.deepcopy(arguments)
     first = copy.deepcopy(function(*arguments))
     if not same(given, arguments):
