@@ -311,9 +311,11 @@ def test_a_component_without_weak_references_is_checked_each_time():
 
 
 def test_in_a_run_the_option_is_named(monkeypatch):
-    choices = {"encoder": "bad_grid", "postprocess": "mine"}
+    choices = {"encoder": "bad_grid", "matcher": "prototype", "postprocess": "mine"}
     monkeypatch.setattr(HydraConfig, "initialized", lambda: True)
-    monkeypatch.setattr(HydraConfig, "get", lambda: SimpleNamespace(runtime=SimpleNamespace(choices=choices)))
+    task = ["encoder=bad_grid", "matcher={_target_:mine.Bad}"]
+    run = SimpleNamespace(runtime=SimpleNamespace(choices=choices), overrides=SimpleNamespace(task=task))
+    monkeypatch.setattr(HydraConfig, "get", lambda: run)
     four = Means(lambda t: t.repeat(1, 4, 1))
     assert refused(extracted, four) == "encoder=bad_grid: forward gave [1, 1024, 3]; expected [1, 256, C] for grid=16"
     bad = changed(scores=lambda s: s.double())

@@ -126,8 +126,13 @@ def forget() -> None:
 
 def chosen(group: str, component: Any) -> str:
     """`encoder=dinov2_vitl14`: the option of a Hydra run; elsewhere, and for a `_target_` typed in, the class."""
-    option = HydraConfig.get().runtime.choices.get(group) if HydraConfig.initialized() else None
-    return f"{group}={option}" if option else f"{group} {name_of(component)}"
+    if HydraConfig.initialized():
+        run = HydraConfig.get()
+        typed = (f"{group}._target_=", f"{group}={{")
+        option = run.runtime.choices.get(group)
+        if option and not any(override.lstrip("+").startswith(typed) for override in run.overrides.task):
+            return f"{group}={option}"
+    return f"{group} {name_of(component)}"
 
 
 def name_of(component: Any) -> str:
