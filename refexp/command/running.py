@@ -42,13 +42,14 @@ def run_hydra(command: str, overrides: Sequence[str]) -> None:
         running = HydraConfig.get()
         run_job(config, Path(running.runtime.output_dir), list(running.overrides.task))  # type: ignore[arg-type]
 
-    sys.argv = [f"refexp {command}", *own_folder(overrides), *overrides]
+    own = own_folder(overrides)
+    sys.argv = [f"refexp {command}", *(["--config-dir", str(own)] if own else []), *overrides]
     main = hydra.main(version_base="1.3", config_path=str(conf_folder()), config_name="config")(experiment)
     sys.exit(command_line(main))
 
 
-def own_folder(overrides: Sequence[str]) -> list[str]:
-    """Let components of your own be found: modules in the current folder, options in its conf/.
+def own_folder(overrides: Sequence[str]) -> Path | None:
+    """Let components of your own be found: modules in the current folder; and its conf/, if it holds options.
 
     A conf/ with a config.yaml is a checkout's, or another program's, and stays out.
     """
@@ -58,8 +59,7 @@ def own_folder(overrides: Sequence[str]) -> list[str]:
     os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, [here, os.environ.get("PYTHONPATH")]))
     own = Path(here) / "conf"
     given = any(override.split("=")[0] in ("--config-dir", "-cd") for override in overrides)
-    found = own.is_dir() and not (own / "config.yaml").exists() and not given
-    return ["--config-dir", str(own)] if found else []
+    return own if own.is_dir() and not (own / "config.yaml").exists() and not given else None
 
 
 @click.command()
@@ -73,6 +73,13 @@ def validate(overrides: tuple[str, ...], attempt: bool) -> None:
     refexp validate encoder=mine --try                  does it keep its contract?
     """
     from refexp.config.composing import compose_config
+    from refexp.config.validating import check_config, try_component
 
-    own_folder(overrides)
-    compose_config(overrides)
+    own = own_folder(overrides)
+    words = [*([f"hydra.searchpath=[file://{own}]"] if own else []), *overrides]
+    lines = check_config(words)
+    if attempt and all(line.ok for line in lines if line.component not in ("dataset", "store")):
+        lines += try_component(compose_config(words))
+    for line in lines:
+        click.echo(f"{'ok    ' if line.ok else 'WRONG '} {line.component}: {line.message}")
+    sys.exit(0 if all(line.ok for line in lines) else 1)

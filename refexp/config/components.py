@@ -22,6 +22,7 @@ from refexp.evaluation.protocol import Evaluation
 from refexp.machine.checkpoints import MissingWeights
 from refexp.machine.networks import Precision
 from refexp.machine.runtime import Runtime
+from refexp.method.contract import check_offered
 from refexp.method.pipeline import Matcher, Step
 from refexp.proposers.base import Proposer
 from refexp.store.entries import Store
@@ -85,7 +86,7 @@ def build_networks(plain: dict[str, Any]) -> tuple[Proposer, Encoder]:
     built, missing = [], []
     for part in ("proposer", "encoder"):
         try:
-            built.append(build(plain.get(part), part))
+            built.append(check_offered(part, build(plain.get(part), part)))
         except MissingWeights as error:
             missing.append(error)
     if missing:
@@ -110,7 +111,7 @@ def build_experiment(config: DictConfig) -> Experiment:
         device=device,
         sampler=build(plain.get("sampler"), "sampler"),
         evaluation=build(plain.get("evaluation"), "evaluation"),
-        matcher=build(plain.get("matcher"), "matcher"),
+        matcher=check_offered("matcher", build(plain.get("matcher"), "matcher")),
         steps=build_all(plain.get("postprocess"), "postprocess"),
         proposer=proposer,
         encoder=encoder,

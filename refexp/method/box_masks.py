@@ -12,6 +12,7 @@ from refexp.data.coco import Split
 from refexp.data.images import to_square
 from refexp.errors import RefexpError
 from refexp.masks import areas, box_mask
+from refexp.method.contract import check_box_masks
 from refexp.proposers.base import Proposer
 from refexp.types import ImageId, Reference, Target
 
@@ -33,7 +34,8 @@ def complete(split: Split, references: Sequence[Reference], proposer: Proposer) 
     rgb = split.read(split.images[image_id])
     target = Target(image_id, rgb, to_square(rgb, proposer.image_size))
     corners = [[x, y, x + w, y + h] for x, y, w, h in (reference.box for reference in references)]
-    masks = proposer.masks_in_boxes(target, torch.tensor(corners, dtype=torch.float32))
+    boxes = torch.tensor(corners, dtype=torch.float32)
+    masks = check_box_masks(proposer, proposer.masks_in_boxes(target, boxes), target, len(boxes))
     found = []
     for reference, mask in zip(references, masks, strict=True):
         if not areas([mask])[0]:

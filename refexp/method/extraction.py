@@ -6,7 +6,6 @@ import inspect
 import logging
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
-from pathlib import Path
 from typing import Any, TypeVar
 
 import numpy as np
@@ -17,12 +16,12 @@ from refexp.data.coco import Record, Split, has_mask
 from refexp.data.images import to_square
 from refexp.encoders.base import Encoder
 from refexp.errors import RefexpError
-from refexp.files import sha256
 from refexp.machine.provenance import Clock, device_name
 from refexp.masks import Rle
 from refexp.method.box_masks import check_box, complete, without_mask
 from refexp.method.memory import view_reference
 from refexp.method.pipeline import extract
+from refexp.method.source import code_of
 from refexp.proposers.base import Proposer
 from refexp.store.entries import FORMAT, Entry, Store, digest
 from refexp.types import ImageId, Proposals, Reference, Target, Weights
@@ -196,16 +195,13 @@ class Extractor:
 
 
 def identity(component: Encoder | Proposer, settings: Mapping[str, Any]) -> dict[str, Any]:
-    """What tells a component from others in a store key: all settings that matter, and its code if it is not ours.
-
-    The code of this package is told apart by `store.FORMAT`.
-    """
+    """What tells a component from others in a store key: all settings that matter, and its code if it is not ours."""
     kind = type(component)
     parameters = inspect.signature(kind).parameters.values()
     defaults = {p.name: p.default for p in parameters if p.default is not p.empty}
     matters = {name: value for name, value in {**defaults, **settings}.items() if name not in component.inert}
-    source = None if kind.__module__.startswith("refexp.") else inspect.getsourcefile(kind)
-    return matters | ({"code": sha256(Path(source))} if source else {})
+    code = code_of(kind)
+    return matters | ({"code": code} if code else {})
 
 
 def name_of(settings: Mapping[str, Any]) -> str:

@@ -13,6 +13,7 @@ from refexp.data.coco import Split
 from refexp.encoders.base import Encoder
 from refexp.errors import RefexpError
 from refexp.masks import decode
+from refexp.method.contract import check_tokens
 from refexp.types import MemoryBank, Reference
 
 
@@ -87,7 +88,7 @@ def view_reference(split: Split, reference: Reference, encoder: Encoder, device:
         image, inside = crop_reference(rgb, mask, reference.box, encoder.reference_context)
     except ValueError as error:
         raise RefexpError(f"{split.source}: reference {reference.id} {error}") from None
-    tokens = encoder.encode(image.to(device))[0].float().cpu()
+    tokens = check_tokens(encoder, encoder.encode(image.to(device)), 1)[0].cpu()
     crop = (image[0].permute(1, 2, 0) * 255).round().to(torch.uint8).numpy()
     weights = mask_weights(inside, encoder.input_size, encoder.grid)
     return ReferenceView(crop, inside[0, 0].bool().numpy(), tokens, weights)

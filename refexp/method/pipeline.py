@@ -10,6 +10,7 @@ import torch
 from refexp.encoders.base import Encoder
 from refexp.machine.networks import computing
 from refexp.masks import low_res_boxes
+from refexp.method.contract import check_kept, check_matched, check_proposals, check_tokens
 from refexp.method.pooling import pool_masks
 from refexp.proposers.base import Proposer
 from refexp.types import Candidates, Detections, ImageId, MemoryBank, Proposals, Target
@@ -34,8 +35,8 @@ def extract(targets: Sequence[Target], encoder: Encoder, proposer: Proposer, dev
     """
     with computing(device):  # in float32 but where a network says otherwise
         squares = torch.stack([target.square.to(device, non_blocking=True) for target in targets])
-        tokens = encoder.encode(squares).float()
-        found = [proposer.propose(target) for target in targets]
+        tokens = check_tokens(encoder, encoder.encode(squares), len(targets))
+        found = [check_proposals(proposer, proposer.propose(target), target) for target in targets]
         return [
             Proposals(
                 quality=masks.quality.cpu(),
@@ -52,8 +53,8 @@ def detect(
     image_id: ImageId, proposals: Proposals, bank: MemoryBank, matcher: Matcher, steps: Iterable[Step]
 ) -> Detections:
     """The cheap half: match, then postprocess (METHOD 3.2 to 4)."""
-    candidates = matcher.match(proposals, bank)
+    candidates = check_matched(matcher, matcher.match(proposals, bank), proposals, bank)
     for step in steps:
-        candidates = step(candidates, proposals)
+        candidates = check_kept(step, step(candidates, proposals), candidates)
     masks = [proposals.masks[i] for i in candidates.index.tolist()]
     return Detections(image_id, candidates.labels, candidates.scores, masks, size=proposals.size)
