@@ -30,11 +30,13 @@ def installed(tmp_path_factory) -> Path:
     root = tmp_path_factory.mktemp("wheel")
     pip = [sys.executable, "-m", "pip", "--disable-pip-version-check", "--quiet"]
     build = ["wheel", "--no-deps", "--no-build-isolation", "--wheel-dir", str(root), str(ROOT)]
-    subprocess.run([*pip, *build], check=True, capture_output=True)
+    plain = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
+    subprocess.run([*pip, *build], check=True, capture_output=True, env=plain)
     venv.create(root / "env", with_pip=False, symlinks=True)
     python = root / "env/bin/python"
     (wheel,) = root.glob("refexp-*.whl")
-    subprocess.run([*pip, "--python", str(python), "install", "--no-deps", str(wheel)], check=True, capture_output=True)
+    install = ["--python", str(python), "install", "--no-deps", "--force-reinstall", str(wheel)]
+    subprocess.run([*pip, *install], check=True, capture_output=True, env=plain)
     (packages,) = (root / "env/lib").glob("python*/site-packages")
     libraries = [path for path in sys.path if path.endswith("site-packages")]
     # Plain folders: the editable install of the checkout stays out.

@@ -55,7 +55,7 @@ def test_no_rank_aborts_at_its_end(tmp_path):
     """A sign of life under way while the interpreter ends once ended one rank in some hundreds with SIGABRT."""
     script = tmp_path / "restless.py"
     script.write_text(
-        "from refexp import distributed\n"
+        "from refexp.machine import ranks as distributed\n"
         "distributed.BEAT_SECONDS = 0.0\n"
         "with distributed.join(silence=60).run() as ranks:\n"
         "    ranks.gather(ranks.rank)\n"
@@ -108,7 +108,8 @@ def test_a_mistake_is_told_once(few, tmp_path):
 def started(tmp_path: Path, script: str, rank: int, count: int, port: int) -> subprocess.Popen[str]:
     """One rank that runs these lines, after which it meets the others."""
     (tmp_path / "rank.py").write_text(
-        "from refexp import cli, distributed\n"
+        "from refexp.command import job as cli\n"
+        "from refexp.machine import ranks as distributed\n"
         f"{script}\n"
         "def main():\n"
         "    with cli.terminable(), distributed.join(silence=60).run() as ranks:\n"
@@ -151,6 +152,7 @@ def test_main_says_that_it_waits_and_ends_when_told_to(few, tmp_path):
     assert json.loads((tmp_path / "out/status.json").read_text())["state"] == "stopped"
 
 
+@pytest.mark.slow
 def test_a_program_that_is_no_rank_does_not_hold_one(tmp_path):
     """torch waits for its answer for ever, in C++ code."""
     with socket.create_server(("127.0.0.1", 0)) as other:
@@ -164,6 +166,7 @@ def test_a_program_that_is_no_rank_does_not_hold_one(tmp_path):
     assert process.returncode == first.returncode == 1
 
 
+@pytest.mark.slow
 def test_ranks_that_do_not_come_are_named(tmp_path):
     (port,) = free_ports(1)
     processes = [started(tmp_path, "distributed.JOIN_SECONDS = 15.0", rank, 4, port) for rank in (0, 2)]
@@ -172,6 +175,7 @@ def test_ranks_that_do_not_come_are_named(tmp_path):
     assert f"error: rank 0 of 4 found no rank 1, 3 at 127.0.0.1:{port} within 15 s." in said[0]
 
 
+@pytest.mark.slow
 def test_the_same_rank_twice_is_refused(tmp_path):
     (port,) = free_ports(1)
     processes = [started(tmp_path, "distributed.JOIN_SECONDS = 20.0", rank, 3, port) for rank in (0, 1, 1)]
@@ -194,6 +198,7 @@ def test_results_of_any_size_arrive(tmp_path):
     assert said[0][0] == "[(0, True), (9000000, True), (18000000, True)]\n"
 
 
+@pytest.mark.slow
 def test_a_rank_stuck_in_c_code_leaves_when_the_run_has_failed(tmp_path):
     (port,) = free_ports(1)
     script = (
@@ -213,6 +218,7 @@ def test_a_rank_stuck_in_c_code_leaves_when_the_run_has_failed(tmp_path):
     assert "error: rank 0 on" in said[1] or "error: the connection to rank 0 is lost" in said[1]
 
 
+@pytest.mark.slow
 def test_a_rank_stuck_with_python_s_lock_does_not_hold_the_others(tmp_path):
     (port,) = free_ports(1)
     script = (
