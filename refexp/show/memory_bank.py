@@ -27,7 +27,7 @@ MAX_NAMED, MAX_FIGURES = 45, 10
 
 DPI = 130
 NAME, PAIR, ROW, MATRIX, HEAD = 1.2, 2.1, 1.25, 4.8, 1.0
-"""Approximate inches: width of a class name, width of a pair, height of a row, side of a matrix, height of the title."""
+"""Approximate inches: width of a class name, of a pair, height of a row, side of a matrix, height of the title."""
 INK, FAINT, ALARM = "#1f2933", "#7b8794", "#b42318"
 STYLE: Any = {
     "text.parse_math": False,  # class names are taken literally
@@ -76,8 +76,8 @@ def draw_memory_bank(
 def _explanation(classes: Sequence[str], views: Sequence[Sequence[ReferenceView]], shots: int) -> str:
     drawn = max(len(row) for row in views)
     text = (
-        "Left: the reference and its mask. Right: its patch features; red, green and blue are the first three principal\n"
-        "components of the patches under all masks shown."
+        "Left: the reference and its mask. Right: its patch features; red, green and blue are the first three\n"
+        "principal components of the patches under all masks shown."
     )
     if shots > 1:
         text += " Number: similarity to the mean of the other references of its class (red: another class is nearer)."
