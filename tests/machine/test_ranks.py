@@ -125,7 +125,7 @@ def started(tmp_path: Path, script: str, rank: int, count: int, port: int) -> su
 @pytest.mark.parametrize(("rank", "number"), [(0, signal.SIGTERM), (1, signal.SIGTERM), (1, signal.SIGINT)])
 def test_a_rank_says_that_it_waits_and_ends_when_told_to(rank, number, tmp_path):
     (port,) = free_ports(1)
-    process = started(tmp_path, "distributed.SAY_EVERY = 1.0", rank, 2, port)
+    process = started(tmp_path, "distributed.PRINT_EVERY = 1.0", rank, 2, port)
     expected = (
         f"rank {rank} of 2 waits for the others at 127.0.0.1:{port}, up to 120 s; Ctrl-C or SIGTERM stops it (5 s so"
     )
