@@ -67,5 +67,5 @@ def _import(path: Any, key: str) -> type:
         return getattr(importlib.import_module(module), name)
     except Exception as error:
         raise RefexpError(
-            f"{key}: cannot import {path!r}: {first_line(error)}. If the class is in your own code, set PYTHONPATH to its folder."
+            f"{key}: cannot import {path!r}: {first_line(error)}. For your own code: PYTHONPATH=DIR python ..."
         ) from None

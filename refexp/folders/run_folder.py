@@ -1,7 +1,7 @@
 """The run folder: the interface between computing and showing.
 
-`experiment.py` writes it. Pages, tables, W&B and CSV only read it, so they can be rebuilt from it at any time. Files are
-JSON, YAML, COCO and npz (see outputs/README.md). `metrics.json` holds the typed record (`record.py`).
+`experiment.py` writes it. Pages, tables, W&B and CSV only read it, so they can be rebuilt from it at any time. The
+files are JSON, YAML, COCO and npz (see outputs/README.md). `metrics.json` holds the typed record (`record.py`).
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """sweep.json: the jobs of a sweep and their states.
 
-Each job writes its final state into its own status.json. Only for jobs without a final state, refexp asks the scheduler.
-Therefore the result is correct without SLURM's accounting.
+Each job writes its final state into its own status.json. refexp asks the scheduler only about jobs without a final
+state. Therefore the result is correct without SLURM's accounting.
 """
 
 from __future__ import annotations

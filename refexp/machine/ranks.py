@@ -7,8 +7,8 @@ All data goes through torch's TCPStore, on rank 0 or in torchrun's agent. There 
 would connect a second time, over a network interface that it chooses, and would wait in C++ code that ignores signals.
 Here the ranks wait in Python, print for whom they wait, and exit immediately on SIGTERM or Ctrl-C.
 
-torchrun and `srun --kill-on-bad-exit` kill the other ranks when one dies. They may kill rank 0 before it has written the
-reason, and other ways to start ranks kill nothing. Therefore each rank writes its traceback into the store, sends a
+torchrun and `srun --kill-on-bad-exit` kill the other ranks when one dies. They may kill rank 0 before it has written
+the reason, and other ways to start ranks kill nothing. Therefore each rank writes its traceback into the store, sends a
 heartbeat, and checks the heartbeats of others. A failure, a killed rank or a lost node then ends every rank within a
 minute, and rank 0 reports the reason.
 """

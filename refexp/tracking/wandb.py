@@ -182,7 +182,7 @@ class Reader:
         # Fail here if the folder is not writable: W&B would silently use a temporary folder.
         (place / ".writable").write_text("?")
         (place / ".writable").unlink()
-        # By default W&B stages artifact files in the home folder, which may have a small quota.
+        # By default W&B stages artifact files in the home folder. Keep them with the run instead.
         os.environ.setdefault("WANDB_DATA_DIR", str(place / "wandb"))
         # Timeout of one call to the server. W&B blocks on several calls while it creates a table.
         os.environ.setdefault("WANDB_HTTP_TIMEOUT", str(max(1, round(self.state["wait"] / 12))))

@@ -153,7 +153,8 @@ def test_layers_tell_hits_from_errors(tmp_path):
     first = next(iter(data.targets.images))
     count = sum(a["image_id"] == first for a in data.targets.annotations)
     verdicts = [names[item["j"]] for item in layers["found"]]
-    assert verdicts == ["wrong class", *["hit"] * (count - 1), "overlaps nothing"]
+    assert verdicts == ["wrong class", *["hit"] * (count - 1), "background"]
+
     assert [names[item["j"]] for item in layers["truth"]] == ["wrong class", *["hit"] * (count - 1)]
     assert [item["s"] for item in layers["found"]] == sorted((i["s"] for i in layers["found"]), reverse=True)
 
