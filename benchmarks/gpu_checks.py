@@ -356,7 +356,7 @@ def whole_run(bench: Bench) -> Iterator[Check]:
 
 
 def unmatched(found: list[dict[str, Any]], expected: list[dict[str, Any]]) -> tuple[float, float]:
-    """Number of detections without a match in the other list, and score differences of the matches.
+    """Number of detections without a match in the other list, and the largest score difference of the matches.
 
     A match has the same image and label, and a mask IoU of at least .95.
     """

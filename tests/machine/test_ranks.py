@@ -157,7 +157,8 @@ def test_a_program_that_is_no_rank_does_not_hold_one(tmp_path):
         port = other.getsockname()[1]
         process = started(tmp_path, "distributed.JOIN_SECONDS = 7.0", 1, 2, port)
         said = process.communicate(timeout=60)[1]
-        assert f"error: rank 1 of 2 found no rank 0 at 127.0.0.1:{port} within 7 s. Check that all ranks are started" in said
+        assert f"error: rank 1 of 2 found no rank 0 at 127.0.0.1:{port} within 7 s. " in said
+        assert "Check that all ranks are started" in said
         first = started(tmp_path, "", 0, 2, port)
         said = first.communicate(timeout=60)[1]
         assert f"error: the ranks cannot meet at 127.0.0.1:{port}: " in said and "is the port free?" in said

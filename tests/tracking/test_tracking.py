@@ -435,7 +435,7 @@ def test_a_network_that_was_never_there(folder_of, monkeypatch, caplog, tmp_path
 
 @pytest.mark.parametrize(
     ("code", "wait", "says"),
-    [("import time; time.sleep(600)", 3, "upload not finished after 3 s"), ("raise SystemExit(3)", 30, "ended with code 3")],
+    [("import time; time.sleep(600)", 3, "not finished after 3 s"), ("raise SystemExit(3)", 30, "ended with code 3")],
     ids=["hangs", "dies"],
 )
 def test_the_process_of_wandb_fails(folder_of, monkeypatch, caplog, code, wait, says):
