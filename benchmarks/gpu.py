@@ -172,10 +172,10 @@ COLUMNS = (
     "peak MiB", "kernel running", "by stage, ms",
 )  # fmt: skip
 LEGEND = """survivors: points of the grid whose predicted IoU passes the threshold.
-image: one photograph of 640 x 427, from its file to its entry; the device is waited for after every stage.
-reference: the same by plain.py, with matching and merging, on the same device and in the same precision.
-into the store: seconds an image of a whole extraction of other photographs, of so many proposals each.
-peak MiB: GPU memory during that extraction. kernel running: share of an image's time in which the GPU computes."""
+image: one photo of 640 x 427, from its file to its store entry; the device is synchronised after every stage.
+reference: the same with plain.py, including matching and merging, on the same device and in the same precision.
+into the store: seconds per image in an extraction of other photos, and the mean number of proposals per image.
+peak MiB: GPU memory during that extraction. kernel running: fraction of the time in which a GPU kernel runs."""
 
 
 def main() -> int:

@@ -198,7 +198,7 @@ class SubmititLauncher(BaseLauncher):
                 cancel_slurm(ids)
             asked = ", ".join(f"{name}={value}" for name, value in given.items() if name != "setup")
             why = " ".join(line for line in str(error).splitlines() if "error:" in line) or first_line(error)
-            raise RefexpError(f"{self.cluster} refused the job: {why}. hydra.launcher asked for: {asked}") from None
+            raise RefexpError(f"{self.cluster} refused the job: {why}. hydra.launcher requested: {asked}") from None
         return ids
 
     def packs(self, groups: Sequence[Sequence[Job]], extra: Sequence[str] = ()) -> list[Pack]:

@@ -43,7 +43,7 @@ def notes_of(placed: pd.DataFrame, keys: Sequence[str]) -> list[str]:
     for key in filter(matters, typed(done)):
         related = any(f"{key}.".startswith(f"{other}.") for other in keys)
         if not related and key in done and done[key].nunique(dropna=False) > 1:
-            # Not a key of its own: it changes only where a row, a column or the seed changes, so it hides in them.
+            # It changes only together with a row, a column or the seed, so the table cannot separate their effects.
             found.append(f"{key} differs as well, together with {' or '.join([*keys, 'seed'])}.")
     if again := done.duplicated(["row", "col", "seed"]).sum():
         found.append(f"{again} runs repeat the settings and the seed of another run; the later one counts.")

@@ -86,6 +86,7 @@ def print_summary(summary: Summary) -> None:
             say("\n  ".join(["paired over the same seeds:", *table.differences]))
     if not summary.tables:
         say("no tables: none of these runs has metrics")
+
         for line in failures(summary.runs.frame):
             say(line, style="bold red")
     names = ", ".join(file.name for file in summary.files)
