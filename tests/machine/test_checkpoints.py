@@ -31,7 +31,7 @@ def test_fetch_and_find(published, tmp_path, capsys):
     assert checkpoints.locate("net", folder) == folder / "net.pt"
     assert describe("net", folder / "net.pt").origin == "official net.pt"
     assert refexp("weights", "net", "--dir", str(folder)) == 0
-    assert "here already" in capsys.readouterr().out
+    assert "already exists" in capsys.readouterr().out
 
 
 def test_a_damaged_download_is_not_kept(published, tmp_path, capsys):

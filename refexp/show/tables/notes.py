@@ -46,7 +46,8 @@ def notes_of(placed: pd.DataFrame, keys: Sequence[str]) -> list[str]:
             # It changes only together with a row, a column or the seed, so the table cannot separate their effects.
             found.append(f"{key} differs as well, together with {' or '.join([*keys, 'seed'])}.")
     if again := done.duplicated(["row", "col", "seed"]).sum():
-        found.append(f"{again} runs repeat the settings and the seed of another run; the later one counts.")
+        repeats = counted(int(again), "run repeats", "runs repeat")
+        found.append(f"{repeats} the settings and the seed of another run; the later one counts.")
     commits = sorted(done["commit"].dropna().unique())
     if len(commits) > 1:
         found.append(f"The runs come from different commits: {', '.join(commit[:12] for commit in commits)}.")

@@ -205,7 +205,6 @@ function key() {
   place.replaceChildren(...few.map((name, i) => make("li", {}, make("i", { class: "swatch", style: `background:${data.colors[i]}` }), name)));
 }
 /** Whether a card shows any layer of a class. */
-
 function shows({ dataset }, label) {
   if (controls.truth?.checked && dataset.truth.split(" ").includes(label)) return true;
   const best = dataset.found.split(" ").find((entry) => entry.startsWith(`${label}:`));
@@ -227,7 +226,6 @@ key();
 update();
 
 /* Dialog with one enlarged image */
-
 function show(image, wanted = null) {
   const card = cards[image], picture = $(".picture", dialog);
   if (open !== image) {
