@@ -20,5 +20,6 @@ def main(config: DictConfig) -> None:
 
 
 if __name__ == "__main__":
-    wait_briefly()  # here, for a program that only imports refexp decides itself
+    wait_briefly()  # not on import: a program that only imports refexp decides this itself
+
     sys.exit(command_line(main))

@@ -1,4 +1,4 @@
-"""What the benchmarks share: pictures, networks with random weights, and clocks that wait for a GPU."""
+"""Shared by the benchmarks: images, networks with random weights, and timers that synchronise with a GPU."""
 
 from __future__ import annotations
 
@@ -19,26 +19,26 @@ from refexp.types import MemoryBank, Target
 
 T = TypeVar("T")
 PHOTOGRAPHS = ("rocket.jpg", "coffee.png", "astronaut.png", "chelsea.png")
-"""Photographs that come with scikit-image; the first is 640 x 427, COCO's usual size."""
+"""Photos that are part of scikit-image. The first is 640 x 427, COCO's usual size."""
 CLASS_COUNT = 20
 PAIRS = {"small": ("sam2_hiera_t", "vits14"), "large": ("sam2_hiera_l", "vitl14")}
-"""SAM2 and DINOv2; the large pair is the paper's."""
+"""Pairs of SAM2 and DINOv2. The large pair is the one of the paper."""
 
 
 def photograph(name: str = PHOTOGRAPHS[0]) -> Path:
-    """The file of a photograph."""
+    """Path of a photo."""
     return Path(skimage.__file__).parent / "data" / name
 
 
 def make_target(name: str = PHOTOGRAPHS[0], side: int = 1024) -> Target:
-    """A photograph as a target."""
+    """A photo as a target."""
     width, height = upright_size(photograph(name))
     rgb = read_rgb(photograph(name), height, width)
     return Target(name, rgb, to_square(rgb, side))
 
 
 def wait(device: torch.device) -> None:
-    """Until the device has done all that it was asked for."""
+    """Wait until the device has finished all its work."""
     if device.type == "cuda":
         torch.cuda.synchronize(device)
 
@@ -58,7 +58,7 @@ def seconds(work: Callable[[], T], repeat: int = 1, device: torch.device = torch
 def networks(
     sam2: str, arch: str, precision: str, device: torch.device, points_per_side: int = 32
 ) -> tuple[SAM2Proposer, DINOv2]:
-    """Both networks with RANDOM weights, loaded; every point passes the threshold."""
+    """Load both networks with RANDOM weights. Every point passes the threshold."""
     proposer = SAM2Proposer(
         sam2, weights="random", points_per_side=points_per_side, iou_threshold=0.0, precision=precision
     )
@@ -70,7 +70,7 @@ def networks(
 
 @torch.inference_mode()
 def threshold_for(proposer: SAM2Proposer, target: Target, keep: int) -> float:
-    """A predicted IoU that `keep` of the grid's points exceed (random weights know no good one)."""
+    """A predicted IoU that `keep` points of the grid exceed. With random weights, no fixed threshold is useful."""
     image = proposer.embed(target.square, proposer.no_mem_embed)
     ious = [
         proposer.decoder.best(proposer.decoder.attend(p, image)[0])[0] for p in proposer.prompts.split(proposer.batch)
@@ -87,7 +87,7 @@ def some_bank(channels: int) -> MemoryBank:
 
 
 def random_masks(count: int) -> tuple[torch.Tensor, torch.Tensor]:
-    """Blobs of all sizes as logits f32 [M, 256, 256], and qualities."""
+    """Random blobs of all sizes as logits f32 [M, 256, 256], and random qualities f32 [M]."""
     generator = torch.Generator().manual_seed(0)
     centre = torch.rand(count, 2, generator=generator) * 256
     radius = 6 + torch.rand(count, 2, generator=generator) ** 2 * 80

@@ -1,14 +1,14 @@
-"""Does every component of refexp give correct results on this GPU, and how fast is it? No network, no weights needed.
+"""Check that every component of refexp is correct on this GPU, and measure its speed. Needs no network and no weights.
 
     python benchmarks/gpu.py                       # correctness first, then speed, tables last
     python benchmarks/gpu.py --quick               # the small networks, two rows of timings
     python benchmarks/gpu.py --device cpu --quick  # the same script without a GPU
     python benchmarks/gpu.py --only sam2-small speed
 
-Nothing is begun after 5 minutes (--quick: 90 seconds); what that leaves out is listed. Each result is printed, and
-written to OUT/gpu.json, as it comes: an interrupted run keeps its results so far. OUT/gpu.md holds the tables.
-Networks have RANDOM weights at real architecture: timings are real, detections are not.
-The exit code is 1 if anything is off by more than its limit, or nothing was checked or timed.
+No check starts after 5 minutes (--quick: 90 seconds). The skipped checks are listed. Each result is printed and written
+to OUT/gpu.json immediately, so an interrupted run keeps its results. OUT/gpu.md has the tables.
+Networks have RANDOM weights and real architectures: timings are real, detections are not.
+The exit code is 1 if a difference exceeds its limit, or if nothing was checked or timed.
 """
 
 from __future__ import annotations
@@ -39,14 +39,14 @@ from refexp.machine.provenance import commit, device_name, versions
 from refexp.machine.runtime import Runtime
 
 MINUTES = {True: 1.5, False: 5.0}
-"""For --quick, and for all of it: nothing is begun later. A CPU has all the time it needs."""
+"""With --quick, and without: nothing starts after this many minutes. No limit on a CPU."""
 
 CHECKS_SHARE = 0.65
-"""Of that time, for the checks; timings have the rest."""
+"""The part of that time for the checks. Timings get the rest."""
 
 
 def rows(device: torch.device, quick: bool) -> list[tuple[str, str, int, int]]:
-    """What is timed: networks, precision, survivors, points a side; the most important first."""
+    """The rows to time: networks, precision, survivors, points per side. Most important first."""
     if device.type == "cpu":
         some = [("small", "float32", 30, 6), ("small", "bfloat16", 30, 6)]
         return some if quick else [*some, ("small", "float32", 880, 32), ("small", "bfloat16", 880, 32)]
@@ -59,7 +59,7 @@ def rows(device: torch.device, quick: bool) -> list[tuple[str, str, int, int]]:
 
 
 class Results:
-    """What was found so far, on disk after every result."""
+    """The results so far. Writes them to disk after every result."""
 
     def __init__(self, folder: Path, device: torch.device) -> None:
         self.folder = folder
@@ -81,7 +81,7 @@ class Results:
 
 
 def check_all(bench: Bench, results: Results, wanted: list[str], quick: bool, end: float) -> None:
-    """Run the groups of checks; one that breaks off is a check that failed."""
+    """Run the groups of checks. A group that raises counts as a failed check."""
     for name, group in GROUPS.items():
         if wanted and name not in wanted:
             continue
@@ -106,7 +106,7 @@ def check_all(bench: Bench, results: Results, wanted: list[str], quick: bool, en
 
 
 def time_all(device: torch.device, results: Results, quick: bool, end: float, folder: Path) -> None:
-    """Time every row. A row costs what the last one did; it is not begun if that would not fit."""
+    """Time every row. Skips a row if the duration of the previous one would exceed the time limit."""
     last = 0.0
     for number, (pair, precision, survivors, side) in enumerate(rows(device, quick)):
         name = f"{pair}, {precision}, {survivors} of {side**2} points"
@@ -129,7 +129,7 @@ def time_all(device: torch.device, results: Results, quick: bool, end: float, fo
 
 
 def speed_line(row: dict[str, Any]) -> Iterator[str]:
-    """A row of timings as one line."""
+    """One row of timings as text."""
     yield f"    {row['networks']} {row['precision']} {row['survivors']} of {row['points']}:"
     yield f"image {row['image']:.3f} s ({', '.join(f'{k} {v:.3f}' for k, v in row['stages'].items())});"
     yield f"into the store {row['into the store']:.3f} s an image of {row['proposals']:.0f} proposals"
@@ -172,10 +172,10 @@ COLUMNS = (
     "peak MiB", "kernel running", "by stage, ms",
 )  # fmt: skip
 LEGEND = """survivors: points of the grid whose predicted IoU passes the threshold.
-image: one photograph of 640 x 427, from its file to its entry; the device is waited for after every stage.
-reference: the same by plain.py, with matching and merging, on the same device and in the same precision.
-into the store: seconds an image of a whole extraction of other photographs, of so many proposals each.
-peak MiB: GPU memory during that extraction. kernel running: share of an image's time in which the GPU computes."""
+image: one photo of 640 x 427, from its file to its store entry; the device is synchronised after every stage.
+reference: the same with plain.py, including matching and merging, on the same device and in the same precision.
+into the store: seconds per image in an extraction of other photos, and the mean number of proposals per image.
+peak MiB: GPU memory during that extraction. kernel running: fraction of the time in which a GPU kernel runs."""
 
 
 def main() -> int:

@@ -1,7 +1,7 @@
-"""Every component on a device against the same thing written down plainly on the CPU in float32.
+"""Compare every component on a device with a plain implementation on the CPU in float32.
 
-A check is one number, how far off the device is, and the most it may be. Networks have RANDOM weights at real
-architecture; norms, biases and layer scales are perturbed, since random initialisation leaves them at 0 and 1.
+A check has one number (the difference) and a limit. Networks have RANDOM weights and real architectures. Norms, biases
+and layer scales are perturbed, because random initialisation leaves them at 0 and 1.
 """
 
 from __future__ import annotations
@@ -54,16 +54,16 @@ from refexp.types import Candidates, Proposals
 CPU = torch.device("cpu")
 ROOT = Path(__file__).parent.parent
 LIMIT = {"float32": 2e-5, "tf32": 5e-3, "bfloat16": 3e-2, "float16": 5e-3}
-"""Relative norm of a network's output to the CPU's in float32. TF32 where float32 was asked for is some 5e-4 off."""
+"""Relative norm of the difference to the CPU in float32. TF32 instead of float32 has a difference of about 5e-4."""
 IOU_LIMIT = {"float32": 1e-5, "tf32": 2e-4, "bfloat16": 1e-3, "float16": 2e-4}
-"""Predicted IoUs, absolute."""
+"""Absolute difference of predicted IoUs."""
 MASK_LIMIT = {"float32": 5e-5, "tf32": 2e-2, "bfloat16": 1e-1, "float16": 2e-2}
-"""1 - IoU of masks, mean over masks; random weights make noise, whose pixels flip easily."""
+"""1 - IoU of masks, mean over masks. Random weights give noisy masks, whose pixels flip easily."""
 
 
 @dataclass(frozen=True)
 class Check:
-    """One comparison. off: how far the device's result is from what it should be; limit: the most it may be."""
+    """One comparison. off: difference between the device's result and the expected one. limit: maximum difference."""
 
     name: str
     off: float
@@ -91,9 +91,9 @@ def apart(found: np.ndarray, expected: np.ndarray) -> float:
 
 @dataclass
 class Bench:
-    """What the checks run on.
+    """Device, images and networks of the checks.
 
-    folder: for what they write. precisions: of the networks; a CPU has no TF32, and takes minutes for SAM2 in float16.
+    folder: output folder. precisions: precisions to check. A CPU has no TF32 and takes minutes for SAM2 in float16.
     """
 
     device: torch.device
@@ -134,7 +134,7 @@ class Bench:
 
 
 def perturbed(model: torch.nn.Module) -> torch.nn.Module:
-    """The model with noise on all that is one number a channel."""
+    """Add noise to all parameters with one value per channel. Returns the model."""
     generator = torch.Generator().manual_seed(7)
     with torch.no_grad():
         for weight in model.parameters():
@@ -144,14 +144,14 @@ def perturbed(model: torch.nn.Module) -> torch.nn.Module:
 
 
 def in_precision(component: Any, precision: str) -> Any:
-    """A component with the same network, computing in another precision."""
+    """A component with the same network in another precision."""
     other = copy.copy(component)
     other.precision = precision
     return other
 
 
 def default_encoder(bench: Bench) -> Iterator[Check]:
-    """The embedded default's encoder."""
+    """Check the encoder of the embedded default."""
     reference, encoder = EfficientNetLite0(), EfficientNetLite0()
     reference.load(CPU)
     encoder.load(bench.device)
@@ -166,7 +166,7 @@ def encoded(name: str, encoder: Encoder, image: Tensor, expected: Tensor, precis
 
 
 def dinov2(bench: Bench, size: str) -> Iterator[Check]:
-    """DINOv2 in every precision."""
+    """Check DINOv2 in every precision."""
     reference, encoder = bench.encoder(size, CPU), bench.encoder(size, bench.device)
     image = bench.target.square[None, :, :512, :640]
     with torch.inference_mode():
@@ -178,7 +178,7 @@ def dinov2(bench: Bench, size: str) -> Iterator[Check]:
 
 @torch.inference_mode()
 def sam2_networks(bench: Bench, size: str) -> Iterator[Check]:
-    """SAM2's image encoder, prompt encoder, decoder, and masks of boxes, in every precision."""
+    """Check SAM2's image encoder, prompt encoder, decoder, and masks of boxes, in every precision."""
     name, square = PAIRS[size][0], bench.target.square
     reference, proposer = bench.proposer(size, CPU, 4), bench.proposer(size, bench.device, 4)
     points = plain.point_grid(4)[:, None]
@@ -210,7 +210,7 @@ def sam2_networks(bench: Bench, size: str) -> Iterator[Check]:
 
 
 def listening(owner: Any, name: str, results: list[Any]) -> Any:
-    """A patch that keeps what `owner.name` returns."""
+    """A patch that records the return values of `owner.name`."""
     original = getattr(owner, name)
 
     def listened(*arguments: Any) -> Any:
@@ -221,7 +221,7 @@ def listening(owner: Any, name: str, results: list[Any]) -> Any:
 
 
 def to_closest(found: Tensor, several: Tensor) -> float:
-    """1 - IoU of masks [M, h, w] and the closest of M times three: rounding may choose another of near equals."""
+    """1 - IoU of masks [M, h, w] and the closest of three candidates each, because rounding may swap near-equals."""
     if len(found) != len(several):
         return float("inf")
     both = (found[:, None] & several).flatten(2).sum(dim=2)
@@ -231,7 +231,7 @@ def to_closest(found: Tensor, several: Tensor) -> float:
 
 @torch.inference_mode()
 def mask_operations(bench: Bench) -> Iterator[Check]:
-    """Pooling, boxes, upscaling and run lengths."""
+    """Check pooling, boxes, upscaling and run-length encoding."""
     logits, _ = random_masks(40)
     tokens = torch.randn(37 * 37, 64, generator=torch.Generator().manual_seed(1)) + 0.3
     there = logits.to(bench.device)
@@ -252,7 +252,7 @@ def mask_operations(bench: Bench) -> Iterator[Check]:
 
 @torch.inference_mode()
 def matching(bench: Bench) -> Iterator[Check]:
-    """Similarity, matcher, NMS and every step, which refexp computes on the CPU, from features of the device."""
+    """Check similarity, matcher, NMS and all steps. refexp computes them on the CPU from the device's features."""
     logits, ious = random_masks(200)
     tokens = torch.randn(37 * 37, 64, generator=torch.Generator().manual_seed(1)) + 0.3
     there, bank = logits.to(bench.device), some_bank(64)
@@ -285,7 +285,7 @@ def wrong_rows(found: Tensor, expected: Tensor) -> float:
 
 @torch.inference_mode()
 def whole_image(bench: Bench) -> Iterator[Check]:
-    """A photograph through `pipeline.extract` and `detect`, against all of it plainly on the CPU."""
+    """Compare `pipeline.extract` and `detect` on a photo with the plain implementation on the CPU."""
     points = 8 if bench.gpu else 4
     reference = bench.proposer("small", CPU, points), bench.encoder("small", CPU)
     proposer, encoder = bench.proposer("small", bench.device, points), bench.encoder("small", bench.device)
@@ -318,7 +318,7 @@ def whole_image(bench: Bench) -> Iterator[Check]:
 
 
 def small_run(bench: Bench, device: str, store: str, *more: str) -> tuple[list[dict[str, Any]], bytes]:
-    """A run of the embedded default in this process: its detections, and their file."""
+    """Run the embedded default in this process. Returns its detections and their file."""
     output = bench.folder / f"run {len(list(bench.folder.glob('run *')))}"
     with redirect_stdout(io.StringIO()):
         run(compose_config([*arguments(bench, device, store), *more]), output)
@@ -327,7 +327,7 @@ def small_run(bench: Bench, device: str, store: str, *more: str) -> tuple[list[d
 
 
 def arguments(bench: Bench, device: str, store: str) -> list[str]:
-    """A few drawn images; one thread, since ranks that share cores have one."""
+    """Overrides for a few synthetic images. One thread, because ranks that share cores also have one."""
     return [
         f"runtime.device={device}", f"store.dir={bench.folder / store}", "runtime.threads=1", "vis.limit=0",
         "vis.report=false", "dataset.references=12", "dataset.targets=4", "dataset.classes=[cookie,leaf]", "shots=1",
@@ -335,7 +335,7 @@ def arguments(bench: Bench, device: str, store: str) -> list[str]:
 
 
 def whole_run(bench: Bench) -> Iterator[Check]:
-    """Runs of the embedded default: device against CPU, twice the same, the other's store, two ranks on one device."""
+    """Compare runs of the embedded default: device and CPU, repeated, from a store, and two ranks on one device."""
     device, threads = str(bench.device), torch.get_num_threads()
     try:
         expected, _ = small_run(bench, "cpu", "store-cpu")
@@ -356,7 +356,10 @@ def whole_run(bench: Bench) -> Iterator[Check]:
 
 
 def unmatched(found: list[dict[str, Any]], expected: list[dict[str, Any]]) -> tuple[float, float]:
-    """Detections of both lists without a twin (same image and label, IoU of masks at least .95); scores of twins."""
+    """Number of detections without a match in the other list, and the largest score difference of the matches.
+
+    A match has the same image and label, and a mask IoU of at least .95.
+    """
     rest, worst = list(expected), 0.0
     missed = 0
     for one in found:
@@ -391,7 +394,7 @@ def two_ranks(bench: Bench, device: str) -> bytes:
         try:
             _, said = ranks.communicate(timeout=60)
         except subprocess.TimeoutExpired:
-            os.killpg(ranks.pid, signal.SIGKILL)  # the ranks too: they would go on in the device's memory
+            os.killpg(ranks.pid, signal.SIGKILL)  # also the ranks, which would keep the device's memory
             raise
     if ranks.returncode:
         raise RuntimeError(f"two ranks on {device}: exit code {ranks.returncode}: {said[-600:]}")
@@ -399,7 +402,7 @@ def two_ranks(bench: Bench, device: str) -> bytes:
 
 
 def out_of_memory(bench: Bench) -> Iterator[Check]:
-    """What a person reads when the GPU's memory ends."""
+    """Check the error message when the GPU runs out of memory."""
     encoder = DINOv2("vits14", weights="random")
     logging.getLogger("refexp").setLevel(logging.CRITICAL)
     torch.cuda.empty_cache()
@@ -430,4 +433,4 @@ GROUPS: dict[str, Callable[[Bench], Iterator[Check]]] = {
     "sam2-large": partial(sam2_networks, size="large"),
     "dinov2-large": partial(dinov2, size="large"),
 }
-"""All groups of checks, the most important first; those of the large networks are not quick."""
+"""All groups of checks, most important first. --quick skips those of the large networks."""

@@ -1,6 +1,6 @@
-"""Seconds of an image by stage, end to end into the store, memory, and how busy the device is; plain.py beside it.
+"""Measure seconds per image by stage and end to end, memory, and device utilisation, and compare with plain.py.
 
-Networks have RANDOM weights at real architecture: timings are real, detections are not.
+Networks have RANDOM weights and real architectures: timings are real, detections are not.
 """
 
 from __future__ import annotations
@@ -36,11 +36,11 @@ from refexp.store.entries import Store, digest
 from refexp.types import Target
 
 IMAGES = {"cuda": 8, "cpu": 3}
-"""Photographs that go into the store; the first warms up and does not count."""
+"""Number of photos to extract into the store. The first is a warm-up and does not count."""
 
 
 class Stages:
-    """Seconds by stage; the device is waited for at both ends of each, and a stage within another counts once."""
+    """Seconds by stage. Synchronises the device at both ends of a stage. Nested stages are not counted twice."""
 
     def __init__(self, device: torch.device) -> None:
         self.device = device
@@ -72,7 +72,7 @@ class Stages:
 def by_stage(
     proposer: SAM2Proposer, encoder: DINOv2, path: Path, store: Store, device: torch.device
 ) -> dict[str, float]:
-    """One photograph on the way that refexp takes, from its file to its entry."""
+    """Extract one photo as refexp does, from its file to its store entry. Returns seconds by stage."""
     stages = Stages(device)
     with ExitStack() as stack:
         for owner, name, stage in (
@@ -103,7 +103,7 @@ def by_stage(
 
 
 def photographs(folder: Path, count: int) -> Split:
-    """Different pictures of 640 x 427, made of scikit-image's photographs, as a split without annotations."""
+    """Different images of 640 x 427, made from scikit-image's photos, as a split without annotations."""
     folder.mkdir(parents=True, exist_ok=True)
     records = []
     for number in range(count):
@@ -118,7 +118,7 @@ def photographs(folder: Path, count: int) -> Split:
 def into_the_store(
     proposer: SAM2Proposer, encoder: DINOv2, split: Split, store: Store, device: torch.device
 ) -> tuple[float, float]:
-    """Seconds an image, from files into an empty store, as a run extracts; and the mean number of proposals."""
+    """Seconds per image for the extraction from files into an empty store, and the mean number of proposals."""
     settings = {"encoder": {"_target_": "DINOv2"}, "proposer": {"_target_": "SAM2Proposer"}}
     extractor = Extractor(encoder, proposer, store, settings, device, Clock())
     extractor.loaded = True
@@ -130,7 +130,7 @@ def into_the_store(
 
 
 def busy_share(work: Callable[[], Any], device: torch.device) -> float | None:
-    """The share of the wall time of `work` with a kernel running; None on a CPU, and where no kernel was seen."""
+    """Fraction of the wall time of `work` with a running kernel. None on a CPU, or if no kernel was recorded."""
     if device.type != "cuda":
         return None
     from torch.profiler import ProfilerActivity, profile
@@ -142,7 +142,7 @@ def busy_share(work: Callable[[], Any], device: torch.device) -> float | None:
         for event in profiled.events()
         if event.device_type == torch.autograd.DeviceType.CUDA and not event.name.startswith(("Memcpy", "Memset"))
     ]
-    if not kernels:  # the profiler may not look
+    if not kernels:  # the profiler has no permission
         return None
     busy, end = 0.0, 0.0
     for span in sorted(kernels, key=lambda span: span.start):
@@ -152,7 +152,7 @@ def busy_share(work: Callable[[], Any], device: torch.device) -> float | None:
 
 
 def peak_mib(device: torch.device) -> float:
-    """Peak memory since the last reset: the GPU's, or the process's on a CPU."""
+    """Peak memory in MiB since the last reset: of the GPU, or of the process on a CPU."""
     if device.type == "cuda":
         return torch.cuda.max_memory_allocated(device) / 2**20
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**10
@@ -160,7 +160,7 @@ def peak_mib(device: torch.device) -> float:
 
 @torch.inference_mode()
 def plain_seconds(proposer: SAM2Proposer, encoder: DINOv2, target: Target, batch: int, device: torch.device) -> float:
-    """The same photograph by plain.py on the same device and in the same precision, matching and merging included."""
+    """Seconds of plain.py for the same photo, device and precision, including matching and merging."""
     points, square = proposer.points.to(device), target.square.to(device)
     prototypes = some_bank(encoder.model.num_features).prototypes.to(device)
 
@@ -178,7 +178,7 @@ def plain_seconds(proposer: SAM2Proposer, encoder: DINOv2, target: Target, batch
 def measure(
     device: torch.device, pair: str, precision: str, survivors: int, side: int, folder: Path, with_plain: bool
 ) -> dict[str, Any]:
-    """One row: a pair of networks in a precision, `survivors` of side x side points passing the threshold."""
+    """Time one row: a pair of networks in a precision. `survivors` of side x side points pass the threshold."""
     gpu = device.type == "cuda"
     proposer, encoder = networks(*PAIRS[pair], precision, device, side)
     target = make_target()
@@ -207,7 +207,7 @@ def measure(
 def beside(
     image: float, proposer: SAM2Proposer, encoder: DINOv2, target: Target, device: torch.device
 ) -> dict[str, float]:
-    """The plain side of a row, at the largest batch that fits the device; nothing if none does."""
+    """The result of plain.py for a row, with the largest batch that fits the device; {} if none fits."""
     for batch in (256, 32) if device.type == "cuda" else (32,):
         try:
             plain_image = plain_seconds(proposer, encoder, target, batch, device)

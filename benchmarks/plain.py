@@ -1,7 +1,7 @@
-"""docs/method.md written down as plainly as possible: the side that refexp is timed and checked against.
+"""A plain implementation of docs/method.md, as reference for the benchmarks and GPU checks of refexp.
 
-Every prompt is decoded by SAM2's own decoder, all its masks are upscaled, features are upsampled to 256 x 256 and masks
-kept as floats at the original size. Nothing here is used by the package.
+SAM2's own decoder decodes every prompt, and all its masks are upscaled. Features are upsampled to 256 x 256, and masks
+are floats at the original size. The package does not use this file.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ def dinov2_tokens(model, images: Tensor) -> Tensor:
 
 
 def efficientnet_tokens(network, images: Tensor, input_size: int, blocks: tuple[int, ...]) -> Tensor:
-    """The embedded default's features -> f32 [B, G * G, C]: each chosen block's part of a cell has length 1."""
+    """Features of the embedded default -> f32 [B, G * G, C]. In each cell, the part of each block has length 1."""
     inputs = normalised(resized(images, input_size, antialias=True))
     x, found = network._swish(network._bn0(network._conv_stem(inputs))), []
     mean = variance = torch.zeros(())
@@ -123,7 +123,7 @@ def boxes_of(masks: Tensor) -> Tensor:
 
 
 def suppress(labels: Tensor, ious: Tensor, boxes: Tensor, threshold: float = 0.5, keep: int = 800) -> Tensor:
-    """METHOD 3.3 -> kept rows by falling predicted IoU."""
+    """METHOD 3.3 -> kept rows by descending predicted IoU."""
     kept = torch.cat([
         torch.where(labels == label)[0][nms(boxes[labels == label], ious[labels == label], threshold)]
         for label in labels.unique()
@@ -132,7 +132,7 @@ def suppress(labels: Tensor, ious: Tensor, boxes: Tensor, threshold: float = 0.5
 
 
 def merge(masks: Tensor, features: Tensor, labels: Tensor, scores: Tensor, k: int = 100) -> tuple[Tensor, Tensor]:
-    """METHOD 4.2 and 4.3 on float masks [N, H, W] -> rows and their scores, best first."""
+    """METHOD 4.2 and 4.3 on float masks [N, H, W] -> rows and their scores, highest first."""
     flat = masks.flatten(1).float()
     overlap = (flat @ flat.T) / flat.sum(dim=1)[:, None] * (features @ features.T).clamp(min=0)
     overlap = (overlap * (labels[:, None] == labels)).tril(diagonal=-1)

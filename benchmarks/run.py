@@ -1,11 +1,11 @@
-"""Side-by-side timings: refexp against docs/method.md written down plainly (plain.py), in one process, two threads.
+"""Time refexp and the plain implementation of docs/method.md (plain.py) in one process with two threads.
 
     python benchmarks/run.py            # everything; writes benchmarks/RESULTS.md (half an hour on two cores)
     python benchmarks/run.py image      # only the named sections, printed
     python benchmarks/run.py image --quick      # the small networks at 880 survivors, in less than five minutes
     python benchmarks/run.py photographs --photographs DIR REFERENCES.json TARGETS.json     # your own images
 
-All networks have RANDOM weights at real architecture: timings are real, detections are not.
+All networks have RANDOM weights and real architectures: timings are real, detections are not.
 """
 
 from __future__ import annotations
@@ -53,7 +53,7 @@ STEPS = (ClassNMS(), SoftMerge(), TopK())
 def plain_networks(
     proposer: SAM2Proposer, encoder: DINOv2, target: Target, batch: int, threshold: float = 0.0
 ) -> tuple[dict, tuple]:
-    """SAM2 and DINOv2, plainly: seconds, and what every point above the threshold gave."""
+    """Time the plain SAM2 and DINOv2. Returns the seconds, and the outputs of all points above the threshold."""
     times = {}
     times["SAM2"], (logits, ious) = seconds(
         lambda: plain.propose(proposer.model, target.square, proposer.points, batch, threshold)
@@ -63,7 +63,7 @@ def plain_networks(
 
 
 def our_image(proposer: SAM2Proposer, encoder: DINOv2, target: Target, bank: MemoryBank) -> dict:
-    """The whole image as refexp computes it: seconds by stage, proposals and detections."""
+    """Time refexp on a whole image. Returns seconds by stage, proposals and detections."""
     times = {}
     times["SAM2 and RLE masks"], proposed = seconds(lambda: proposer.propose(target))
     times["DINOv2"], tokens = seconds(lambda: encoder.encode(target.square[None])[0])
@@ -81,7 +81,7 @@ def our_image(proposer: SAM2Proposer, encoder: DINOv2, target: Target, bank: Mem
 
 @torch.inference_mode()
 def proposals_agreement(ours: Proposals, logits: torch.Tensor, ious: torch.Tensor, tokens: torch.Tensor) -> str:
-    """How all proposals of both sides compare, before matching thins them out."""
+    """Compare all proposals of both sides, before matching removes most of them."""
     if len(ours) != len(logits):
         return f"{len(ours)} against {len(logits)} proposals"
     masks = (F.interpolate(m[None, None], size=ours.size, mode="bilinear", antialias=True)[0, 0] > 0 for m in logits)
@@ -96,7 +96,7 @@ def proposals_agreement(ours: Proposals, logits: torch.Tensor, ious: torch.Tenso
 
 
 def agreement(ours: Detections, rows_labels_scores_masks: tuple) -> str:
-    """How the detections of both sides compare."""
+    """Compare the detections of both sides."""
     _, labels, scores, masks = rows_labels_scores_masks
     if len(ours) != len(labels):
         return f"{len(ours)} against {len(labels)} detections"
@@ -107,7 +107,7 @@ def agreement(ours: Detections, rows_labels_scores_masks: tuple) -> str:
 
 
 def image_section(quick: bool) -> list[str]:
-    """Whole image, plain against float32 and bfloat16, as more points survive; both sides keep the C heap."""
+    """Whole image: plain, float32 and bfloat16 for more and more survivors. Both sides keep the C heap."""
     lines, target = [], make_target()
     for sam2, arch in list(PAIRS.values())[: 1 if quick else None]:
         proposer, encoder = networks(sam2, arch, "float32", CPU)
@@ -156,8 +156,10 @@ def image_section(quick: bool) -> list[str]:
 
 
 def near_proposals(features: torch.Tensor) -> MemoryBank:
-    """Prototypes beside the proposals that look least alike, each farther away than the last: weights are random, but
-    something is detected, and no two scores are equal."""
+    """Prototypes near the most dissimilar proposals, each at a larger distance than the one before.
+
+    So there are detections although the weights are random, and no two scores are equal.
+    """
     rows = features[farthest(features, CLASS_COUNT, 0)]
     noise = F.normalize(torch.randn(rows.shape, generator=torch.Generator().manual_seed(0)), dim=1)
     return build_bank((rows + noise * torch.linspace(0.1, 0.6, len(rows))[:, None]).split(1))
@@ -169,7 +171,7 @@ def median(runs: Sequence[dict]) -> dict[str, float]:
 
 
 def as_published(sam2: str, arch: str, best: float) -> str:
-    """The plain networks with 256 points a batch, in a process that gives freed memory back."""
+    """Time the plain networks with 256 points per batch, in a process that returns freed memory to the system."""
     command = [sys.executable, __file__, "--published", sam2, arch]
     taken = float(subprocess.run(command, stdout=subprocess.PIPE, check=True).stdout)
     return (
@@ -178,7 +180,7 @@ def as_published(sam2: str, arch: str, best: float) -> str:
 
 
 def published(sam2: str, arch: str) -> None:
-    """Print what `as_published` reads."""
+    """Print the seconds that `as_published` reads."""
     proposer, encoder = networks(sam2, arch, "float32", CPU)
     times, _ = plain_networks(proposer, encoder, make_target(), 256)
     print(sum(times.values()))
@@ -189,7 +191,7 @@ def stages(times: dict[str, float]) -> str:
 
 
 def half_agreement(proposer: SAM2Proposer, half: SAM2Proposer, target: Target) -> str:
-    """What bfloat16 changes: predicted IoUs and masks of the same points."""
+    """The effect of bfloat16 on the predicted IoUs and masks of the same points."""
     with torch.inference_mode():
         some = slice(None, None, 16)
         proposer_threshold, proposer.iou_threshold, half.iou_threshold = proposer.iou_threshold, 0.0, 0.0
@@ -205,7 +207,7 @@ def half_agreement(proposer: SAM2Proposer, half: SAM2Proposer, target: Target) -
 
 
 def merging_section() -> list[str]:
-    """Matching, NMS and merging alone, as proposals grow."""
+    """Only matching, NMS and merging, for increasing numbers of proposals."""
     lines = ["| proposals | classes | plain s | refexp s | ratio | detections/s |", "|---|---|---|---|---|---|"]
     for count, classes in ((100, 20), (300, 20), (300, 1), (1000, 20), (3000, 20)):
         logits, ious = random_masks(count)
@@ -229,7 +231,7 @@ def merging_section() -> list[str]:
 
 
 def store_section() -> list[str]:
-    """A store hit against a miss."""
+    """Time a store hit and a store miss."""
     target = make_target()
     proposer, encoder = networks("sam2_hiera_t", "vits14", "float32", CPU)
     proposer.iou_threshold = threshold_for(proposer, target, 300)
@@ -243,7 +245,7 @@ def store_section() -> list[str]:
 
 
 def memory_section() -> list[str]:
-    """Peak memory of one image, each side in a process of its own."""
+    """Peak memory for one image, with each side in its own process."""
     lines = [
         "| 880 proposals | networks loaded, MiB | refexp | plain, 32 points a batch | refexp's share | "
         "plain, 256 points a batch | refexp's share |",
@@ -265,7 +267,7 @@ def peak_of(side: str, sam2: str, arch: str) -> int:
 
 
 def peak(side: str, sam2: str, arch: str) -> None:
-    """Print the peak resident memory of one image, in MiB."""
+    """Print the peak resident memory for one image in MiB."""
     target = make_target()
     proposer, encoder = networks(sam2, arch, "float32", CPU)
     if side != "loaded":
@@ -282,7 +284,7 @@ def peak(side: str, sam2: str, arch: str) -> None:
 
 
 def evaluation_section() -> list[str]:
-    """pycocotools against faster-coco-eval, as images grow."""
+    """Time pycocotools and faster-coco-eval for increasing numbers of images."""
     lines = [
         "| images | kind | pycocotools s | faster-coco-eval s | ratio | largest difference |",
         "|---|---|---|---|---|---|",
@@ -301,7 +303,7 @@ def evaluation_section() -> list[str]:
 
 
 def random_results(images: int) -> tuple[Split, list[Detections], list[str]]:
-    """Seven instances and 100 detections an image, 20 classes, masks at 427 x 640."""
+    """Seven instances and 100 detections per image, 20 classes, masks of 427 x 640."""
     generator = torch.Generator().manual_seed(0)
     pool = upscale_to_rle(random_masks(300)[0], (427, 640))
     boxes = boxes_xywh(pool)
@@ -325,7 +327,7 @@ def random_results(images: int) -> tuple[Split, list[Detections], list[str]]:
 
 
 def sweep_of_60(arguments: list[str]) -> tuple[float, np.ndarray]:
-    """Seconds of the first and of the other runs of 6 shots x 10 seeds, in one multirun on a cold store."""
+    """Seconds of the first run and of the other runs of 6 shots x 10 seeds, in one multirun with an empty store."""
     with tempfile.TemporaryDirectory() as folder:
         sweep = Path(folder) / "sweep"
         command = [
@@ -352,13 +354,14 @@ def sweep_table(first: float, rest: np.ndarray) -> list[str]:
 
 
 def ablation_section() -> list[str]:
-    """What runs 2 to 60 of an ablation cost on the embedded default."""
+    """The cost of runs 2 to 60 of an ablation with the embedded default."""
     first, rest = sweep_of_60([])
     return ["The embedded default, synthetic images, 6 shots x 10 seeds in one multirun.", *sweep_table(first, rest)]
 
 
 def photographs_section(images: str, references: str, targets: str) -> list[str]:
-    """The same with SAM2 and DINOv2 on photographs, and what it means for 5,000 of them."""
+    """The same with SAM2 and DINOv2 on photos, extrapolated to 5,000 photos."""
+
     first, rest = sweep_of_60(
         ["dataset=custom", f"dataset.images={images}", f"dataset.references={references}", f"dataset.targets={targets}",
          "encoder=dinov2_vits14", "proposer=sam2_hiera_t", "proposer.points_per_side=16", "weights=random"]

@@ -1,6 +1,6 @@
-"""Hydra only takes launchers from this namespace; what they do stands in refexp/launchers.py.
+"""Registers the launchers with Hydra, which finds plugins only in this namespace. See refexp/cluster/launchers.py.
 
-Any Hydra application of the environment imports this file when it starts, so it imports nothing of refexp by then.
+Every Hydra application in the environment imports this file at its start, so this file must not import refexp then.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from omegaconf import DictConfig
 
 
 class Late:
-    """Hands all to the class of refexp.cluster.launchers that is called the same."""
+    """Delegates to the class with the same name in refexp.cluster.launchers."""
 
     def __init__(self, **params: Any) -> None:
         from refexp.cluster import launchers

@@ -183,9 +183,9 @@ MISTAKES = {
     "impossible choice": (["shots.missing=maybe"], "'error', 'drop', 'repeat' or 'keep'"),
     "word for a number": (["seed=abc"], "seed='abc'"),
     "not given": (["dataset=custom"], "dataset.images"),
-    "a part removed": (["~matcher"], "matcher=None: a group of settings is needed"),
-    "a part emptied": (["vis=null"], "vis=None: a group of settings is needed"),
-    "a number for a step": (["postprocess.nms=3"], "postprocess.nms=3: a group of settings is needed"),
+    "a part removed": (["~matcher"], "matcher=None: expected a mapping"),
+    "a part emptied": (["vis=null"], "vis=None: expected a mapping"),
+    "a number for a step": (["postprocess.nms=3"], "postprocess.nms=3: expected a mapping"),
     "missing checkpoint": (["encoder=dinov2_vitl14"], "dinov2_vitl14_pretrain.pth"),
     "missing SAM2": (["proposer=sam2_hiera_l"], "segment_anything_2/072824/sam2_hiera_large.pt"),
 }

@@ -1,8 +1,8 @@
-"""How the jobs of a multirun are run: here one after another, on this machine side by side, or by SLURM.
+"""Hydra launchers for the jobs of a multirun: serial in this process, in parallel on this machine, or by SLURM.
 
-All three keep the sweep's list of jobs (jobs.py), go on when a job fails, skip what is done already when a sweep is
-taken up again, and end with a table of every job. On SLURM the expensive half is submitted first, with GPUs; the jobs
-themselves follow without any, several to a cluster job if asked for.
+All three write the list of jobs (sweep.json), continue when a job fails, skip completed jobs when a sweep is resumed,
+and end with a table of all jobs. On SLURM, the extraction runs first, in cluster jobs with GPUs. The jobs of the sweep
+then run without GPUs; `sweep.pack` puts several of them into one cluster job.
 """
 
 from __future__ import annotations
@@ -34,16 +34,16 @@ log = logging.getLogger(__name__)
 GENERAL = {
     "timeout_min", "cpus_per_task", "gpus_per_node", "tasks_per_node", "mem_gb", "nodes", "name", "stderr_to_stdout",
 }  # fmt: skip
-"""What submitit calls the same for every executor; other settings carry the executor's name."""
+"""Settings that submitit names the same for every executor. Other settings need the executor's name as prefix."""
 
 
 @dataclass(frozen=True)
 class SweepSettings:
     """The `sweep` keys of the configuration.
 
-    pack: jobs that share one cluster job. extract: "first" submits the expensive half of all jobs on its own and makes
-    the jobs depend on it, "shared" lets every job do its part of it. extract_jobs: how many cluster jobs share it.
-    only: numbers of the jobs to run, or "unfinished". detach: submit and leave.
+    pack: number of jobs that run in one cluster job. extract: "first" submits the extraction of all jobs separately,
+    and the jobs wait for it. "shared" lets each job do a part of the extraction. extract_jobs: number of cluster jobs
+    that share the extraction. only: numbers of the jobs to run, or "unfinished". detach: submit the jobs and exit.
     """
 
     pack: Annotated[int, Field(ge=1)] = 1
@@ -54,7 +54,7 @@ class SweepSettings:
 
 
 class BaseLauncher(Launcher):
-    """What every way of running a sweep has in common."""
+    """Common part of all launchers."""
 
     kind = "serial"
 
@@ -68,11 +68,11 @@ class BaseLauncher(Launcher):
         self.hydra_context, self.task_function, self.config = hydra_context, task_function, config
 
     def launch(self, job_overrides: Sequence[Sequence[str]], initial_job_idx: int) -> Sequence[JobReturn]:
-        """Run the jobs that are to be run, and say what became of all. Failed ones raise when Hydra looks at them."""
+        """Run the selected jobs and report every job's state. The result of a failed job raises when Hydra reads it."""
         configure_log(self.config.hydra.hydra_logging, self.config.hydra.verbose)
         settings = build(OmegaConf.to_container(self.config.get("sweep") or {}), "sweep", SweepSettings)
         folder = Path(str(self.config.hydra.sweep.dir)).absolute()
-        # The sweep's own keys are no part of a job.
+        # The `sweep.*` keys belong to the launcher, so jobs do not get them.
         jobs = [
             Job(initial_job_idx + i, [o for o in overrides if not o.lstrip("+").startswith("sweep.")], str(subdir))
             for i, overrides in enumerate(job_overrides)
@@ -107,7 +107,7 @@ class BaseLauncher(Launcher):
 
     @abstractmethod
     def run(self, sweep: Sweep, todo: Sequence[Job], settings: SweepSettings) -> None:
-        """Run these jobs to their end (or submit them, if detached)."""
+        """Run these jobs to completion, or submit them if detached."""
 
 
 class SerialLauncher(BaseLauncher):
@@ -118,10 +118,9 @@ class SerialLauncher(BaseLauncher):
 
 
 class Pack:
-    """Some jobs of a sweep, one after another in one process; what submitit sends to a cluster job.
+    """Some jobs of a sweep that run serially in one process. submitit sends it to a cluster job.
 
-    extra: overrides of all of them. When SLURM stops the cluster job, it is queued again and goes on behind the jobs
-    that were completed.
+    extra: overrides for all jobs. If SLURM stops the cluster job, it is queued again and skips the completed jobs.
     """
 
     def __init__(
@@ -143,7 +142,7 @@ class Pack:
         self.run()
 
     def checkpoint(self) -> Any:
-        """The same again (submitit's protocol on preemption and time-outs)."""
+        """Submit the same pack again. submitit calls this on preemption and time-outs."""
         from submitit.helpers import DelayedSubmission
 
         return DelayedSubmission(self)
@@ -159,7 +158,7 @@ class Pack:
             config = self.hydra_context.config_loader.load_sweep_config(self.config, [*job.overrides, *self.extra])
             with open_dict(config):
                 config.hydra.job.id = config.hydra.job.num = job.number
-                # Not resolved anew: it may name the dataset, which may be what the jobs differ in.
+                # Fix the folder: resolved again, it would change with the dataset if the jobs differ in it.
                 config.hydra.sweep.dir, config.hydra.sweep.subdir = str(root), subdir
             run_job(
                 hydra_context=self.hydra_context, task_function=self.task_function, config=config,
@@ -168,12 +167,12 @@ class Pack:
 
 
 class SubmititLauncher(BaseLauncher):
-    """Jobs in processes of their own, through submitit."""
+    """Common part of the launchers that start separate processes through submitit."""
 
     cluster = ""
 
     def submit(self, folder: Path, packs: Sequence[Pack], params: dict[str, Any]) -> list[str]:
-        """Start one process group or cluster job a pack; their ids. Raises RefexpError if it is refused."""
+        """Start one process group or cluster job per pack. Returns their ids. Raises RefexpError if one is refused."""
         import submitit
 
         if this_rank().starter == "torchrun":
@@ -181,7 +180,7 @@ class SubmititLauncher(BaseLauncher):
         given = {name: value for name, value in params.items() if value is not None}
         given["tasks_per_node"] = given.get("tasks_per_node") or given.get("gpus_per_node") or 1
         if not given.get("gpus_per_node"):
-            given.pop("gpus_per_node", None)  # SLURM would look for a node with no GPU to give
+            given.pop("gpus_per_node", None)  # for 0 GPUs, SLURM would look for a node without GPUs
         init = {f"{self.cluster}_{name}": given.pop(name) for name in ("max_num_timeout",) if name in given}
         executor = submitit.AutoExecutor(folder=folder / ".submitit", cluster=self.cluster, **init)
         ids: list[str] = []
@@ -199,27 +198,28 @@ class SubmititLauncher(BaseLauncher):
                 cancel_slurm(ids)
             asked = ", ".join(f"{name}={value}" for name, value in given.items() if name != "setup")
             why = " ".join(line for line in str(error).splitlines() if "error:" in line) or first_line(error)
-            raise RefexpError(f"{self.cluster} refused the job: {why}. hydra.launcher asked for: {asked}") from None
+            raise RefexpError(f"{self.cluster} refused the job: {why}. hydra.launcher requested: {asked}") from None
         return ids
 
     def packs(self, groups: Sequence[Sequence[Job]], extra: Sequence[str] = ()) -> list[Pack]:
         return [Pack(self.hydra_context, self.task_function, self.config, group, extra) for group in groups]
 
     def wait(self, sweep: Sweep, settings: SweepSettings) -> None:
-        """Until no job is waiting or running any more."""
-        here = f"refexp sweep collect {sweep.folder}"
+        """Wait until no job waits or runs. With `detach`, only print how to wait."""
+        collect = f"refexp sweep collect {sweep.folder}"
         if settings.detach:
-            print(f"submitted: {', '.join(sweep.job_ids())}. See them end: {here}")
+            print(f"submitted: {', '.join(sweep.job_ids())}. To wait for them: {collect}")
             return
         try:
             wait_for(sweep)
         except KeyboardInterrupt:
-            print(f"\nthe jobs go on. See them end: {here}; stop them: {here.replace('collect', 'cancel')}")
+            cancel = f"refexp sweep cancel {sweep.folder}"
+            print(f"\nthe jobs continue to run. To wait for them: {collect}. To stop them: {cancel}")
             raise
 
 
 class LocalLauncher(SubmititLauncher):
-    """Several jobs at once on this machine; they share the extraction through the store."""
+    """Several jobs in parallel on this machine. They share the extraction through the store."""
 
     kind, cluster = "local_jobs", "local"
 
@@ -234,7 +234,7 @@ class LocalLauncher(SubmititLauncher):
 
 
 class SlurmLauncher(SubmititLauncher):
-    """Cluster jobs: first one for the extraction, with GPUs, then the jobs themselves, without."""
+    """SLURM cluster jobs: first the extraction, with GPUs, then the jobs of the sweep, without GPUs."""
 
     kind, cluster = "slurm", "slurm"
 
@@ -245,7 +245,7 @@ class SlurmLauncher(SubmititLauncher):
         try:
             if todo and settings.extract == "first" and not staged:
                 extraction = self.extract_first(sweep, todo, full, settings.extract_jobs)
-                # Whatever became of it: a job that finds its images in the store needs no more.
+                # afterany, not afterok: even if the extraction fails, some jobs may have all their images in the store.
                 light["additional_parameters"]["dependency"] = "afterany:" + ":".join(extraction)
                 sweep.submitted(groups, self.submit(sweep.folder, self.packs(groups, ["stage=ablate"]), light))
             elif todo:
@@ -258,7 +258,7 @@ class SlurmLauncher(SubmititLauncher):
         self.wait(sweep, settings)
 
     def requests(self) -> tuple[dict[str, Any], dict[str, Any]]:
-        """What is asked of SLURM for jobs that extract, and for jobs that only ablate."""
+        """The SLURM parameters for jobs that extract, and for jobs that only ablate."""
         full = dict(self.params)
         lighter = full.pop("ablate", None) or {}
         mail = {name.replace("_", "-"): full.pop(name, None) for name in ("mail_user", "mail_type")}
@@ -267,7 +267,7 @@ class SlurmLauncher(SubmititLauncher):
         return full | {"additional_parameters": dict(more)}, light | {"additional_parameters": dict(more)}
 
     def extract_first(self, sweep: Sweep, todo: Sequence[Job], params: dict[str, Any], count: int) -> list[str]:
-        """Submit `count` cluster jobs that share the extraction of all jobs; SLURM's ids, an array's once."""
+        """Submit `count` cluster jobs that share the extraction of all jobs. Returns SLURM's ids, one for an array."""
         packs = [
             Pack(self.hydra_context, self.task_function, self.config, todo, ["stage=extract"], f"{EXTRACT_FOLDER}/{i}")
             for i in range(count)
@@ -278,7 +278,7 @@ class SlurmLauncher(SubmititLauncher):
 
 
 def choose(sweep: Sweep, jobs: Sequence[Job], only: list[int] | Literal["all", "unfinished"]) -> list[Job]:
-    """The jobs to run: all, those with these numbers, or those that are not completed."""
+    """Choose the jobs to run: all, those with the given numbers, or those that are not completed."""
     if only == "all":
         return list(jobs)
     if only == "unfinished":
@@ -286,12 +286,12 @@ def choose(sweep: Sweep, jobs: Sequence[Job], only: list[int] | Literal["all", "
     assert isinstance(only, list)
     unknown = [number for number in only if number not in {job.number for job in jobs}]
     if unknown:
-        raise RefexpError(f"sweep.only: this sweep has no job {unknown[0]}; it has 0 to {jobs[-1].number}.")
+        raise RefexpError(f"sweep.only: this sweep has no job {unknown[0]}. Its jobs are 0 to {jobs[-1].number}.")
     return [job for job in jobs if job.number in only]
 
 
 def outcome(sweep: Sweep, job: Job) -> JobReturn:
-    """What Hydra is told of a job; looking at a failed one's value raises."""
+    """The result of a job for Hydra. Reading the value of a failed job raises."""
     result = JobReturn(overrides=job.overrides, status=JobStatus.COMPLETED)
     if this_rank().rank == 0 and sweep.state(job) != "completed":
         result.status, result.return_value = JobStatus.FAILED, JobFailed(f"job {job.number}")

@@ -1,4 +1,4 @@
-"""What to do about the jobs of a sweep: look, wait, stop them, run them again (`refexp sweep`)."""
+"""Manage the jobs of a sweep: report their states, wait for them, and run them again (`refexp sweep`)."""
 
 from __future__ import annotations
 
@@ -14,36 +14,36 @@ from refexp.folders.sweep_folder import ALIVE, GONE, Sweep, SweepRecord, slurm_q
 log = logging.getLogger(__name__)
 
 POLL_SECONDS = 3.0
-LOOKS = 3
-"""So often in a row nothing must wait or run before jobs that did not say how they ended count as ended."""
+EMPTY_POLLS = 3
+"""Number of consecutive empty polls before silent jobs are considered finished."""
 
 
 def wait_for(sweep: Sweep) -> list[SweepRecord]:
-    """Watch a sweep until nothing of it waits or runs, with a line whenever that changes."""
-    shown, quiet = "", 0
+    """Wait until no job of a sweep waits or runs. Logs a line whenever the number of jobs in a state changes."""
+    last_line, empty = "", 0
     while True:
         records = survey(sweep)
         counts = {state: sum(r.state == state for r in records) for state in dict.fromkeys(r.state for r in records)}
         line = ", ".join(f"{count} {state}" for state, count in counts.items()) + extraction_states(sweep)
-        if line != shown:
+        if line != last_line:
             log.info("%d jobs: %s", len(records), line)
-            shown = line
-        # A job that is just being queued again is nowhere for a moment; what it says itself needs no second look.
-        quiet = 0 if any(record.alive for record in records) else quiet + 1
-        if quiet == LOOKS or (quiet and all(record.state in ("completed", "failed") for record in records)):
+            last_line = line
+        # While a job is queued again, SLURM does not list it for a moment, so one empty poll is not enough.
+        empty = 0 if any(record.alive for record in records) else empty + 1
+        if empty == EMPTY_POLLS or (empty and all(record.state in ("completed", "failed") for record in records)):
             return records
         time.sleep(POLL_SECONDS)
 
 
 def extraction_states(sweep: Sweep) -> str:
-    """`; extraction: running`, as long as it is not over; the jobs wait for it."""
+    """`; extraction: running` while the extraction waits or runs, else ""."""
     queue = slurm_queue() or {} if sweep.read()["extraction"] else {}
     alive = [queue[id_][0].lower() for id_ in sweep.read()["extraction"] if queue.get(id_, (GONE,))[0] in ALIVE]
     return f"; extraction: {', '.join(alive)}" if alive else ""
 
 
 def report(sweep: Sweep, records: Sequence[SweepRecord] | None = None) -> int:
-    """Print every job, name the failed ones with the command that runs them again; how many are not completed."""
+    """Print all jobs, the errors of failed ones, and the command to retry. Returns the number of unfinished jobs."""
     from rich.console import Console
     from rich.markup import escape
     from rich.table import Table
@@ -55,12 +55,12 @@ def report(sweep: Sweep, records: Sequence[SweepRecord] | None = None) -> int:
                        ("mask nAP", "right")):  # fmt: skip
         table.add_column(name, justify=side)  # type: ignore[arg-type]
     for r in records:
-        colour = {"completed": "green", "waiting": "dim", "running": "cyan"}.get(r.state, "bold red")
+        color = {"completed": "green", "waiting": "dim", "running": "cyan"}.get(r.state, "bold red")
         figures = [(r.metrics or {}).get(f"{kind}/nAP") for kind in ("bbox", "segm")]
-        shown = ["-" if value is None else f"{100 * value:.1f}" for value in figures]
+        values = ["-" if value is None else f"{100 * value:.1f}" for value in figures]
         what = " ".join(o for o in r.job.overrides if o not in common) or " ".join(r.job.overrides)
         took = "-" if r.seconds is None else f"{r.seconds:.1f}"
-        table.add_row(str(r.job.number), escape(what), f"[{colour}]{r.state}[/]", took, *shown)
+        table.add_row(str(r.job.number), escape(what), f"[{color}]{r.state}[/]", took, *values)
     console = Console(soft_wrap=True)
     console.print(table)
     for r in records:
@@ -70,15 +70,15 @@ def report(sweep: Sweep, records: Sequence[SweepRecord] | None = None) -> int:
     for r in bad:
         console.print(f"[bold red]#{r.job.number} {r.state}:[/] {escape(r.message)}")
     if bad:
-        print(f"{len(bad)} of {len(records)} jobs are not completed. Run only those again:")
+        print(f"{len(bad)} of {len(records)} jobs are not completed. To run only these again:")
         print(f"    refexp sweep retry {shlex.quote(str(sweep.folder))}")
     return sum(r.state != "completed" for r in records)
 
 
 def retry(sweep: Sweep) -> int:
-    """The sweep's own command again, for what is not completed; its exit code."""
+    """Run the sweep's command again for the jobs that are not completed. Returns its exit code."""
     if any(record.alive for record in survey(sweep)):
-        raise RefexpError(f"jobs of {sweep.folder} still wait or run; collect or cancel them first.")
+        raise RefexpError(f"{sweep.folder}: some jobs still wait or run. Collect or cancel them first.")
     content = sweep.read()
     again = [*content["command"], f"hydra.sweep.dir={sweep.folder}", "sweep.only=unfinished"]
     print(" ".join(shlex.quote(part) for part in again), flush=True)

@@ -1,4 +1,4 @@
-"""The command `refexp`: one group, whose commands are imported when they are called."""
+"""The command `refexp`: a group that imports each command only when it is called."""
 
 from __future__ import annotations
 
@@ -13,30 +13,30 @@ from refexp.errors import RefexpError
 
 COMMANDS = {
     "run": ("refexp.command.running:run", "Run an experiment; with -m a sweep of them."),
-    "predict": ("refexp.command.running:predict", "Find the objects of your references in your photographs."),
-    "validate": ("refexp.command.running:validate", "Check a configuration, or try a component, without a run."),
-    "ls": ("refexp.command.listing:ls", "List what an experiment can be made of."),
-    "show": ("refexp.command.looking:show", "Print tables and build the pages of a run or a sweep again."),
-    "summary": ("refexp.command.looking:summary", "Put many runs into tables and plots."),
+    "predict": ("refexp.command.running:predict", "Segment the objects of your references in your own photos."),
+    "validate": ("refexp.command.running:validate", "Check a configuration, or test a component, without a run."),
+    "ls": ("refexp.command.listing:ls", "List the available options: data sets, encoders, matchers, ..."),
+    "show": ("refexp.command.looking:show", "Print the tables and rebuild the pages of a run or a sweep."),
+    "summary": ("refexp.command.looking:summary", "Summarise many runs in tables and plots."),
     "push": ("refexp.command.looking:push", "Send finished runs to Weights & Biases."),
     "dashboard": ("refexp.command.looking:dashboard", "Build a W&B report that compares the runs of a sweep."),
-    "sweep": ("refexp.command.keeping:sweep", "Look after the jobs of a sweep."),
-    "store": ("refexp.command.keeping:store", "Look after the store: list, verify, prune."),
-    "weights": ("refexp.command.keeping:weights", "Fetch official weights, checked against their SHA-256."),
+    "sweep": ("refexp.command.keeping:sweep", "Manage the jobs of a sweep: status, collect, cancel, retry."),
+    "store": ("refexp.command.keeping:store", "Manage the store: ls, verify, prune."),
+    "weights": ("refexp.command.keeping:weights", "Download official weights and check their SHA-256."),
     "data": ("refexp.datatools.cli:data", "Check, download and convert data sets."),
 }
-"""Each command's module and name, and its line in `refexp --help`, for which nothing is imported."""
+"""Each command's module and name, and its line in `refexp --help`. The help therefore imports no command."""
 
 EXAMPLES = """
   refexp run                                        the embedded default: offline, on a CPU
   refexp run -m shots=1,5,10 seed=0,1,2             an ablation
-  refexp predict references=refs/ images=photos/    your own photographs
-  refexp ls encoder                                 what there is to choose from
+  refexp predict references=refs/ images=photos/    your own photos
+  refexp ls encoder                                 all encoder options
 """
 
 
 class LazyGroup(click.Group):
-    """Imports a command when it is called."""
+    """A click group that imports a command when it is called."""
 
     def list_commands(self, ctx: click.Context) -> list[str]:
         return list(COMMANDS)
@@ -59,11 +59,11 @@ class LazyGroup(click.Group):
 @click.group(cls=LazyGroup, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110})
 @click.version_option(package_name="refexp")
 def refexp() -> None:
-    """Experiments in reference-based instance segmentation."""
+    """Run experiments in reference-based instance segmentation."""
 
 
 def main(arguments: list[str] | None = None) -> NoReturn:
-    """The command; a user's mistake is one line. arguments: None takes those of the command line."""
+    """Run the command. A RefexpError becomes one line and exit code 1. arguments: None takes sys.argv."""
     logging.basicConfig(level=logging.INFO, format="%(message)s")
     try:
         refexp.main(arguments, prog_name="refexp")

@@ -1,4 +1,4 @@
-"""The edge between a person's command line and the code: mistakes become one line, faults keep their traceback."""
+"""Run a job from the command line. User errors become one line; bugs keep their traceback."""
 
 from __future__ import annotations
 
@@ -24,14 +24,14 @@ if TYPE_CHECKING:
 log = logging.getLogger("refexp")
 
 OUT_OF_MEMORY = (
-    "out of memory ({error}). Turn down proposer.points_per_batch or encoder.batch, set precision=bfloat16, "
-    "take a smaller network, or ask for more (on a cluster: hydra.launcher.mem_gb)."
+    "out of memory ({error}). Reduce proposer.points_per_batch or encoder.batch, set precision=bfloat16, "
+    "use a smaller network, or request more memory (on a cluster: hydra.launcher.mem_gb)."
 )
 
 
 def command_line(main: Callable[[], object]) -> int:
-    """Run a Hydra application; the exit code is 0 only if everything went well."""
-    # Hydra would shorten tracebacks and leave through sys.exit; errors are told apart here instead.
+    """Run a Hydra application. Returns the exit code: 0 only if everything succeeded."""
+    # Without this, Hydra shortens tracebacks and calls sys.exit, so the errors below would never arrive here.
     os.environ["HYDRA_FULL_ERROR"] = "1"
     multirun = bool({"-m", "--multirun"} & set(sys.argv))
     from hydra.errors import HydraException
@@ -44,7 +44,7 @@ def command_line(main: Callable[[], object]) -> int:
         with silent_rank() if this_rank().rank else nullcontext():
             main()
     except JobFailed:
-        return 1  # `job` has told why
+        return 1  # `job` has logged the reason
     except RefexpError as error:
         print(f"error: {error}", file=sys.stderr)
         return 1
@@ -52,24 +52,24 @@ def command_line(main: Callable[[], object]) -> int:
         print(f"error: {explain(error)}", file=sys.stderr)
         return 1
     except KeyboardInterrupt:
-        print("interrupted; the same command starts again", file=sys.stderr)
+        print("interrupted. Run the same command again to resume.", file=sys.stderr)
         return 130
     return 0
 
 
 @contextmanager
 def silent_rank() -> Iterator[None]:
-    """Let Hydra write this rank's folders where they vanish, and nothing to the terminal: rank 0 does both."""
+    """Send this rank's Hydra folders to a temporary directory and turn its logging off, because rank 0 does both."""
     with tempfile.TemporaryDirectory(prefix="refexp-rank-") as folder:
-        quiet = ["hydra.output_subdir=null", "hydra/job_logging=none", "hydra/hydra_logging=none"]
-        sys.argv += [*quiet, f"hydra.run.dir={folder}", f"hydra.sweep.dir={folder}"]
+        no_logging = ["hydra.output_subdir=null", "hydra/job_logging=none", "hydra/hydra_logging=none"]
+        sys.argv += [*no_logging, f"hydra.run.dir={folder}", f"hydra.sweep.dir={folder}"]
         yield
 
 
 def run_job(config: DictConfig, output: Path, overrides: Sequence[str]) -> None:
-    """One job: compute, then show; beside it the logger reads its folder, and once more when the job has ended."""
+    """Run one job: compute, then show. The logger reads the folder during the job and once after its end."""
     with ExitStack() as afterwards, job(output, overrides):
-        # They import torch, which --help need not wait for.
+        # These import torch, which would slow down --help.
         from refexp.config.building import build
         from refexp.config.composing import resolve
         from refexp.experiment import run
@@ -77,7 +77,7 @@ def run_job(config: DictConfig, output: Path, overrides: Sequence[str]) -> None:
         from refexp.tracking.logger import reading
 
         settings = resolve(config)
-        Options.of(settings)  # names a mistake before anything is computed
+        Options.of(settings)  # raises on a wrong option before anything is computed
         afterwards.enter_context(reading(build(settings.get("logger"), "logger"), output))
         if finished := run(config, output):
             try:
@@ -89,10 +89,10 @@ def run_job(config: DictConfig, output: Path, overrides: Sequence[str]) -> None:
 
 @contextmanager
 def job(output: Path, overrides: Sequence[str]) -> Iterator[None]:
-    """Keep `output`/status.json and log a failure at once; the other jobs of a multirun go on."""
+    """Maintain `output`/status.json, and log a failure immediately. Other jobs of a multirun continue."""
     status = Status(output, overrides) if this_rank().rank == 0 else None
     if status is None:
-        # What this rank has to say, rank 0 tells; PyTorch would add a trace where rank 0 leaves first.
+        # Rank 0 reports the errors of all ranks. PyTorch would print a C++ trace if rank 0 exits first.
         logging.getLogger().handlers = [logging.NullHandler()]
         os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")
     try:
@@ -104,13 +104,13 @@ def job(output: Path, overrides: Sequence[str]) -> Iterator[None]:
         from hydra.core.hydra_config import HydraConfig
         from hydra.types import RunMode
 
-        # Hydra reports a failed job of a multirun only when all are done, and a single one with a line of its own.
+        # For a single run, Hydra would print a second message. In a multirun, it handles JobFailed after the last job.
         if HydraConfig.get().mode == RunMode.RUN:
             sys.exit(1)
         raise
     except (SystemExit, KeyboardInterrupt):
         if status:
-            status.end("stopped", "interrupted, preempted or out of time; started again it goes on from the store")
+            status.end("stopped", "interrupted, preempted or out of time. Run the same command again to resume.")
         raise
     if status:
         status.end("completed")
@@ -118,7 +118,7 @@ def job(output: Path, overrides: Sequence[str]) -> Iterator[None]:
 
 @contextmanager
 def failing() -> Iterator[None]:
-    """Log an exception as a person needs it and turn it into JobFailed."""
+    """Log an exception and convert it to JobFailed: one line for a RefexpError, a traceback for a bug."""
     try:
         yield
     except RefexpError as error:
@@ -135,14 +135,14 @@ def failing() -> Iterator[None]:
 
 
 def is_out_of_memory(error: BaseException) -> bool:
-    """Whether memory ran out, on the GPU or beside it (PyTorch says so with several kinds of error)."""
+    """Whether the GPU or the CPU ran out of memory. PyTorch raises several types of errors for this."""
     known = ("can't allocate memory", "not enough memory", "out of memory")
     return isinstance(error, MemoryError) or any(text in str(error).lower() for text in known)
 
 
 @contextmanager
 def terminable() -> Iterator[None]:
-    """Leave in good order on SIGTERM (scancel, torchrun when another rank died), unless someone else handles it."""
+    """Exit cleanly on SIGTERM (from scancel, or from torchrun when another rank died), unless it has a handler."""
     free = signal.getsignal(signal.SIGTERM) == signal.SIG_DFL
     if not free or threading.current_thread() is not threading.main_thread():
         yield

@@ -1,4 +1,4 @@
-"""`refexp ls`: what an experiment can be made of, with the first line of what each says of itself."""
+"""`refexp ls`: list the options of an experiment, with the comment at the top of each option's file."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ GROUPS = (
 @click.command("ls")
 @click.argument("group", required=False)
 def ls(group: str | None) -> None:
-    """List the options of a group, or all groups; your own conf/ in the current folder counts, too.
+    """List the options of a group, or of all groups. Includes your own conf/ in the current folder.
 
     \b
     refexp ls
@@ -29,6 +29,7 @@ def ls(group: str | None) -> None:
         raise RefexpError(f"ls {group}: no such group. {did_you_mean(group, GROUPS)}")
     for name in (group,) if group else GROUPS:
         files = {path.stem: path for folder in folders for path in sorted((folder / name).glob("[!_]*.yaml"))}
+        # Shots sort by number: 1, 2, 3, 5, 10.
         order = sorted(files, key=lambda option: (not option.isdigit(), int(option) if option.isdigit() else 0, option))
         if group:
             for option in order:

@@ -1,4 +1,4 @@
-"""`refexp show`, `summary`, `push` and `dashboard`: looking at runs that are there."""
+"""`refexp show`, `summary`, `push` and `dashboard`: inspect and publish existing runs."""
 
 from __future__ import annotations
 
@@ -15,14 +15,14 @@ FOLDER = click.Path(exists=True, file_okay=False, path_type=Path)
 
 @click.command()
 @click.argument("folder", type=FOLDER)
-@click.option("--limit", type=click.IntRange(min=0), help="Targets that are drawn, spread evenly over the split.")
+@click.option("--limit", type=click.IntRange(min=0), help="Number of targets to draw, evenly spaced over the split.")
 @click.option("--all", "everything", is_flag=True, help="Draw all targets.")
-@click.option("--score-threshold", type=click.FloatRange(0, 1), help="Lowest score that is drawn, listed or masked.")
+@click.option("--score-threshold", type=click.FloatRange(0, 1), help="Lowest score to draw, list or save as a mask.")
 @click.option("--report/--no-report", default=None, help="Write report.html.")
 def show(folder: Path, limit: int | None, everything: bool, score_threshold: float | None, report: bool | None) -> None:
-    """Print the tables of a run or a sweep, and build its overlays and its report.html again.
+    """Print the tables of a run or a sweep, and rebuild its overlays and its report.html.
 
-    What you do not give is as it was when the run was made.
+    Options that you do not give keep the values of the run's configuration.
 
     \b
     refexp show outputs/synthetic/run/2026-01-31_12-00-00-000000
@@ -43,18 +43,18 @@ def show(folder: Path, limit: int | None, everything: bool, score_threshold: flo
 
 @click.command()
 @click.argument("folders", type=FOLDER, nargs=-1, required=True)
-@click.option("--rows", metavar="KEY", help="The setting down the table, as you type it on the command line.")
-@click.option("--cols", metavar="KEY", help="The setting across; chosen from what differs if not given.")
+@click.option("--rows", metavar="KEY", help="Setting for the rows, as you type it on the command line.")
+@click.option("--cols", metavar="KEY", help="Setting for the columns. Default: chosen from the settings that differ.")
 @click.option(
-    "--metric", metavar="NAMES", help="Numbers of metrics.json, separated by commas; a table and a plot each."
+    "--metric", metavar="NAMES", help="Names in metrics.json, separated by commas. Each gets a table and a plot."
 )
-@click.option("--compare", metavar="A,B", help="Two values of --cols, paired by seed.")
+@click.option("--compare", metavar="A,B", help="Two values of --cols to compare, paired by seed.")
 @click.option("--published", type=click.Path(path_type=Path), help="A CSV of published figures.")
-@click.option("--out", type=click.Path(path_type=Path), help="Where tables and plots go; FOLDER/summary if not given.")
+@click.option("--out", type=click.Path(path_type=Path), help="Folder for tables and plots. Default: FOLDER/summary.")
 def summary(folders: tuple[Path, ...], **keys: Any) -> None:
-    """Put all runs below some folders into tables: mean and deviation over seeds, and what is missing.
+    """Summarise all runs below some folders in tables: mean and deviation over seeds, and missing runs.
 
-    Runs that differ in more than rows, columns and seed get tables of their own.
+    Runs that differ in more than rows, columns and seed get separate tables.
 
     \b
     refexp summary OUT
@@ -66,17 +66,17 @@ def summary(folders: tuple[Path, ...], **keys: Any) -> None:
     try:
         print_summary(summarise(folders, Wanted(**keys)))
     except OSError as error:
-        raise RefexpError(f"--out: cannot write {error.filename}: {error.strerror}; name another folder.") from None
+        raise RefexpError(f"--out: cannot write {error.filename}: {error.strerror}. Give another folder.") from None
 
 
 @click.command()
 @click.argument("folders", type=FOLDER, nargs=-1, required=True)
-@click.option("--follow", is_flag=True, help="Follow one run until it ends (logger=wandb does so).")
+@click.option("--follow", is_flag=True, help="Follow one run until it ends (used by logger=wandb).")
 def push(folders: tuple[Path, ...], follow: bool) -> None:
-    """Send finished runs, or those of sweeps, to Weights & Biases.
+    """Send finished runs, or the finished runs of sweeps, to Weights & Biases.
 
-    A run that was sent already is not sent again. One that was kept offline is sent once there is a key. A run that you
-    push again is the same W&B run.
+    A run that was already sent is not sent again. A run that was kept offline is sent once there is an API key. Pushing
+    a run again updates the same W&B run.
     """
     from refexp.tracking import wandb
 
@@ -87,7 +87,7 @@ def push(folders: tuple[Path, ...], follow: bool) -> None:
         jobs = [path.parent for path in sorted(folder.glob("*/metrics.json"), key=lambda path: (len(str(path)), path))]
         runs = [folder] if (folder / "metrics.json").exists() else jobs
         if not runs:
-            raise RefexpError(f"{folder} has no finished run: neither a metrics.json nor jobs with one.")
+            raise RefexpError(f"{folder} has no finished run: no metrics.json in it or in its jobs.")
         for run in runs:
             try:
                 click.echo(wandb.push(run))
@@ -99,10 +99,10 @@ def push(folders: tuple[Path, ...], follow: bool) -> None:
 
 @click.command()
 @click.argument("definition", type=click.Path(path_type=Path))
-@click.option("--project", default="refexp", show_default=True, help="Of the runs, and of the report.")
-@click.option("--entity", help="User or team; your key's own if not given.")
-@click.option("--group", help="Compare the runs of this group only: the name of a sweep's folder.")
-@click.option("--dry-run", is_flag=True, help="Print the report as JSON; nothing is sent.")
+@click.option("--project", default="refexp", show_default=True, help="W&B project of the runs and of the report.")
+@click.option("--entity", help="W&B user or team. Default: that of your API key.")
+@click.option("--group", help="Compare only the runs of this group: the name of a sweep's folder.")
+@click.option("--dry-run", is_flag=True, help="Print the report as JSON and send nothing.")
 def dashboard(definition: Path, project: str, entity: str | None, group: str | None, dry_run: bool) -> None:
     """Build a W&B report from a YAML file, such as sweeps/dashboards/ablation.yaml."""
     from refexp.tracking.dashboard import build_report, publish, read

@@ -1,4 +1,4 @@
-"""`refexp run`, `predict` and `validate`: experiments from anywhere, with or without a checkout."""
+"""`refexp run`, `predict` and `validate`: run experiments from any folder, with or without a checkout."""
 
 from __future__ import annotations
 
@@ -10,25 +10,25 @@ from pathlib import Path
 import click
 
 RAW = {"ignore_unknown_options": True, "allow_interspersed_args": False, "help_option_names": []}
-"""Everything behind the command is Hydra's, --help too."""
+"""Hydra parses everything after the command, including --help."""
 
 
 @click.command(context_settings=RAW)
 @click.argument("overrides", nargs=-1, type=click.UNPROCESSED)
 def run(overrides: tuple[str, ...]) -> None:
-    """Run an experiment, as `python main.py` does in a checkout; -m runs a sweep."""
+    """Run an experiment, like `python main.py` in a checkout. -m runs a sweep."""
     run_hydra("run", overrides)
 
 
 @click.command(context_settings=RAW)
 @click.argument("overrides", nargs=-1, type=click.UNPROCESSED)
 def predict(overrides: tuple[str, ...]) -> None:
-    """Find the objects of your references in your photographs: references=... images=..."""
+    """Segment the objects of your references in your own photos: references=... images=..."""
     run_hydra("predict", ["task=predict", *overrides])
 
 
 def run_hydra(command: str, overrides: Sequence[str]) -> None:
-    """Hand the command line to Hydra; does not return."""
+    """Pass the command line to Hydra. Does not return."""
     from refexp.machine.processes import wait_briefly
 
     wait_briefly()  # before PyTorch is imported
@@ -51,11 +51,11 @@ def run_hydra(command: str, overrides: Sequence[str]) -> None:
 def own_folder(overrides: Sequence[str]) -> Path | None:
     """Let components of your own be found: modules in the current folder; and its conf/, if it holds options.
 
-    A conf/ with a config.yaml is a checkout's, or another program's, and stays out.
+    Returns arguments for Hydra. Ignores a conf/ with a config.yaml, which belongs to a checkout or another program.
     """
     here = str(Path.cwd())
     sys.path.insert(0, here)
-    # Jobs of a sweep are processes of their own.
+    # Jobs of a sweep are separate processes and need the path, too.
     os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, [here, os.environ.get("PYTHONPATH")]))
     own = Path(here) / "conf"
     given = any(override.split("=")[0] in ("--config-dir", "-cd") for override in overrides)
@@ -64,13 +64,14 @@ def own_folder(overrides: Sequence[str]) -> Path | None:
 
 @click.command()
 @click.argument("overrides", nargs=-1)
-@click.option("--try", "attempt", is_flag=True, help="Also run the components on two drawn images.")
+@click.option("--try", "attempt", is_flag=True, help="Also run the components on two synthetic images.")
 def validate(overrides: tuple[str, ...], attempt: bool) -> None:
     """Check a configuration without running it.
 
     \b
-    refexp validate experiment=coco_fsod shots=30       mistakes, missing weights and data
-    refexp validate encoder=mine --try                  does it keep its contract?
+    refexp validate experiment=coco_fsod shots=30       check for errors, missing weights and data
+    refexp validate encoder=mine --try                  check that a component keeps its contract
+
     """
     from refexp.config.composing import compose_config
     from refexp.config.validating import check_config, try_component

@@ -1,4 +1,4 @@
-"""From nodes of a configuration to components; mistakes are named before anything is loaded."""
+"""Build components from configuration nodes. Errors are reported before anything is loaded."""
 
 from __future__ import annotations
 
@@ -14,13 +14,13 @@ from refexp.errors import RefexpError, did_you_mean, first_line
 
 
 def build(node: Any, key: str, target: type | None = None) -> Any:
-    """Build the class that `node["_target_"]` names (or `target`) from the node's other entries.
+    """Build the class `node["_target_"]` (or `target`) with the node's other entries as arguments.
 
-    Arguments are checked against the constructor's type hints, so a component states its choices and ranges once, in
-    its signature. Raises RefexpError that names the key, the value and what would be right.
+    Checks arguments against the constructor's type hints, so a component defines its choices and ranges only once, in
+    its signature. Raises RefexpError that names the key, the value and the valid values.
     """
     if not isinstance(node, Mapping):
-        raise RefexpError(f"{key}={node!r}: a group of settings is needed; see conf/{key.split('.')[0]}.")
+        raise RefexpError(f"{key}={node!r}: expected a mapping; see conf/{key.split('.')[0]}.")
     arguments = {name: value for name, value in node.items() if name != "_target_"}
     if target is None:
         target = _import(node.get("_target_"), f"{key}._target_")
@@ -41,21 +41,23 @@ def build(node: Any, key: str, target: type | None = None) -> Any:
 
 
 def build_all(node: Any, key: str) -> dict[str, Any]:
-    """Build every entry of a node, in order, by name."""
+    """Build every entry of a node, in order. Returns a dict by name, without entries that are null."""
     if not isinstance(node, Mapping):
-        raise RefexpError(f"{key}={node!r}: a mapping of named steps is needed; see conf/{key}.")
+        raise RefexpError(f"{key}={node!r}: expected a mapping of named steps; see conf/{key}.")
     return {name: build(entry, f"{key}.{name}") for name, entry in node.items() if entry is not None}
 
 
 def check(value: Any, hint: Any, key: str) -> Any:
-    """`value` as the type `hint` says. Raises RefexpError naming the key, the value and the choices."""
+    """Convert `value` to the type `hint`. Raises RefexpError that names the key, the value and the choices."""
     try:
         return TypeAdapter(hint).validate_python(value)
     except ValidationError as error:
         first = error.errors()[0]
         message = f"{first['msg'][0].lower()}{first['msg'][1:]}"
         number = first["type"] == "string_type" and isinstance(first["input"], (int, float))
-        hint = f" For a text that looks like a number: \"'{first['input']}'\", quotes and all." if number else ""
+        # The shell strips the outer quotes; the inner ones tell Hydra that this is text.
+
+        hint = f" To pass a numeric-looking string, quote it twice: \"'{first['input']}'\"." if number else ""
         raise RefexpError(f"{key}={value!r}: {message}.{hint}") from None
 
 
@@ -65,5 +67,5 @@ def _import(path: Any, key: str) -> type:
         return getattr(importlib.import_module(module), name)
     except Exception as error:
         raise RefexpError(
-            f"{key}: cannot import {path!r}: {first_line(error)}. Code of your own: PYTHONPATH=DIR python ..."
+            f"{key}: cannot import {path!r}: {first_line(error)}. For your own code: PYTHONPATH=DIR python ..."
         ) from None

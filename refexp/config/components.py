@@ -1,4 +1,4 @@
-"""The components of an experiment, built from its configuration and checked before anything costly is done."""
+"""The components of an experiment, built from its configuration and checked before any expensive step."""
 
 from __future__ import annotations
 
@@ -28,16 +28,16 @@ from refexp.proposers.base import Proposer
 from refexp.store.entries import Store
 
 SummaryFormat = Literal["csv", "json"]
-"""Of the list of what was found (task=predict)."""
+"""Format of the table of detections (task=predict)."""
 
 
 @dataclass(frozen=True)
 class Vis:
-    """What is shown of a run. limit: how many targets are drawn, spread evenly over the split (None: all).
+    """The `vis` keys of the configuration.
 
-    score_threshold: from which score on detections are drawn and, with task=predict, listed and saved as masks.
-    report: write report.html. memory_bank: draw memory_bank.png; for it the run keeps what the encoder sees of up to 40
-    references, and computes that again.
+    limit: number of targets to draw, evenly spaced over the split (None: all). score_threshold: lowest score to draw
+    and, with task=predict, to list and to save as a mask. report: write report.html. memory_bank: draw memory_bank.png.
+    For this, the run encodes up to 40 references again and keeps their patch features.
     """
 
     limit: Annotated[int, Field(ge=0)] | None = 8
@@ -48,7 +48,7 @@ class Vis:
 
 @dataclass(frozen=True)
 class Experiment:
-    """The components of an experiment, built and checked; nothing is loaded yet."""
+    """The components of an experiment, built and checked. No data or weights are loaded yet."""
 
     config: dict[str, Any]
     stage: Literal["all", "extract", "ablate"]
@@ -69,7 +69,7 @@ class Experiment:
 
 @contextmanager
 def told_how_to_get(config: DictConfig) -> Iterator[None]:
-    """Where a file of a published data set is missing, say which command tells what to do."""
+    """If a file of a published data set is missing, add the command that lists all missing files to the message."""
     try:
         yield
     except MissingData as error:
@@ -77,12 +77,12 @@ def told_how_to_get(config: DictConfig) -> Iterator[None]:
         if not HydraConfig.initialized() or not any("${data_root}" in str(path) for path in paths):
             raise
         check = data_command("check", HydraConfig.get().runtime.choices["dataset"], "--root", Path(config.data_root))
-        raise MissingData(f"{str(error).rstrip('.')}; `{check}` says what else is, and what to do.") from None
+        raise MissingData(f"{str(error).rstrip('.')}; `{check}` lists all missing files and how to get them.") from None
 
 
 def build_networks(plain: dict[str, Any]) -> tuple[Proposer, Encoder]:
-    """Proposer and encoder. Raises MissingWeights for the weights of both at once."""
-    check(plain.get("precision", "float32"), Precision, "precision")  # not every network has a precision to check
+    """Build proposer and encoder. Raises one MissingWeights for the missing weights of both."""
+    check(plain.get("precision", "float32"), Precision, "precision")  # check it here, because not every network does
     built, missing = [], []
     for part in ("proposer", "encoder"):
         try:
@@ -95,10 +95,10 @@ def build_networks(plain: dict[str, Any]) -> tuple[Proposer, Encoder]:
 
 
 def build_experiment(config: DictConfig) -> Experiment:
-    """Build every component. Raises RefexpError that names the config key at fault."""
+    """Build every component. Raises RefexpError that names the wrong configuration key."""
     plain = resolve(config)
     runtime = build(plain.get("runtime"), "runtime", Runtime)
-    device = runtime.prepare()  # before weights are asked for
+    device = runtime.prepare()  # first, so that a wrong device is reported before missing weights
     proposer, encoder = build_networks(plain)
     return Experiment(
         config=plain,

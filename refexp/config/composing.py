@@ -1,4 +1,4 @@
-"""From overrides to a configuration: what Hydra is given, what it says, and what comes of it as plain values."""
+"""Compose a configuration from overrides: quote them for Hydra, resolve the result, and explain Hydra's errors."""
 
 from __future__ import annotations
 
@@ -20,14 +20,14 @@ PATH_KEYS = re.compile(
     r"|(?:checkpoints|store)\.dir|hydra\.(?:run|sweep)\.dir))=(.+)"
 )
 NOT_PLAIN = re.compile(r"""^['"]|\$|\\$|^null$|^\?\?\?$""")
-"""What is quoted already, refers to another key, or is no path."""
+"""Matches a value that is already quoted, refers to another key, or is not a path."""
 
 
 def quoted(argument: str, multirun: bool = False) -> str:
-    """An argument as Hydra has to be given it, which takes a bare 1 for a number, and no bracket or ~ for a path.
+    """Quote a command-line argument for Hydra.
 
-    `shots=1,10` -> `shots='1','10'`; `images=my photos (1)` -> `images='my photos (1)'`. multirun: commas separate
-    values.
+    Without quotes, Hydra reads 1 as a number, rejects brackets in a path, and does not expand ~. Examples: `shots=1,10`
+    -> `shots='1','10'`; `images=my photos (1)` -> `images='my photos (1)'`. multirun: commas separate values.
     """
     if shots := re.fullmatch(r"shots=(\d+(?:,\d+)*)", argument):
         return "shots=" + ",".join(f"'{number}'" for number in shots[1].split(","))
@@ -39,7 +39,7 @@ def quoted(argument: str, multirun: bool = False) -> str:
 
 
 def conf_folder() -> Path:
-    """The folder conf: that of the checkout, or the one that was packaged with refexp."""
+    """The conf folder of the installed package, or else of the checkout."""
     package = Path(__file__).resolve().parents[1]
     for folder in (package / "conf", package.parent / "conf"):
         if (folder / "config.yaml").is_file():
@@ -48,12 +48,12 @@ def conf_folder() -> Path:
 
 
 def compose_config(overrides: Sequence[str], conf: Path | None = None) -> DictConfig:
-    """What these overrides compose, as on the command line; references to other keys stay unresolved.
+    """Compose overrides like the command line does. Interpolations stay unresolved.
 
-    conf: the folder that holds config.yaml; None takes `conf_folder()`. Raises RefexpError for a mistake in overrides
-    or folder.
+    conf: the folder that contains config.yaml; None takes `conf_folder()`. Raises RefexpError for an error in the
+    overrides or in the folder.
     """
-    # Hydra keeps its state globally: the caller may be a Hydra application, and importing SAM2 leaves one behind.
+    # Hydra's state is global. The caller may be a Hydra application, and importing SAM2 also leaves a state behind.
     before = GlobalHydra.instance().hydra
     GlobalHydra.instance().clear()
     try:
@@ -66,14 +66,14 @@ def compose_config(overrides: Sequence[str], conf: Path | None = None) -> DictCo
 
 
 def missing_keys(node: Any, prefix: str = "") -> list[str]:
-    """The keys below a node that stand for something to be given (`???`)."""
+    """The keys below a node whose value the user must set (`???`)."""
     if not isinstance(node, dict):
         return [prefix] if node == "???" else []
     return [key for name, value in node.items() for key in missing_keys(value, f"{prefix}.{name}" if prefix else name)]
 
 
 def resolve(config: DictConfig) -> dict[str, Any]:
-    """The configuration as plain values. Raises RefexpError that names the config key at fault."""
+    """The configuration as plain values. Raises RefexpError that names the wrong configuration key."""
     if missing := missing_keys(OmegaConf.to_container(config)):
         raise RefexpError(f"{', '.join(missing)} must be given: {' '.join(f'{key}=...' for key in missing)}")
     try:
@@ -84,18 +84,18 @@ def resolve(config: DictConfig) -> dict[str, Any]:
 
 
 def explain(error: BaseException) -> str:
-    """Hydra's message as one line, with what to type instead."""
+    """Hydra's error message as one line, with a suggestion of what to type."""
     text = " ".join(f"{error} {error.__cause__ or ''}".split())
     option = re.search(r"Could not find '([\w/]+)/(\S+)' Available options in '[\w/]+': (.*?) Config search path", text)
     if option:
         group, wrong, choices = option.groups()
-        hint = " Any other number: shots=custom shots.n=7." if group == "shots" else ""
-        own = "" if hint else " Options in a folder of your own: --config-dir DIR."
-        known = [choice for choice in choices.split() if not choice.startswith("_")]  # no bases
+        hint = " For another number: shots=custom shots.n=7." if group == "shots" else ""
+        own = "" if hint else " For options in your own folder: --config-dir DIR."
+        known = [choice for choice in choices.split() if not choice.startswith("_")]  # _*.yaml are bases, not options
         return f"{group}={wrong}: no such option. {did_you_mean(wrong, known)}{hint}{own}"
     key = re.search(r"Could not override '([^']+)'", text)
     if key:
         settings = [name for name in getattr(error.__cause__, "parent_node", None) or () if name != "_target_"]
         choices = did_you_mean(key[1].rsplit(".", 1)[-1], settings) if settings else ""
-        return f"{key[1]}: no such key. {choices} `python main.py --cfg job` shows every key."
+        return f"{key[1]}: no such key. {choices} `python main.py --cfg job` lists all keys."
     return re.split(" full_key:| Config search path:", text)[0]

@@ -1,4 +1,4 @@
-"""The typed record of a run, the content of its metrics.json. It imports no network library: tables read it alone."""
+"""The typed record of a run: the content of metrics.json. Does not import PyTorch, so that tables load fast."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ if TYPE_CHECKING:  # it imports PyTorch
     from refexp.types import ImageId
 
 SCHEMA = 1
-"""Of metrics.json; 0 is what refexp 0.1 wrote, which had no number."""
+"""Version of metrics.json. Files of refexp 0.1 have no version number and count as 0."""
 
 Numbers = dict[str, float | None]
 """Fractions in [0, 1] by name; None where no instance counts."""
@@ -23,9 +23,9 @@ Numbers = dict[str, float | None]
 
 @dataclass(frozen=True)
 class Metrics:
-    """A run's numbers.
+    """A run's metrics.
 
-    overall: by kind ("bbox", "segm", "semantic"), then by number ("nAP50"). per_class: by kind, number and class.
+    overall: by kind ("bbox", "segm", "semantic"), then by name ("nAP50"). per_class: by kind, name and class.
     """
 
     overall: dict[str, Numbers] = field(default_factory=dict)
@@ -33,7 +33,7 @@ class Metrics:
 
     @classmethod
     def from_flat(cls, flat: Mapping[str, float | None]) -> Metrics:
-        """`<kind>/<number>` and `<kind>/<number>/<class>`, as in metrics.json; a class's name may hold slashes."""
+        """Parse `<kind>/<name>` and `<kind>/<name>/<class>`, as in metrics.json. Class names may contain slashes."""
         metrics = cls(defaultdict(dict), defaultdict(lambda: defaultdict(dict)))
         for name, value in flat.items():
             kind, number, *of_class = name.split("/", 2) if "/" in name else ("", name)
@@ -45,7 +45,7 @@ class Metrics:
 
     @property
     def flat(self) -> Numbers:
-        """All over all classes, `<kind>/<number>`, then each class's, `<kind>/<number>/<class>`."""
+        """All metrics: `<kind>/<name>` over all classes, then `<kind>/<name>/<class>` of each class."""
         return self.flat_overall | {
             f"{kind}/{number}/{name}": value
             for kind, numbers in self.per_class.items()
@@ -55,7 +55,7 @@ class Metrics:
 
     @property
     def flat_overall(self) -> Numbers:
-        """`<kind>/<number>` over all classes."""
+        """The metrics over all classes as `<kind>/<name>`."""
         found = ((kind, name, value) for kind, of_kind in self.overall.items() for name, value in of_kind.items())
         return {f"{kind}/{name}" if kind else name: value for kind, name, value in found}
 
@@ -65,16 +65,16 @@ class Metrics:
 
 @dataclass(frozen=True)
 class RunRecord:
-    """What a run was and what came of it: the content of metrics.json, key by key.
+    """Configuration and results of a run: the content of metrics.json, key by key.
 
-    config: the resolved configuration. targets: where the targets came from. classes: the K names, in order.
-    references: how many each class had. images, instances, detections: of the targets; crowds do not count.
-    metrics: flat in the file. note: what every output must say of weights that are not the published ones.
-    weights: origin, kind, file name and SHA-256 of each network's. stages: seconds, items and items per second of each.
+    config: the resolved configuration. targets: source of the targets. classes: the K names, in order.
+    references: number of references per class. images, instances, detections: counts over the targets, without crowds.
+    metrics: stored flat in the file. note: warning for all outputs if the weights are not the published ones.
+    weights: origin, kind, file name and SHA-256 of each network's weights. stages: seconds, items and items per second.
 
-    Records of schema 0 lack what follows. reference_ids: of each class the ids in references.json, as often as they
-    served. instances_of_class: of each class. categories: the targets' category id of each class. cwd: the folder that
-    relative paths of the configuration start from.
+    Records of schema 0 do not have the following keys. reference_ids: for each class the ids in references.json, each
+    as often as it was used. instances_of_class: number of instances per class. categories: the targets' category id of
+    each class. cwd: the folder to which relative paths of the configuration refer.
     """
 
     config: dict[str, Any]
@@ -109,7 +109,7 @@ class RunRecord:
 
     @classmethod
     def read(cls, folder: Path) -> RunRecord:
-        """The record of a finished run. Raises RefexpError if there is none, it is damaged, or of a later version."""
+        """Read the record of a finished run. Raises RefexpError if it is missing, damaged, or of a newer schema."""
         path = folder / "metrics.json"
         content = read_json(path)
         if content is None:
@@ -118,7 +118,8 @@ class RunRecord:
             raise RefexpError(f"{path} is damaged, or not written by refexp: it has no 'metrics'.")
         schema = content.get("schema", 0)
         if schema > SCHEMA:
-            raise RefexpError(f"{path} is of schema {schema}; this refexp reads up to {SCHEMA}: update refexp.")
+            raise RefexpError(f"{path} has schema {schema}, but this refexp reads only up to {SCHEMA}. Update refexp.")
+        # Unknown keys are ignored, so that a minor addition to the file does not break older readers.
         known = {one.name: content[one.name] for one in fields(cls) if one.name in content}
         try:
             lists = {name: known[name] for name in ("classes", "classes_left_out", "categories") if known.get(name)}

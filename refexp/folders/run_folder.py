@@ -1,7 +1,7 @@
-"""The run folder, the waist between computing and showing: what a run writes, and all that showing reads of it.
+"""The run folder: the interface between computing and showing.
 
-`experiment.py` writes; pages, tables, W&B and CSV read. Files are JSON, YAML, COCO and npz (see outputs/README.md), and
-`metrics.json` holds the typed record below. What is shown can be made again from them at any time.
+`experiment.py` writes it. Pages, tables, W&B and CSV only read it, so they can be rebuilt from it at any time. The
+files are JSON, YAML, COCO and npz (see outputs/README.md). `metrics.json` holds the typed record (`record.py`).
 """
 
 from __future__ import annotations
@@ -30,13 +30,13 @@ RESULTS = (
     "memory_bank.png", "WEIGHTS.txt", "summary.csv", "summary.json", "metrics.csv", "per_class.csv",
     "report/*/*.js*", "report/*/*.jpg", "report/*.js*", "overlays/**/*.jpg", "masks/**/[0-9][0-9][0-9]_*.png",
 )  # fmt: skip
-"""Files that some runs leave and others do not."""
+"""Files that only some runs write."""
 
 
 class RunFolder:
-    """A run's folder: the compute half writes it, and everything that shows a run reads it.
+    """Writes and reads the files of one run.
 
-    data, detections: of a run that has just ended, which need not be read again.
+    data, detections: those of a run that has just ended, so that they need not be read from disk again.
     """
 
     def __init__(self, path: Path, data: Data | None = None, detections: Sequence[Detections] | None = None) -> None:
@@ -44,9 +44,10 @@ class RunFolder:
         self._data, self._detections = data, detections
 
     def begin(self, config: Mapping[str, Any], references: dict[str, Any], note: str | None) -> None:
-        """Write what is known before the work begins, in place of what an earlier run left; of other folders nothing.
+        """Write the files that are known before the computation, and delete the results of an earlier run.
 
-        references: of `references_to_coco`.
+        Deletes only in a folder that holds a run, so that no other files are lost. references: the result of
+        `references_to_coco`.
         """
         if (self.path / "config.yaml").is_file() and (self.path / "references.json").is_file():
             for path in (path for pattern in RESULTS for path in self.path.glob(pattern)):
@@ -57,22 +58,22 @@ class RunFolder:
             write_text(self.path / "WEIGHTS.txt", note + "\n")
 
     def write_detections(self, detections: Sequence[Detections], data: Data) -> None:
-        """COCO results: image id, category id of the targets file, box `x y w h`, score, compressed RLE."""
+        """Write COCO results: image id, category id of the targets file, box `x y w h`, score, compressed RLE."""
         self._data, self._detections = data, detections
         category = {label: id_ for id_, label in data.targets.labels.items()}
         write_json(self.path / "detections.json", [row for found in detections for row in found.to_coco(category)])
 
     def write_curves(self, curves: Mapping[str, np.ndarray]) -> None:
-        """By kind ("bbox", "segm"), precision f64 [10 IoUs, 101 recalls, K]; -1 where no instance counts."""
+        """Write precision f64 [10 IoUs, 101 recalls, K] by kind ("bbox", "segm"). -1 where no instance counts."""
         if curves:
             save_arrays(self.path / "curves.npz", curves)
 
     def write_diagnostics(self, diagnosis: Mapping[str, Any], note: str | None) -> None:
-        """What holds the run back; see `evaluation.diagnostics`."""
+        """Write diagnostics.json: upper bounds, error types and confusion; see `evaluation.diagnostics`."""
         write_json(self.path / "diagnostics.json", {"note": note} | dict(diagnosis), indent=1)
 
     def write_memory_bank(self, views: Sequence[Sequence[ReferenceView]], bank: MemoryBank) -> None:
-        """What the references taught. views: some references of each of the first classes, as the encoder saw them."""
+        """Write memory_bank.npz. views: some references of each of the first classes, as the encoder saw them."""
         every = [view for of_class in views for view in of_class]
         arrays = {
             "prototypes": bank.prototypes.numpy(),
@@ -87,27 +88,27 @@ class RunFolder:
         save_arrays(self.path / "memory_bank.npz", arrays)
 
     def write_record(self, record: RunRecord) -> None:
-        """Write metrics.json, the last of the files that computing leaves."""
+        """Write metrics.json. It is the last file of the computation, so its presence marks a finished run."""
         write_json(self.path / "metrics.json", record.to_json(), indent=2)
 
     @cached_property
     def record(self) -> RunRecord:
-        """Raises RefexpError, as `RunRecord.read`."""
+        """The content of metrics.json. Raises RefexpError, like `RunRecord.read`."""
         return RunRecord.read(self.path)
 
     @cached_property
     def data(self) -> Data:
-        """The data set, with the classes of this run. Raises RefexpError where it is not there any more."""
+        """The data set with the classes of this run. Raises RefexpError if it no longer exists or has changed."""
         if self._data is not None:
             return self._data
         offered: Data = build(self.record.config["dataset"], "dataset").load()
         if missing := [name for name in self.record.classes if name not in offered.classes]:
-            raise RefexpError(f"the data set has changed since this run: it has no class '{missing[0]}' any more.")
+            raise RefexpError(f"the data set has changed since this run: it no longer has the class '{missing[0]}'.")
         return offered.restrict([offered.classes.index(name) for name in self.record.classes])
 
     @cached_property
     def detections(self) -> list[Detections]:
-        """One a target, in the order of the targets; without the data set, one an image in which anything was found."""
+        """One entry per target, in target order. Without the data set, one entry per image with detections."""
         if self._detections is not None:
             return list(self._detections)
         record = self.record
@@ -130,7 +131,7 @@ class RunFolder:
 
     @cached_property
     def references(self) -> list[list[Reference]]:
-        """Per class, in class order, as often as each served."""
+        """The references per class, in class order. A reference that was used repeatedly is repeated."""
         content = read_json(self.path / "references.json") or {"images": [], "annotations": [], "categories": []}
         images = {image["id"]: image for image in content["images"]}
         names = {category["id"]: category["name"] for category in content["categories"]}
@@ -147,17 +148,17 @@ class RunFolder:
 
     @cached_property
     def curves(self) -> dict[str, np.ndarray]:
-        """As written; {} for runs without."""
+        """The curves as written; {} if the run has none."""
         return load_arrays(self.path / "curves.npz")
 
     @cached_property
     def diagnostics(self) -> dict[str, Any] | None:
-        """As written; None for runs without."""
+        """The diagnostics as written; None if the run has none."""
         return read_json(self.path / "diagnostics.json")
 
     @cached_property
     def memory_bank(self) -> tuple[list[list[ReferenceView]], MemoryBank] | None:
-        """As written; None for runs without."""
+        """The reference views and the memory bank as written; None if the run has none."""
         arrays = load_arrays(self.path / "memory_bank.npz")
         if not arrays:
             return None
@@ -170,7 +171,7 @@ class RunFolder:
 
 
 def references_to_coco(references: Sequence[Sequence[Reference]], data: Data) -> dict[str, Any]:
-    """The chosen references as a plain COCO dict (a repeated one stands once), readable by `FileSampler`."""
+    """The chosen references as a COCO dict that `FileSampler` can read. Repeated references appear once."""
     split = data.references
     chosen = {reference.id: reference for per_class in references for reference in per_class}
     records = {annotation["id"]: annotation for annotation in split.annotations if annotation["id"] in chosen}
@@ -194,11 +195,11 @@ def save_arrays(path: Path, arrays: Mapping[str, np.ndarray]) -> None:
 
 
 def load_arrays(path: Path) -> dict[str, np.ndarray]:
-    """An npz file's arrays, {} if there is none. Raises RefexpError if it is damaged; unpickles nothing."""
+    """An npz file's arrays, {} if there is no file. Raises RefexpError if it is damaged. Does not unpickle objects."""
     try:
         with np.load(path, allow_pickle=False) as arrays:
             return {name: arrays[name] for name in arrays.files}
     except FileNotFoundError:
         return {}
-    except Exception as error:  # zip, zlib and NumPy each have their own for a damaged file
+    except Exception as error:  # zip, zlib and NumPy raise different types for a damaged file
         raise RefexpError(f"{path} is damaged: {first_line(error)}") from None

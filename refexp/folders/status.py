@@ -1,4 +1,4 @@
-"""status.json: what a job does or what became of it, for whoever asks while it runs or later."""
+"""status.json: the state and progress of a job, readable during the run and afterwards."""
 
 from __future__ import annotations
 
@@ -25,10 +25,10 @@ PROGRESS = "progress.csv"
 
 
 class Status:
-    """The state of one job, kept in its folder: running, then completed, failed or stopped.
+    """Writes the state of one job into its folder: running, then completed, failed or stopped.
 
-    A job that is killed leaves "running" behind; who reads it must ask whether the process still lives. progress.csv
-    beside it has a row for each report of progress, also those of earlier starts in the same folder.
+    A killed job leaves the state "running", so readers must also check whether the process is alive (`is_running`).
+    progress.csv has one row per progress report, including those of earlier starts in the same folder.
     """
 
     def __init__(self, folder: Path, overrides: Sequence[str]) -> None:
@@ -45,7 +45,7 @@ class Status:
         write_json(self.path, self.content, indent=2)
 
     def progress(self, stage: str, done: int, total: int, rate: float) -> None:
-        """Note that of the work called `stage`, `done` items of `total` are done, `rate` a second."""
+        """Record that `done` of `total` items of a stage are done. rate: items per second."""
         row = {"stage": stage, "done": done, "total": total, "per_second": round(rate, 4)}
         self.content |= row
         path = self.path.with_name(PROGRESS)
@@ -55,11 +55,11 @@ class Status:
                 if not file.tell():
                     csv.writer(file, lineterminator="\n").writerow(("time", *row))
                 csv.writer(file, lineterminator="\n").writerow((now(), *row.values()))
-        except OSError as error:  # a full disk ends the run where it matters
-            log.warning("progress is not noted: %s", error)
+        except OSError as error:  # progress is optional: on a full disk, writing the results raises anyway
+            log.warning("progress was not written: %s", error)
 
     def end(self, state: str, message: str | None = None, error: BaseException | None = None) -> None:
-        """Note how the job ended, with the error's message and traceback if it did not end well."""
+        """Record the final state, with the error's message and traceback if there was one."""
         self.content |= {"state": state, "ended": now(), "seconds": round(time.time() - self.start, 2)}
         if message is not None:
             lines = "".join(traceback.format_exception(error)) if error else ""
@@ -68,7 +68,7 @@ class Status:
 
 
 def read_status(folder: Path) -> dict[str, Any] | None:
-    """What a job left, or None if it never started."""
+    """The status that a job wrote, or None if it never started."""
     try:
         return json.loads((folder / NAME).read_text(encoding="utf-8"))
     except (OSError, ValueError):
@@ -76,7 +76,7 @@ def read_status(folder: Path) -> dict[str, Any] | None:
 
 
 def is_running(folder: Path) -> bool:
-    """Whether a job says that it runs and, if it is one of this machine, its process lives."""
+    """Whether the status is "running" and, for a job on this machine, its process is alive."""
     status = read_status(folder)
     if status is None or status["state"] != "running":
         return False
@@ -84,7 +84,7 @@ def is_running(folder: Path) -> bool:
 
 
 def progress_text(status: dict[str, Any]) -> str:
-    """`targets 120/5000, 2.1/s, 39 min left`, or "" before any progress."""
+    """`targets 120/5000, 2.1/s, 39 min left`, or "" before the first progress report."""
     if not status.get("total"):
         return ""
     rate = status["per_second"]
@@ -93,5 +93,5 @@ def progress_text(status: dict[str, Any]) -> str:
 
 
 def now() -> str:
-    """The time, to the second, with its zone."""
+    """The current UTC time in ISO format, to the second, with time zone."""
     return datetime.now(timezone.utc).isoformat(timespec="seconds")

@@ -1,7 +1,7 @@
-"""sweep.json: the jobs of a sweep, and what became of each.
+"""sweep.json: the jobs of a sweep and their states.
 
-Each job says in its own status.json how it ended; the scheduler is only asked about jobs that did not, so an answer is
-right without SLURM's accounting.
+Each job writes its final state into its own status.json. refexp asks the scheduler only about jobs without a final
+state. Therefore the result is correct without SLURM's accounting.
 """
 
 from __future__ import annotations
@@ -24,10 +24,10 @@ from refexp.machine.processes import is_alive
 
 NAME = "sweep.json"
 EXTRACT_FOLDER = "extract"
-"""Where the jobs of an extraction submitted first leave their own logs and states, by cluster job and job."""
+"""Subfolder for the logs and states of extraction jobs: `<cluster job>/<job folder>`."""
 GONE = "GONE"
 IMPOSSIBLE = {"PartitionConfig", "PartitionNodeLimit", "PartitionTimeLimit", "BadConstraints"}
-"""Reasons for which SLURM takes a job and never starts it."""
+"""SLURM accepts a job that is pending for one of these reasons, but never starts it."""
 ALIVE = {"PENDING", "RUNNING", "REQUEUED", "REQUEUE_HOLD", "CONFIGURING", "COMPLETING", "SUSPENDED", "RESIZING",
          "SIGNALING", "STAGE_OUT"}  # fmt: skip
 
@@ -43,7 +43,7 @@ class Job:
 
 @dataclass(frozen=True)
 class SweepRecord:
-    """What is known of a job now. alive: it waits or runs. message: why it failed, or how far it is, in one line."""
+    """The current state of a job. alive: it waits or runs. message: one line with its error or its progress."""
 
     job: Job
     state: str
@@ -54,22 +54,22 @@ class SweepRecord:
 
 
 class Sweep:
-    """A sweep's folder, and sweep.json in it: the command, the jobs and their scheduler ids."""
+    """A sweep's folder with its sweep.json: the command, the jobs and their scheduler ids."""
 
     def __init__(self, folder: Path) -> None:
         self.folder, self.path = folder, folder / NAME
 
     def read(self) -> dict[str, Any]:
-        """Raises RefexpError if there is no sweep."""
+        """Read sweep.json. Raises RefexpError if it is missing or damaged."""
         try:
             return json.loads(self.path.read_text(encoding="utf-8"))
         except OSError:
-            raise RefexpError(f"{self.folder} is no sweep's folder: it has no {NAME}.") from None
+            raise RefexpError(f"{self.folder} is not the folder of a sweep: it has no {NAME}.") from None
         except ValueError as error:
             raise RefexpError(f"{self.path} is damaged: {error}") from None
 
     def begin(self, launcher: str, jobs: Sequence[Job], todo: Sequence[Job]) -> None:
-        """Note all jobs (Hydra may hand them over in batches), and forget how those ended that run again."""
+        """Record all jobs, and delete the states of the jobs that run again. Hydra may pass the jobs in batches."""
         content: dict[str, Any] = {"command": command(), "cwd": str(Path.cwd()), "jobs": {}}
         if self.path.exists():
             content = self.read()
@@ -84,7 +84,7 @@ class Sweep:
         write_json(self.path, content, indent=1)
 
     def submitted(self, groups: Sequence[Sequence[Job]], ids: Sequence[str]) -> None:
-        """Note which scheduler job runs which jobs."""
+        """Record the scheduler id of each group of jobs."""
         content = self.read()
         for group, id_ in zip(groups, ids, strict=True):
             for job in group:
@@ -92,21 +92,21 @@ class Sweep:
         write_json(self.path, content, indent=1)
 
     def extracting(self, ids: Sequence[str]) -> None:
-        """Note the scheduler jobs of the extraction."""
+        """Record the scheduler ids of the extraction."""
         write_json(self.path, self.read() | {"extraction": list(ids)}, indent=1)
 
     def jobs(self) -> list[tuple[Job, str | None]]:
-        """All jobs in order, each with its scheduler id."""
+        """All jobs in order, each with its scheduler id or None."""
         rows = sorted(self.read()["jobs"].values(), key=lambda row: row["number"])
         return [(Job(row["number"], row["overrides"], row["folder"]), row["id"]) for row in rows]
 
     def job_ids(self) -> list[str]:
-        """All scheduler ids, the extraction's first, arrays as one."""
+        """All scheduler ids, those of the extraction first. A job array counts as one id."""
         ids = self.read()["extraction"] + [id_ for _, id_ in self.jobs() if id_]
         return list(dict.fromkeys(id_.split("_")[0] for id_ in ids))
 
     def state(self, job: Job) -> str | None:
-        """What the job's status.json says."""
+        """The state in the job's status.json."""
         return (read_status(self.folder / job.folder) or {}).get("state")
 
     def cancel(self) -> None:
@@ -126,16 +126,16 @@ def cancel_slurm(ids: Sequence[str]) -> None:
 
 
 def command() -> list[str]:
-    """The command this process was started with, as one can start it again."""
+    """The command line that starts this process again."""
     program, *words = sys.argv
-    name = program.split()  # `refexp run`, of which no file has the name
+    name = program.split()  # `refexp run` is not a file: start it with python -m
     return [sys.executable, *(["-m", *name] if name[0] == "refexp" else [program]), *words]
 
 
 def survey(sweep: Sweep) -> list[SweepRecord]:
-    """Every job's state: its own word if it ended, else what the scheduler or the process table says."""
+    """The state of every job: from its status.json if it ended, else from the scheduler or the process table."""
     content = sweep.read()
-    # The scheduler first: a job that ends in between has then left its word.
+    # Ask the scheduler first: a job that ends after that has written its state when we read it.
     queue = slurm_queue() if content["launcher"] == "slurm" else {}
     records = []
     for job, id_ in sweep.jobs():
@@ -149,7 +149,7 @@ def survey(sweep: Sweep) -> list[SweepRecord]:
 
 
 def record_of(folder: Path, job: Job, status: dict[str, Any] | None, scheduled: str, id_: str | None) -> SweepRecord:
-    """One job's record from its own word and the scheduler's."""
+    """One job's record from its status.json and its state in the scheduler."""
     state = (status or {}).get("state")
     alive = scheduled in ALIVE
     seconds = (status or {}).get("seconds")
@@ -157,7 +157,7 @@ def record_of(folder: Path, job: Job, status: dict[str, Any] | None, scheduled: 
         return SweepRecord(job, "completed", False, seconds, metrics=read_metrics(folder / job.folder))
     if state == "failed":
         for before in map(read_status, (folder / EXTRACT_FOLDER).glob(f"*/{job.folder}")):
-            if before and before["state"] == "failed":  # what the job then lacks is only a consequence
+            if before and before["state"] == "failed":  # the job's own error is only a consequence
                 return SweepRecord(job, "failed", False, seconds, f"extraction: {before['error']['message']}")
         return SweepRecord(job, "failed", False, seconds, (status or {})["error"]["message"])
     if alive:
@@ -166,24 +166,24 @@ def record_of(folder: Path, job: Job, status: dict[str, Any] | None, scheduled: 
     by = f"job {id_}" if id_ else "its process"
     if status is None:
         why = "" if scheduled == GONE else f"; SLURM says {scheduled}"
-        return SweepRecord(job, "not started", False, message=f"{by} ended before it began{why}")
+        return SweepRecord(job, "not started", False, message=f"{by} ended before the run started{why}")
     if state == "stopped":
         return SweepRecord(job, "stopped", False, seconds, status["error"]["message"])
     hint = " (raise hydra.launcher.mem_gb)" if scheduled == "OUT_OF_MEMORY" else ""
     why = "killed or lost" if scheduled in (GONE, "COMPLETED") else f"SLURM says {scheduled}{hint}"
-    return SweepRecord(job, "died", False, message=f"{by} on {status['host']} ended without a word: {why}")
+    return SweepRecord(job, "died", False, message=f"{by} on {status['host']} exited without writing a status: {why}")
 
 
 def slurm_queue() -> dict[str, tuple[str, str]] | None:
-    """State, and reason to wait, of each of this user's jobs that SLURM still knows, by id.
+    """State and pending reason of each of this user's jobs that SLURM still lists, by id.
 
-    None if it cannot be asked just now. Raises RefexpError where there is no SLURM.
+    None if SLURM does not answer. Raises RefexpError if SLURM is not installed.
     """
     ask = ["squeue", "--noheader", "--array", "--states=all", f"--user={os.getuid()}", "--format=%i|%T|%r"]
     try:
         answer = subprocess.run(ask, capture_output=True, text=True, timeout=60, check=True).stdout
     except FileNotFoundError:
-        raise RefexpError("squeue is not here: run this where the sweep was submitted.") from None
+        raise RefexpError("squeue was not found. Run this on the machine that submitted the sweep.") from None
     except subprocess.SubprocessError:
         return None  # the controller is busy or restarting
     rows = (line.strip().split("|") for line in answer.splitlines() if line.count("|") == 2)
@@ -191,19 +191,20 @@ def slurm_queue() -> dict[str, tuple[str, str]] | None:
 
 
 def check_possible(ids: Sequence[str]) -> None:
-    """Raise RefexpError if SLURM took one of these jobs, but says that it can never start."""
+    """Raise RefexpError if SLURM accepted one of these jobs but can never start it."""
     for id_, (state, reason) in (slurm_queue() or {}).items():
         if id_ in ids and state == "PENDING" and reason in IMPOSSIBLE:
-            raise RefexpError(f"SLURM can never start job {id_} ({reason}): it asks for more than any node here has")
+            raise RefexpError(f"SLURM can never start job {id_} ({reason}): it requests more than any node has")
 
 
 def local_state(pid: int, host: str) -> str:
-    """RUNNING or GONE; a process of another machine cannot be seen, and counts as gone."""
+    """RUNNING or GONE. A process on another machine is not visible, so it counts as GONE."""
     return "RUNNING" if host == socket.gethostname() and is_alive(pid) else GONE
 
 
 def read_metrics(folder: Path) -> dict[str, float | None] | None:
-    """The metrics a job left, if it has any."""
+    """The metrics in a job's metrics.json, or None."""
+
     try:
         return json.loads((folder / "metrics.json").read_text(encoding="utf-8"))["metrics"]
     except (OSError, ValueError, KeyError):

@@ -1,7 +1,7 @@
-"""Official weights: where they are published, where they are looked for, and how they are fetched.
+"""Official weights: their URLs, their local files, and how to download them.
 
-refexp weights                                  # what there is, and what is here
-refexp weights sam2_hiera_l dinov2_vitl14       # fetch these
+refexp weights                                  # list all weights, and which are present
+refexp weights sam2_hiera_l dinov2_vitl14       # download these
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ META = "https://dl.fbaipublicfiles.com"
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """A published file. Meta publishes no checksums; these are on record in several independent projects."""
+    """A published file. Meta publishes no checksums; these are recorded in several independent projects."""
 
     url: str
     sha256: str
@@ -59,7 +59,7 @@ CHECKPOINTS = {
 
 
 def locate(name: str, folder: Path) -> Path:
-    """Path of a checkpoint that is there. Raises RefexpError that names file, URL and the command to fetch it."""
+    """Path of a local checkpoint. Raises MissingWeights that names file, URL and the command to download it."""
     checkpoint = CHECKPOINTS[name]
     path = folder / checkpoint.file
     if not path.is_file():
@@ -68,19 +68,19 @@ def locate(name: str, folder: Path) -> Path:
 
 
 class MissingWeights(RefexpError):
-    """Checkpoints are not there; the message names files, URLs and the command that fetches them."""
+    """Checkpoints are missing. The message names files, URLs and the command that downloads them."""
 
     def __init__(self, names: Sequence[str], folder: Path) -> None:
         self.names, self.folder = list(names), folder
         puts = ", ".join(f"{CHECKPOINTS[name].url} at {folder / CHECKPOINTS[name].file}" for name in names)
         super().__init__(
             f"the weights of {' and '.join(names)} are missing: put {puts}, "
-            f"or run: refexp weights {' '.join(names)} --dir {folder} (checkpoints.dir names another folder)"
+            f"or run: refexp weights {' '.join(names)} --dir {folder} (checkpoints.dir sets the folder)"
         )
 
 
 def describe(name: str, path: Path) -> Weights:
-    """Where the weights at `path` come from: the official file, going by its SHA-256, or another."""
+    """The origin of the weights at `path`: the official file if its SHA-256 matches, else another file."""
     digest = sha256(path)
     official = digest == CHECKPOINTS[name].sha256
     origin = f"official {path.name}" if official else f"UNOFFICIAL weights in {path.name} (SHA-256 differs)"
@@ -88,13 +88,13 @@ def describe(name: str, path: Path) -> Weights:
 
 
 def fetch(name: str, folder: Path) -> Path:
-    """Download one checkpoint with a progress bar, check its SHA-256, and only then put it in place."""
+    """Download one checkpoint with a progress bar, check its SHA-256, and only then move it to its place."""
     if name not in CHECKPOINTS:
-        raise RefexpError(f"no checkpoint is called '{name}'. {did_you_mean(name, CHECKPOINTS)}")
+        raise RefexpError(f"'{name}': no such checkpoint. {did_you_mean(name, CHECKPOINTS)}")
     checkpoint = CHECKPOINTS[name]
     path = folder / checkpoint.file
     if path.is_file():
-        print(f"{path} is here already")
+        print(f"{path} already exists")
         return path
     print(f"{checkpoint.url} -> {path}", flush=True)
     fetching.fetch(checkpoint.url, path, "sha256", checkpoint.sha256)

@@ -1,4 +1,4 @@
-"""What networks share: how images are normalised for them, and in which precision they compute."""
+"""Shared by all networks: normalisation of images, and numerical precision."""
 
 from __future__ import annotations
 
@@ -19,25 +19,25 @@ HALF = {"bfloat16": torch.bfloat16, "float16": torch.float16}
 
 @lru_cache(maxsize=8)
 def imagenet(device: torch.device, dtype: torch.dtype) -> tuple[torch.Tensor, torch.Tensor]:
-    """ImageNet's mean and deviation of each channel, each [3, 1, 1]; made once, since a copy to a GPU waits for it."""
+    """ImageNet's mean and deviation per channel, each [3, 1, 1]. Cached, because a copy to a GPU synchronises it."""
     mean, std = (torch.tensor(v, dtype=dtype, device=device)[:, None, None] for v in (IMAGENET_MEAN, IMAGENET_STD))
     return mean, std
 
 
 def normalise(images: torch.Tensor) -> torch.Tensor:
-    """f32 [..., 3, h, w] in [0, 1] -> the same by ImageNet's mean and deviation of each channel."""
+    """f32 [..., 3, h, w] in [0, 1] -> the same shape, normalised by ImageNet's mean and deviation per channel."""
     mean, std = imagenet(images.device, images.dtype)
     return (images - mean) / std
 
 
 @contextmanager
 def computing(device: torch.device, precision: Precision = "float32") -> Iterator[None]:
-    """Within the block, matrix products and convolutions on `device` run in `precision`, the same way every time.
+    """Within the block, matrix products and convolutions on `device` run in `precision`, deterministically.
 
-    float32: IEEE single precision, on a GPU too, where PyTorch would round the inputs of convolutions to TF32.
-    tf32: inputs rounded to 10 bits on GPUs that can (Ampere and later), float32 elsewhere.
-    bfloat16, float16: by autocast, which keeps norms and softmax in float32.
-    Blocks nest. PyTorch's switches belong to the whole process, so the blocks of several threads wait for each other.
+    float32: IEEE single precision. On a GPU, PyTorch by default rounds the inputs of convolutions to TF32.
+    tf32: inputs are rounded to 10 bits on GPUs that support it (Ampere and later); float32 elsewhere.
+    bfloat16, float16: autocast, which keeps norms and softmax in float32.
+    Blocks can be nested. PyTorch's switches are global, so blocks in several threads wait for each other.
     """
     half = HALF.get(precision)
     tf32 = precision == "tf32" and device.type != "cpu"
@@ -50,11 +50,11 @@ LOCK = threading.RLock()
 
 @contextmanager
 def switched(tf32: bool) -> Iterator[None]:
-    """PyTorch's global switches: TF32 on or off, and only algorithms of cuDNN that give the same bits every time."""
+    """Within the block, set PyTorch's global switches: TF32 on or off, and only deterministic cuDNN algorithms."""
     cudnn, matmul = torch.backends.cudnn, torch.backends.cuda.matmul
     wanted = [(cudnn, "deterministic", True), (cudnn, "benchmark", False), (cudnn, "allow_tf32", tf32)]
     newer: list[tuple[Any, str, Any]] = []
-    if hasattr(cudnn, "conv"):  # since 2.9 these go before allow_tf32, and may say something else
+    if hasattr(cudnn, "conv"):  # since PyTorch 2.9 these override allow_tf32
         newer = [(part, "fp32_precision", "tf32" if tf32 else "ieee") for part in (matmul, cudnn.conv, cudnn.rnn)]
     before = [(part, name, _read(partial(getattr, part, name))) for part, name, _ in wanted + newer]
     products = _read(torch.get_float32_matmul_precision)
@@ -72,7 +72,7 @@ def switched(tf32: bool) -> Iterator[None]:
 
 
 def _read(switch: Callable[[], Any]) -> Any:
-    """A switch's value; None where PyTorch refuses because the program set its twin to something else."""
+    """A switch's value. None if PyTorch raises because the program set old and new switches to different values."""
     try:
         return switch()
     except RuntimeError:

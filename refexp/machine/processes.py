@@ -1,4 +1,4 @@
-"""This machine's processes: whether one lives, and how the threads of this one wait. It imports no library."""
+"""Processes of this machine: whether one is alive, and how threads wait. Imports only the standard library."""
 
 from __future__ import annotations
 
@@ -7,21 +7,21 @@ from pathlib import Path
 
 
 def is_alive(pid: int) -> bool:
-    """Whether a process of this machine lives; a zombie, which ended and whose parent has not asked how, does not."""
+    """Whether a process of this machine is alive. A zombie (it has exited, but its parent has not waited) is not."""
     try:
         os.kill(pid, 0)
         stat = Path(f"/proc/{pid}/stat")
         return not (stat.exists() and stat.read_text().rsplit(")", 1)[1].split()[0] == "Z")
     except ProcessLookupError:
         return False
-    except OSError:  # another user's
+    except OSError:  # no permission: it exists and belongs to another user
         return True
 
 
 def wait_briefly() -> None:
-    """Shorten the loops in which this process's threads wait for each other. To be called before torch is imported.
+    """Shorten the busy waiting of this process's OpenMP threads. Call it before torch is imported.
 
-    Threads of a small convolution wait for each other by spinning. On a core that another job wants too, they then spin
-    for whole time slices: two runs on one machine took 3 to 20 times as long.
+    Threads of a small convolution wait for each other by spinning. If another job uses the same core, they spin for
+    whole time slices: two runs on one machine took 3 to 20 times as long.
     """
     os.environ.setdefault("GOMP_SPINCOUNT", "5000")

@@ -1,6 +1,6 @@
-"""Progress of long work: a bar with rate and time left on a terminal, a plain line now and then elsewhere.
+"""Progress of long loops: a bar with rate and remaining time on a terminal, and plain log lines elsewhere.
 
-Whoever wants to know besides the person at the terminal (status.json) is told through `watched`.
+`watched` registers further listeners, such as status.json.
 """
 
 from __future__ import annotations
@@ -20,18 +20,18 @@ from refexp.rank import this_rank
 log = logging.getLogger(__name__)
 T = TypeVar("T")
 Watcher = Callable[[str, int, int, float], None]
-"""Takes what is worked on, how many items are done, of how many, and items per second."""
+"""Called with stage name, number of items done, total number of items, and items per second."""
 
 LINE_EVERY_SECONDS = 15.0
 WORTH_A_LINE_SECONDS = 1.0
-TOLD_EVERY_SECONDS = 3.0
+WATCHERS_EVERY_SECONDS = 3.0
 
 _watchers: list[Watcher] = []
 
 
 @contextmanager
 def watched(watcher: Watcher) -> Iterator[None]:
-    """Within the block, tell `watcher` how far each piece of work is: every few seconds, and at its end."""
+    """Within the block, call `watcher` with the progress of each stage: every few seconds, and at its end."""
     _watchers.append(watcher)
     try:
         yield
@@ -40,23 +40,23 @@ def watched(watcher: Watcher) -> Iterator[None]:
 
 
 def track(items: Iterable[T], total: int, what: str) -> Iterator[T]:
-    """Yield `items` while showing how far the work on them has come: of several ranks, rank 0's share."""
+    """Yield `items` and show the progress. With several ranks, shows the progress of rank 0's share."""
     here = this_rank()
     if here.rank:
         return iter(items)
-    items = _told(items, total, what) if _watchers else items
+    items = _with_watchers(items, total, what) if _watchers else items
     if here.world_size > 1:
         what = f"{what} (1 of {here.world_size} ranks)"
     return _bar(items, total, what) if sys.stdout.isatty() else _lines(items, total, what)
 
 
-def _told(items: Iterable[T], total: int, what: str) -> Iterator[T]:
-    start = told = time.monotonic()
+def _with_watchers(items: Iterable[T], total: int, what: str) -> Iterator[T]:
+    start = last_call = time.monotonic()
     for done, item in enumerate(items, start=1):
         yield item
         now = time.monotonic()
-        if now - told >= TOLD_EVERY_SECONDS or done == total:
-            told = now
+        if now - last_call >= WATCHERS_EVERY_SECONDS or done == total:
+            last_call = now
             for watcher in _watchers:
                 watcher(what, done, total, done / max(now - start, 1e-9))
 
@@ -81,10 +81,11 @@ def _bar(items: Iterable[T], total: int, what: str) -> Iterator[T]:
 
 
 def _lines(items: Iterable[T], total: int, what: str) -> Iterator[T]:
-    start = shown = time.monotonic()
+    start = last_line = time.monotonic()
     for done, item in enumerate(items, start=1):
         yield item
         now = time.monotonic()
-        if now - shown >= LINE_EVERY_SECONDS or (done == total and now - start >= WORTH_A_LINE_SECONDS):
-            shown, rate = now, done / max(now - start, 1e-9)
+        # Short stages print no line at all, long ones also their last.
+        if now - last_line >= LINE_EVERY_SECONDS or (done == total and now - start >= WORTH_A_LINE_SECONDS):
+            last_line, rate = now, done / max(now - start, 1e-9)
             log.info("%s %d/%d, %.2f/s, %.0f s left", what, done, total, rate, (total - done) / rate)

@@ -1,4 +1,4 @@
-"""What a result needs beside it to be believed: versions, commit, device, time and memory."""
+"""Provenance of a result: versions, commit, device, time and memory."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ class Clock:
 
     @contextmanager
     def stage(self, name: str, items: int = 1) -> Iterator[None]:
-        """Add the time spent inside to `name`."""
+        """Add the time spent in the block to the stage `name`."""
         start = time.perf_counter()
         yield
         self.seconds[name] += time.perf_counter() - start
@@ -46,7 +46,7 @@ class Clock:
 
 
 def versions() -> dict[str, str]:
-    """Installed versions of what can change a number."""
+    """Installed versions of the packages that can change results."""
     found = {"python": platform.python_version()}
     for package in PACKAGES:
         try:
@@ -57,7 +57,7 @@ def versions() -> dict[str, str]:
 
 
 def commit() -> str | None:
-    """The checkout's commit, `-dirty` with uncommitted changes; None outside a checkout."""
+    """The checkout's commit, with `-dirty` if there are uncommitted changes; None outside a checkout."""
     here = Path(__file__).parent
     try:
         run = subprocess.run(
@@ -70,7 +70,8 @@ def commit() -> str | None:
 
 
 def peak_memory_mib(device: torch.device) -> dict[str, float]:
-    """Peak resident memory of this process, and the device's peak if it is a GPU."""
+    """Peak resident memory of this process in MiB, and of the device if it is a GPU."""
+    # ru_maxrss is in bytes on macOS and in KiB elsewhere.
     unit = 1 << 20 if sys.platform == "darwin" else 1 << 10
     peak = {"process": round(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / unit, 1)}
     if device.type == "cuda":
@@ -91,7 +92,7 @@ def available_cores() -> int:
 
 
 def describe_how(device: torch.device, clock: Clock, ranks: int) -> dict[str, Any]:
-    """All of the above, for the record; seconds and memory are rank 0's."""
+    """All provenance facts for the run record. Seconds and memory are those of rank 0."""
     return {
         "ranks": ranks,
         "stages": clock.report(),
@@ -103,7 +104,7 @@ def describe_how(device: torch.device, clock: Clock, ranks: int) -> dict[str, An
 
 
 def weights_note(weights: dict[str, Weights]) -> str | None:
-    """What every output says of a run whose weights are not the published ones; None if they are."""
+    """The warning that every output shows if the weights are not the published ones; None if they are."""
     random = [name for name, source in weights.items() if source.kind == "random"]
     if random:
         return f"RANDOM WEIGHTS ({', '.join(random)}): the results of this run mean nothing."

@@ -1,4 +1,4 @@
-"""Where a run computes: the device of this rank, and how many CPU cores it uses."""
+"""Device and number of CPU threads of this rank."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from refexp.machine.provenance import available_cores
 from refexp.rank import this_rank
 
 M_TRIM_THRESHOLD, M_TOP_PAD, M_MMAP_THRESHOLD = -1, -2, -3
-"""Numbers of glibc's mallopt."""
+"""Parameter numbers of glibc's mallopt."""
 
 
 def _known(device: Any) -> Any:
@@ -29,10 +29,10 @@ def _known(device: Any) -> Any:
 
 @dataclass(frozen=True)
 class Runtime:
-    """Where a run computes.
+    """The `runtime` keys of the configuration.
 
-    device: "auto" takes a GPU if there is one, else the CPU. "cuda" requires one. With both, the ranks of a machine
-    take its GPUs in turn, and share them if there are more ranks. "cuda:1" is that GPU, for every rank.
+    device: "auto" takes a GPU if there is one, else the CPU. "cuda" requires a GPU. With both, the ranks of a machine
+    are distributed over its GPUs, and share them if there are more ranks than GPUs. "cuda:1" is that GPU for all ranks.
     threads: CPU threads of a process. None keeps PyTorch's default for a single process and splits the cores between
     the ranks of a machine.
     silence: seconds without a heartbeat before a rank is considered dead and the run ends.
@@ -43,7 +43,7 @@ class Runtime:
     silence: Annotated[float, Field(ge=5, allow_inf_nan=False)] = 45.0
 
     def prepare(self) -> torch.device:
-        """Set the number of threads and return the device. Raises RefexpError if the device is not there."""
+        """Set the number of threads and return the device. Raises RefexpError if the device does not exist."""
         here = this_rank()
         if self.threads or here.local_world_size > 1:
             torch.set_num_threads(self.threads or max(1, available_cores() // here.local_world_size))
@@ -54,8 +54,8 @@ class Runtime:
             raise RefexpError(f"runtime.device={self.device}: {_why_no_gpu()} Use runtime.device=auto or cpu.")
         index = int(self.device[5:]) if ":" in self.device else here.local_rank % count
         if index >= count:
-            there = "only cuda:0" if count == 1 else f"cuda:0 to cuda:{count - 1}"
-            seen = f"PyTorch sees {there} on this machine{_visible()}"
+            present = "only cuda:0" if count == 1 else f"cuda:0 to cuda:{count - 1}"
+            seen = f"PyTorch sees {present} on this machine{_visible()}"
             raise RefexpError(f"runtime.device={self.device}: {seen}. Use one of these, or runtime.device=auto.")
         device = torch.device("cuda", index)
         torch.cuda.set_device(device)
@@ -63,16 +63,16 @@ class Runtime:
 
 
 def keep_heap() -> None:
-    """Let this process keep the memory that it frees, where the C library is glibc.
+    """Make glibc keep freed memory in this process. Does nothing with another C library.
 
-    glibc gives every large buffer back to the system, and the next image pays page faults for new ones: a tenth to a
-    fifth of its extraction on a CPU. Memory does not peak higher, but stays at its peak. Only for processes that are
-    refexp's own.
+    By default, glibc returns every large buffer to the system. The next image then causes page faults for new buffers,
+    which cost 10 to 20 percent of its extraction time on a CPU. The peak of the memory does not change, but the memory
+    stays at its peak. Call this only in processes that belong to refexp.
     """
     if platform.libc_ver()[0] != "glibc":
         return
     mallopt = ctypes.CDLL(None).mallopt
-    # Older versions take no more than 32 MiB. Without this one, the other two would make matters worse.
+    # Older versions accept at most 32 MiB. Without this parameter, the other two would slow the process down.
     if mallopt(M_MMAP_THRESHOLD, 1 << 30) or mallopt(M_MMAP_THRESHOLD, 1 << 25):
         mallopt(M_TRIM_THRESHOLD, (1 << 31) - 1)
         mallopt(M_TOP_PAD, 1 << 26)
@@ -80,8 +80,8 @@ def keep_heap() -> None:
 
 def _why_no_gpu() -> str:
     if torch.version.cuda is None and torch.version.hip is None:
-        return f"PyTorch {torch.__version__} is a build for CPUs; install one for CUDA."
-    return f"PyTorch sees no GPU here{_visible()}; `nvidia-smi` shows what the driver sees."
+        return f"PyTorch {torch.__version__} is a CPU build; install a CUDA build."
+    return f"PyTorch sees no GPU{_visible()}; `nvidia-smi` lists the GPUs that the driver sees."
 
 
 def _visible() -> str:

@@ -1,4 +1,4 @@
-"""What was found, as a list for other programs and as masks: `summary` and `masks` of task=predict."""
+"""Detections as a table and as PNG masks for other programs: `summary` and `masks` of task=predict."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from refexp.show.instances import Instance
 
 
 def write_summary(path: Path, found: Sequence[Instance], classes: Sequence[str]) -> None:
-    """The findings as a table, CSV or JSON as path.suffix says. An image's are numbered from 1, best first."""
+    """Write the detections as CSV or JSON, by path.suffix. Numbers start at 1 in each image, highest score first."""
     sizes = areas([one.mask for one in found if one.mask]).tolist()
     rows = [
         (one.image_id, one.row + 1, classes[one.label], round(one.score or 0.0, 4), list(one.box), area)
@@ -36,8 +36,12 @@ def write_summary(path: Path, found: Sequence[Instance], classes: Sequence[str])
 
 
 def write_masks(folder: Path, found: Sequence[Instance], classes: Sequence[str]) -> None:
-    """A PNG as large as its image for each finding: 255 on the object, 0 elsewhere; `<image>/<number>_<class>.png`."""
+    """Write one PNG per detection, at the size of its image: 255 on the object, 0 elsewhere.
+
+    Files are named `<image>/<number>_<class>.png`.
+    """
     for one in found:
+        # A class name may hold characters that a file name must not.
         name = "".join(c if c.isalnum() or c in "-_. " else "_" for c in classes[one.label])
         picture = Image.fromarray(decode([one.mask])[0].astype(np.uint8) * 255)  # type: ignore[list-item]
         with atomic_path(folder / as_path(one.image_id) / f"{one.row + 1:03d}_{name}.png") as path:

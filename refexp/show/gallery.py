@@ -1,4 +1,4 @@
-"""Overlays: targets with what is annotated and what was found, and the sheet of references."""
+"""Overlay pictures: targets with annotations and detections, and one sheet with the references."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ REFERENCES = "references.jpg"
 
 
 def spread(ids: Iterable[ImageId], limit: int | None) -> list[ImageId]:
-    """The targets that are shown: `limit` of them, evenly over the split; None: all."""
+    """Choose `limit` targets to show, evenly spaced over the split. None: all."""
     every = list(ids)
     if limit is None or limit >= len(every):
         return every
@@ -30,7 +30,7 @@ def spread(ids: Iterable[ImageId], limit: int | None) -> list[ImageId]:
 
 
 def draw_references(folder: Path, data: Data, references: Sequence[Sequence[Reference]], note: str | None) -> None:
-    """The references on one sheet, a row a class; note: stands at the top, if given (random weights)."""
+    """Draw the references on one sheet, one row per class. note: printed at the top if given (random weights)."""
     split, rows = data.references, []
     for label, per_class in enumerate(references[:MAX_CLASSES]):
         shown = [(split.read(split.images[r.image_id]), r.known_mask, label) for r in per_class[:MAX_SHOTS]]
@@ -41,9 +41,9 @@ def draw_references(folder: Path, data: Data, references: Sequence[Sequence[Refe
 def draw_targets(
     folder: Path, data: Data, detections: Iterable[Detections], score_threshold: float, note: str | None
 ) -> None:
-    """What was found in each of these targets, right of the ground truth where there is one.
+    """Draw the detections of these targets, with the ground truth on the left where there is one.
 
-    note: stands on every picture, if given (random weights). Reads no other image.
+    note: printed on every picture if given (random weights). Reads only the images of these targets.
     """
     for found in detections:
         rgb = data.targets.read(data.targets.images[found.image_id])
@@ -66,7 +66,7 @@ def save(picture: Image.Image, path: Path) -> None:
 
 
 def overlay_name(image: ImageId) -> str:
-    """The path of an image's overlay, a JPEG; never that of the sheet of references."""
+    """The path of an image's overlay (JPEG). It never collides with the sheet of references."""
     name = as_path(image)
     name = name if name.endswith(".jpg") else f"{name}.jpg"
     return f"_{name}" if name == REFERENCES else name

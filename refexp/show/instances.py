@@ -1,4 +1,4 @@
-"""What is drawn, cut out, listed and sent: objects annotated in an image, or found in it."""
+"""Instances to draw, crop, list or send: annotated objects and detections of an image."""
 
 from __future__ import annotations
 
@@ -14,9 +14,9 @@ from refexp.types import Detections, ImageId
 class Instance:
     """An object in an image.
 
-    row: its place among the image's annotations, in file order, or among its detections, best first. label: class
-    index. box: `x y w h` in pixels. mask: None where only a box is annotated. score: None for an annotated object.
-    text: what is written on it or below it.
+    row: index among the image's annotations (in file order) or among its detections (highest score first).
+    label: class index. box: `x y w h` in pixels. mask: None where only a box is annotated. score: None for an
+    annotated object. text: the caption to draw on it or below it.
     """
 
     image_id: ImageId
@@ -29,7 +29,7 @@ class Instance:
 
 
 def annotated(split: Split, image_id: ImageId) -> list[Instance]:
-    """The annotated objects of an image, crowds too, named by their class index."""
+    """The annotated objects of an image, including crowds, in file order."""
     return [
         Instance(
             image_id, row, split.labels[a["category_id"]], a["bbox"], split.mask(a) if has_mask(a) else None
@@ -39,16 +39,17 @@ def annotated(split: Split, image_id: ImageId) -> list[Instance]:
 
 
 def detected(found: Detections) -> list[Instance]:
-    """What was found in an image, best first."""
+    """The detections of an image, highest score first."""
     boxes = boxes_xywh(found.masks).tolist()
     rows = zip(found.labels.tolist(), boxes, found.masks, found.scores.tolist(), strict=True)
     return [Instance(found.image_id, row, *values) for row, values in enumerate(rows)]
 
 
 def window(box_xywh: Sequence[float], size: tuple[int, int], least: int) -> tuple[int, int, int, int]:
-    """The square around a box, half as wide again and at least `least` pixels wide, `x1 y1 x2 y2` in whole pixels.
+    """A square crop window around a box, `x1 y1 x2 y2` in whole pixels.
 
-    It is pushed into the image, of `size` = (H, W), and cut where the image is narrower.
+    Its side is 1.5 times the longer side of the box, and at least `least` pixels. The window is shifted to lie inside
+    the image of `size` = (H, W), and cut where the image is narrower.
     """
     x, y, w, h = box_xywh
     side = int(max(1.5 * max(w, h), least))

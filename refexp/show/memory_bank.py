@@ -1,4 +1,4 @@
-"""A picture of what the references taught: patch features under their masks, and how alike the prototypes are."""
+"""A picture of the memory bank: the references' patch features, and the similarity of the class prototypes."""
 
 from __future__ import annotations
 
@@ -23,11 +23,11 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
 MAX_NAMED, MAX_FIGURES = 45, 10
-"""Classes up to which the matrix names them, and up to which it holds figures."""
+"""Up to this many classes, the matrix shows class names, and numbers."""
 
 DPI = 130
 NAME, PAIR, ROW, MATRIX, HEAD = 1.2, 2.1, 1.25, 4.8, 1.0
-"""Inches, about: width of a class's name and of a pair; height of a row; side of a matrix with names; lines on top."""
+"""Approximate inches: width of a class name, of a pair, height of a row, side of a matrix, height of the title."""
 INK, FAINT, ALARM = "#1f2933", "#7b8794", "#b42318"
 STYLE: Any = {
     "text.parse_math": False,  # class names are taken literally
@@ -41,25 +41,25 @@ STYLE: Any = {
 def draw_memory_bank(
     path: Path, classes: Sequence[str], views: Sequence[Sequence[ReferenceView]], bank: MemoryBank, note: str | None
 ) -> None:
-    """Write the picture, a PNG: references with their masks, patch features as colors, and matrices of similarity.
+    """Write a PNG with the references and their masks, their patch features as colors, and similarity matrices.
 
-    views: of the first references of the first classes; classes, bank: all of the run, in the same order. note: stands
-    on top, if given.
+    views: the first references of the first classes. classes, bank: all classes of the run, in the same order. note:
+    printed at the top if given.
     """
     from matplotlib import rc_context  # takes half a second to import
     from matplotlib.figure import Figure
 
     columns, shots = max(len(row) for row in views), max(len(rows) for rows in bank.instances)
-    panels = 2 if shots > 1 else 1  # with one reference a class, references are prototypes
+    panels = 2 if shots > 1 else 1  # with one reference per class, references and prototypes are the same
     width, height = NAME + columns * PAIR, len(views) * ROW
-    beside = height > MATRIX  # the matrices stand beside a tall block of pairs, and below another
+    beside = height > MATRIX  # a tall block of pairs has room for the matrices at its right, a flat one below
     right, below = (MATRIX, panels * MATRIX - height) if beside else (panels * MATRIX - width, MATRIX)
     widths, heights = (width, max(right, 0.01)), (height, max(below, 0.01))
     with rc_context(STYLE), atomic_path(path) as temporary:
         figure = Figure((sum(widths), sum(heights) + HEAD), dpi=DPI, layout="constrained")
         page: Any = figure
         explanation = _explanation(classes, views, shots)
-        for words, size, ink in (("What the references taught", 15, INK), (explanation, 8.5, FAINT), (note, 9, ALARM)):
+        for words, size, ink in (("Memory bank", 15, INK), (explanation, 8.5, FAINT), (note, 9, ALARM)):
             if words:
                 page.suptitle(words, x=0, ha="left", size=size, color=ink, weight=400 if ink == FAINT else 700)
                 page = page.subfigures()
@@ -76,20 +76,20 @@ def draw_memory_bank(
 def _explanation(classes: Sequence[str], views: Sequence[Sequence[ReferenceView]], shots: int) -> str:
     drawn = max(len(row) for row in views)
     text = (
-        "Left of each pair the reference and its mask, right its patch features: the first three principal components\n"
-        "of the patches under all masks drawn, as red, green, blue."
+        "Left: the reference and its mask. Right: its patch features; red, green and blue are the first three\n"
+        "principal components of the patches under all masks shown."
     )
     if shots > 1:
-        text += " Below it, its similarity to the mean of the others of its class, red: to another class."
+        text += " Number: similarity to the mean of the other references of its class (red: another class is nearer)."
     parts = [f"the first {len(views)} of {len(classes)} classes"] if len(views) < len(classes) else []
     parts += [f"the first {drawn} of up to {shots} references of a class"] if drawn < shots else []
-    return f"{text}\nDrawn are {' and '.join(parts)}." if parts else text
+    return f"{text}\nShown: {' and '.join(parts)}." if parts else text
 
 
 def _draw_pairs(
     grid: np.ndarray, classes: Sequence[str], views: Sequence[Sequence[ReferenceView]], bank: MemoryBank
 ) -> None:
-    """A row a class; a reference that the others would name differently says so."""
+    """One row per class. The caption marks a reference that the other references would assign to another class."""
     for axes in grid.flat:
         axes.set(xticks=[], yticks=[], box_aspect=1 / 2.03, anchor="W")
     colors = iter(feature_colors([(view.tokens, view.weights) for row in views for view in row]))
@@ -108,7 +108,7 @@ def _draw_pairs(
 
 
 def _draw_pair(axes: Axes, view: ReferenceView, ink: np.ndarray, patches: np.ndarray) -> None:
-    """The neighbourhood of a mask, as picture and as patches."""
+    """Draw the region around a mask twice: as image and as patch colors."""
     height, width = view.mask.shape
     x1, y1, x2, y2 = window(boxes_xywh(encode(view.mask[None]))[0].tolist(), view.mask.shape, least=12)
     faded = np.where(view.mask[..., None], view.rgb, view.rgb // 2 + 127)
@@ -123,7 +123,10 @@ def _draw_pair(axes: Axes, view: ReferenceView, ink: np.ndarray, patches: np.nda
 
 
 def named_by_the_others(label: int, shot: int, bank: MemoryBank) -> tuple[int, float] | None:
-    """What a reference would be named, and with which similarity, if it were not one itself; None for a single one."""
+    """Leave-one-out label and cosine similarity of a reference. None if its class has only one reference.
+
+    The prototype of its own class is computed without it.
+    """
     rows = bank.instances[label]
     if len(rows) < 2:
         return None
@@ -140,7 +143,7 @@ def _draw_prototypes(axes: Axes, classes: Sequence[str], bank: MemoryBank) -> No
     if count > 1:
         apart = similarity - 2 * np.eye(count)
         first, second = (_short(classes[label], 18) for label in divmod(int(apart.argmax()), count))
-        words = f"most alike: {first} and {second}, {apart.max():.2f}"
+        words = f"most similar classes: {first} and {second}, {apart.max():.2f}"
     axes.set_xlabel(f"cosine similarity\n{words}")
     for (row, column), value in np.ndenumerate(similarity if count <= MAX_FIGURES else []):
         ink = "white" if np.greater(axes.images[0].norm(value), 0.55) else INK
@@ -153,14 +156,14 @@ def _draw_instances(
     counts = np.array([len(row) for row in views])
     unit = F.normalize(torch.cat([rows[:count] for rows, count in zip(bank.instances, counts, strict=False)]), dim=1)
     _draw_matrix(axes, unit, "References", counts.cumsum() - counts / 2 - 0.5, classes[: len(views)])
-    axes.set_xlabel("cosine similarity\neach drawn one with each other; a good class is a dark square")
+    axes.set_xlabel("cosine similarity\npairwise; a consistent class is a dark block")
     for end in counts.cumsum()[:-1] - 0.5:
         axes.axhline(end, color="white", linewidth=1.2)
         axes.axvline(end, color="white", linewidth=1.2)
 
 
 def _draw_matrix(axes: Axes, unit: torch.Tensor, title: str, at: np.ndarray, names: Sequence[str]) -> np.ndarray:
-    """Draw a square of the cosines between vectors, and return them; names stand `at` these rows, if they are few."""
+    """Draw and return the matrix of cosines between unit vectors f32 [N, C]. Few names are drawn `at` these rows."""
     similarity = (unit @ unit.T).clamp(-1, 1).numpy()
     axes.imshow(similarity, cmap="YlGnBu", vmin=min(float(similarity.min()), 0.95), vmax=1, interpolation="nearest")
     axes.set(title=title, anchor="NW", xticks=[], yticks=[])

@@ -1,4 +1,4 @@
-"""Pictures: ground truth beside prediction, and the references a run learnt from."""
+"""Drawing primitives: masks and captions on images, ground truth beside prediction, reference thumbnails."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from refexp.masks import Rle, boxes_xywh, decode
 from refexp.show.instances import Instance, window
 
 SIDE = 720
-"""Longer side of a drawn image: small ones are enlarged, so that captions stay small on them."""
+"""Longer side of a drawn image in pixels. Small images are enlarged, so that captions cover little of them."""
 THUMBNAIL = 128
 TEXT = 13
 TONES = ((0.75, 0.95), (0.95, 0.66), (0.42, 1.0))
@@ -21,9 +21,9 @@ TONES = ((0.75, 0.95), (0.95, 0.66), (0.42, 1.0))
 
 
 def color(label: int) -> tuple[int, int, int]:
-    """A steady, well separated color for each class index.
+    """A fixed, well separated color for each class index.
 
-    Golden-ratio steps around the hue circle; hues come near each other after five, hence another tone then.
+    Hues follow golden-ratio steps around the color circle. After five steps they come close, so the tone changes.
     """
     saturation, value = TONES[label // 5 % len(TONES)]
     r, g, b = colorsys.hsv_to_rgb((0.02 + label * 0.618034) % 1, saturation, value)
@@ -31,14 +31,14 @@ def color(label: int) -> tuple[int, int, int]:
 
 
 def outline(mask: np.ndarray, width: float) -> np.ndarray:
-    """The inner edge of a mask, bool [H, W], as wide as this share of the image's longer side."""
+    """The inner edge of a mask, bool [H, W]. width: a fraction of the image's longer side."""
     return mask & ~binary_erosion(mask, iterations=max(1, int(max(mask.shape) * width)))
 
 
 def draw(rgb: np.ndarray, instances: Sequence[Instance]) -> Image.Image:
-    """u8 [H, W, 3] with translucent masks, outlines and texts; the first instance is drawn on top.
+    """Draw translucent masks, outlines and texts on an image u8 [H, W, 3]. The first instance is on top.
 
-    Instances without a mask are left out.
+    Skips instances without a mask.
     """
     canvas = rgb.astype(np.float32)
     instances = [instance for instance in instances if instance.mask is not None]
@@ -59,7 +59,7 @@ def draw(rgb: np.ndarray, instances: Sequence[Instance]) -> Image.Image:
 
 
 def write(pen: ImageDraw.ImageDraw, at: tuple[int, int], text: str, background: tuple[int, int, int]) -> None:
-    """Text on a filled box that stays inside the image."""
+    """Draw text on a filled box that stays inside the image."""
     font = ImageFont.load_default(size=TEXT)
     left, top, right, bottom = pen.textbbox((0, 0), text, font=font)
     width, height = right - left + 6, bottom - top + 5
@@ -67,12 +67,13 @@ def write(pen: ImageDraw.ImageDraw, at: tuple[int, int], text: str, background: 
     y = max(0, min(at[1] - height, pen.im.size[1] - height))
     pen.rectangle((x, y, x + width, y + height), fill=background)
     red, green, blue = background
+    # Black text is unreadable on a dark color, white text on a bright one.
     ink = "black" if 0.3 * red + 0.59 * green + 0.11 * blue > 80 else "white"
     pen.text((x + 3 - left, y + 2 - top), text, fill=ink, font=font)
 
 
 def side_by_side(left: Image.Image, right: Image.Image, captions: tuple[str, str]) -> Image.Image:
-    """Two pictures of one size under a caption line each."""
+    """Two pictures of the same size, each below its caption."""
     band, gap = 24, 6
     sheet = Image.new("RGB", (left.width + gap + right.width, left.height + band), "white")
     pen = ImageDraw.Draw(sheet)
@@ -83,7 +84,7 @@ def side_by_side(left: Image.Image, right: Image.Image, captions: tuple[str, str
 
 
 def with_caption(picture: Image.Image, caption: str) -> Image.Image:
-    """A picture under a line of text."""
+    """A picture below a caption."""
     band = 24
     sheet = Image.new("RGB", (picture.width, picture.height + band), "white")
     sheet.paste(picture, (0, band))
@@ -92,7 +93,7 @@ def with_caption(picture: Image.Image, caption: str) -> Image.Image:
 
 
 def reference_sheet(rows: Sequence[tuple[str, Sequence[tuple[np.ndarray, Rle, int]]]], note: str) -> Image.Image:
-    """One row a class: its name and its references (rgb, mask, label), each cut out around the mask."""
+    """One row per class: its name and its references (rgb, mask, label), each cropped around the mask."""
     name_width, band = 130, 24
     columns = max(len(references) for _, references in rows)
     sheet = Image.new("RGB", (name_width + columns * THUMBNAIL, band + len(rows) * THUMBNAIL), "white")
@@ -107,7 +108,7 @@ def reference_sheet(rows: Sequence[tuple[str, Sequence[tuple[np.ndarray, Rle, in
 
 
 def thumbnail(rgb: np.ndarray, mask: Rle, label: int) -> Image.Image:
-    """The neighbourhood of a mask, squared, at THUMBNAIL pixels."""
+    """A square crop around a mask, THUMBNAIL pixels wide."""
     x1, y1, x2, y2 = window(boxes_xywh([mask])[0].tolist(), rgb.shape[:2], least=12)
     piece = Image.fromarray(np.asarray(draw_native(rgb, mask, label))[y1:y2, x1:x2])
     piece.thumbnail((THUMBNAIL - 4, THUMBNAIL - 4))
@@ -117,7 +118,7 @@ def thumbnail(rgb: np.ndarray, mask: Rle, label: int) -> Image.Image:
 
 
 def draw_native(rgb: np.ndarray, mask: Rle, label: int) -> Image.Image:
-    """The image with one mask outlined, everything else dimmed."""
+    """The image at its own size with one mask outlined and everything else darkened."""
     inside = decode([mask])[0]
     canvas = rgb.astype(np.float32)
     canvas[~inside] *= 0.55

@@ -1,4 +1,4 @@
-"""Patch features as colors."""
+"""Patch features as colors, by principal component analysis."""
 
 from __future__ import annotations
 
@@ -9,18 +9,18 @@ import torch
 import torch.nn.functional as F
 
 MOST = 20_000
-"""Patches that the components are taken from, about."""
+"""Approximate number of patches used to compute the principal components."""
 
 
 def feature_colors(references: Sequence[tuple[torch.Tensor, torch.Tensor]]) -> list[np.ndarray]:
-    """Patch features as colors, f32 [G, G, 3] in [0, 1]; patches outside the mask are bleached.
+    """Patch features as colors, f32 [G, G, 3] in [0, 1] per reference. Patches outside the mask are pale.
 
-    references: of each the tokens f32 [G * G, C] and the mask's weights on patches f32 [G * G]; G, C are those of all.
-    The colors are the first three principal components of the patches under all masks, each spread from its 2nd to its
-    98th percentile there. Signs are fixed, so that equal features give equal pictures.
+    references: for each, the tokens f32 [G * G, C] and the mask's weight on each patch f32 [G * G]. G and C are the
+    same for all. The colors are the first three principal components of the patches under all masks. Each component is
+    scaled from its 2nd to its 98th percentile. Signs are fixed, so that equal features give equal pictures.
     """
     inside = torch.cat([tokens[weights >= min(0.5, float(weights.max()))] for tokens, weights in references])
-    # Evenly spread ones are enough, and 40 large references would fill a gigabyte.
+    # A regular subsample is enough, and all patches of 40 large references would need a gigabyte.
     inside = inside[:: max(1, len(inside) // MOST)].double()
     centre = inside.mean(dim=0)
     _, vectors = torch.linalg.eigh((inside - centre).T @ (inside - centre))

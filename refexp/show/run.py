@@ -1,4 +1,4 @@
-"""Showing one run: overlays, lists, the page and the tables, all made from its folder."""
+"""Show one run: overlays, lists, the report page and the terminal tables, all built from the run's folder."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ log = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class Options:
-    """How a run is shown: `vis.*` of its configuration, and of task=predict the list (summary) and masks."""
+    """How a run is shown: `vis.*` of its configuration, and with task=predict also `summary` and `masks`."""
 
     vis: Vis
     summary: SummaryFormat | None
@@ -34,7 +34,7 @@ class Options:
 
     @classmethod
     def of(cls, config: dict[str, Any]) -> Options:
-        """Those of a run's configuration. Raises RefexpError that names the key at fault."""
+        """Read the options from a run's configuration. Raises RefexpError that names the wrong key."""
         return cls(
             vis=build(config.get("vis", {}), "vis", Vis),
             summary=check(config.get("summary"), SummaryFormat | None, "summary"),
@@ -43,10 +43,10 @@ class Options:
 
 
 def show_run(run: RunFolder, changes: dict[str, Any] | None = None) -> None:
-    """Draw, write and print all that people look at of a finished run.
+    """Draw the overlays, write the lists and the page, and print the tables of a finished run.
 
-    changes: of `vis`, in place of what the run's configuration says. Where the data set or its images are gone, shows
-    what the folder holds and says what is missing.
+    changes: values of `vis` that replace those of the run's configuration. If the data set or its images are gone,
+    shows what the folder holds and warns about what is missing.
     """
     record, options = run.record, Options.of(run.record.config)
     vis = replace(options.vis, **changes or {})
@@ -70,7 +70,7 @@ def show_run(run: RunFolder, changes: dict[str, Any] | None = None) -> None:
 
 
 def draw_pictures(run: RunFolder, vis: Vis) -> str | None:
-    """Write the overlays; why there are none, if there are none."""
+    """Write the overlays. Returns None, or the reason why there are none."""
     folder, note = run.path / "overlays", run.record.note
     try:
         data = run.data
@@ -79,14 +79,14 @@ def draw_pictures(run: RunFolder, vis: Vis) -> str | None:
         targets = [found for found in run.detections if found.image_id in chosen]
         draw_targets(folder, data, targets, vis.score_threshold, note)
     except RefexpError as error:
-        log.warning("no pictures: %s", error)
+        log.warning("overlays were not drawn: %s", error)
         return str(error)
     return None
 
 
 @contextmanager
 def standing_in(folder: str | None) -> Iterator[None]:
-    """Within the block, relative paths start from this folder, if it is still there."""
+    """Within the block, relative paths start from this folder, if it still exists."""
     before = Path.cwd()
     if folder and Path(folder).is_dir():
         os.chdir(folder)

@@ -1,4 +1,4 @@
-"""What a run ends with: its tables, and where its files are."""
+"""Terminal output at the end of a run: its tables, and the location of its files."""
 
 from __future__ import annotations
 
@@ -18,12 +18,12 @@ from refexp.show.page.mistakes import NAMES
 from refexp.show.words import BOUNDS, KINDS, NUMBERS, SEMANTIC, counted, headline, percent
 
 MAX_COLUMNS = 8
-"""More numbers would not fit side by side on a terminal, and stand below each other."""
+"""More numbers do not fit side by side on a terminal, so they are listed below each other."""
 MAX_CLASSES = 20
 
 
 def print_metrics(record: RunRecord) -> None:
-    """Overall numbers in percent, per class if there are few, and speed."""
+    """Print the overall metrics in percent, the metrics per class if there are few classes, and the speed."""
     console = Console(soft_wrap=True)
     metrics, kinds = record.metrics, [kind for kind in ("bbox", "segm") if kind in record.metrics.overall]
     rows = [(KINDS[kind], {c: of[c] for c in NUMBERS if c in of}) for kind in kinds for of in [metrics.overall[kind]]]
@@ -38,9 +38,9 @@ def print_metrics(record: RunRecord) -> None:
 
 
 def print_findings(found: Sequence[Instance], record: RunRecord) -> None:
-    """How many of each class were found."""
+    """Print the number of detections per class."""
     table = Table(title=counted(record.images, "image", "images"), title_justify="left")
-    for column in ("", "references", "found", "in images"):
+    for column in ("", "references", "detections", "images"):
         table.add_column(column, justify="right" if column else "left")
     objects = Counter(one.label for one in found)
     places = Counter(label for label, _ in {(one.label, one.image_id) for one in found})
@@ -50,20 +50,20 @@ def print_findings(found: Sequence[Instance], record: RunRecord) -> None:
 
 
 def print_diagnosis(diagnostics: Mapping[str, Any]) -> None:
-    """The run beside its upper bounds, what each kind of error costs, and the verdict.
+    """Print the run next to its upper bounds, the cost of each error type, and the verdict.
 
-    diagnostics: the content of diagnostics.json. What must be said of the weights is said with the metrics.
+    diagnostics: the content of diagnostics.json. The note on the weights is printed with the metrics.
     """
     console = Console(soft_wrap=True)
     for kind, of in diagnostics["kinds"].items():
-        bounds = Table(title=f"what holds the {NOUNS[kind]} back", title_justify="left")
+        bounds = Table(title=f"what limits the {NOUNS[kind]}", title_justify="left")
         for column in ("", "nAP", "nAP50"):
             bounds.add_column(column, justify="right" if column else "left")
         bounds.add_row("this run", percent(of["nAP"]), percent(of["nAP50"]), style="bold")
         for name, bound in of["bounds"].items():
             bounds.add_row(BOUNDS[name], percent(bound["nAP"]), percent(bound["nAP50"]))
         errors = Table()
-        for column in ("error", "count", "nAP50 without"):
+        for column in ("error", "count", "nAP50 gain if fixed"):
             errors.add_column(column, justify="left" if column == "error" else "right")
         for name, cost in of["errors"]["dAP50"].items():
             errors.add_row(NAMES[name], str(of["errors"]["count"][name]), "-" if cost is None else f"+{100 * cost:.1f}")
@@ -73,11 +73,11 @@ def print_diagnosis(diagnostics: Mapping[str, Any]) -> None:
 
 
 def print_places(output: Path, report: Path | None, note: str | None) -> None:
-    """Where the files are, and what must be said of the weights."""
+    """Print the paths of the files, and the note on the weights."""
     console = Console(soft_wrap=True)
     console.print(f"[green]results in[/] {escape(str(output))}")
     if report:
-        console.print(f"[green]to look at[/] {escape(str(report))}")
+        console.print(f"[green]report[/] {escape(str(report))}")
     if note:
         console.print(f"[bold red]{escape(note)}[/]")
 

@@ -1,4 +1,4 @@
-"""`logger=csv`: tables in the run's folder."""
+"""`logger=csv`: CSV tables in the run's folder."""
 
 from __future__ import annotations
 
@@ -14,10 +14,10 @@ from refexp.tracking.logger import Logger, per_class
 
 
 class CsvLogger(Logger):
-    """metrics.csv and per_class.csv in the run's folder, for spreadsheets and plots, once the run is completed.
+    """Writes metrics.csv and per_class.csv into the run's folder when the run is completed.
 
-    metrics.csv has one row: what was run, and every number that is not of a single class. per_class.csv has a row a
-    class. Every run leaves progress.csv beside them.
+    metrics.csv has one row: facts about the run and all metrics over all classes. per_class.csv has one row per class.
+    progress.csv is next to them; every run writes it.
     """
 
     def finish(self, folder: Path) -> None:

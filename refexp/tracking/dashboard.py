@@ -2,10 +2,10 @@
 
     refexp dashboard sweeps/dashboards/ablation.yaml --project refexp --group SWEEP
 
-The report is built and serialised by W&B's own library (wandb-workspaces 0.4), and all its panels are W&B's own. These
-have no heat map, and no line over runs: a line plot has only steps of one run across. So a section's runs are put into
-groups by keys of their configuration, and bars show each group's mean and deviation.
-Saving the report needs the service, and was never tried against it; the tests serialise the report without it.
+W&B's own library (wandb-workspaces 0.4) builds and serialises the report, with W&B's own panels. These have no heat
+map, and their line plots cannot have runs on the x axis. Therefore a section groups its runs by configuration keys, and
+bar plots show the mean and deviation of each group.
+Saving a report needs the W&B service. It was never tested against the service; the tests only serialise the report.
 """
 
 from __future__ import annotations
@@ -19,28 +19,28 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from refexp.errors import RefexpError, first_line
 
 COLUMNS = 24
-"""Of a report's grid of panels."""
+"""Width of a report's grid of panels."""
 
 
 class Part(BaseModel):
-    """What all parts of a definition share: a misspelt key is a mistake."""
+    """Base of all parts of a definition. An unknown key is an error."""
 
     model_config = ConfigDict(extra="forbid")
 
 
 class Panel(Part):
-    """A panel of a section. width: of the grid's 24 columns; height: in its units."""
+    """A panel of a section. width: in columns of the grid (24). height: in rows of the grid."""
 
     title: str = ""
     width: Annotated[int, Field(ge=1, le=COLUMNS)] = 12
     height: Annotated[int, Field(ge=1)] = 10
 
     def build(self, reports: Any, layout: Any) -> Any:
-        """The panel as W&B's library `reports` has it."""
+        """Build the panel with W&B's library `reports`."""
 
 
 class BarsPanel(Panel):
-    """A bar for each group of the section: mean and deviation of y, a number of the summary."""
+    """One bar for each group of the section: mean and deviation of y, a key of the run summary."""
 
     kind: Literal["bars"]
     y: str
@@ -53,7 +53,7 @@ class BarsPanel(Panel):
 
 
 class ScatterPanel(Panel):
-    """A point a run, or a group. x: a key of the configuration; y: a number of the summary."""
+    """One point for each run or group. x: a key of the configuration. y: a key of the run summary."""
 
     kind: Literal["scatter"]
     x: str
@@ -65,7 +65,7 @@ class ScatterPanel(Panel):
 
 
 class TablePanel(Panel):
-    """The tables of all runs, one after another."""
+    """The tables with this name of all runs, concatenated."""
 
     kind: Literal["table"]
     table: str
@@ -75,7 +75,7 @@ class TablePanel(Panel):
 
 
 class GalleryPanel(Panel):
-    """Pictures that runs logged under these keys."""
+    """The images that runs logged under these keys."""
 
     kind: Literal["gallery"]
     keys: list[str]
@@ -85,7 +85,7 @@ class GalleryPanel(Panel):
 
 
 class Section(Part):
-    """A heading, a text and a grid of panels. by: keys of the configuration; runs that agree in them are a group."""
+    """A heading, a text and a grid of panels. by: configuration keys; runs with equal values form a group."""
 
     title: str
     text: str = ""
@@ -94,7 +94,7 @@ class Section(Part):
 
 
 class Dashboard(Part):
-    """A report: what a YAML file in sweeps/dashboards/ holds."""
+    """A report: the content of a YAML file in sweeps/dashboards/."""
 
     title: str
     description: str = ""
@@ -102,7 +102,7 @@ class Dashboard(Part):
 
 
 def read(path: Path) -> Dashboard:
-    """A definition. Raises RefexpError that names the file and the key."""
+    """Read a definition. Raises RefexpError that names the file and the wrong key."""
     try:
         return Dashboard.model_validate(yaml.safe_load(path.read_text(encoding="utf-8")))
     except ValidationError as error:
@@ -114,9 +114,9 @@ def read(path: Path) -> Dashboard:
 
 
 def build_report(dashboard: Dashboard, entity: str, project: str, group: str | None = None) -> Any:
-    """The `wandb_workspaces.reports.v2.Report`, not yet saved; nothing is asked of the network.
+    """Build a `wandb_workspaces.reports.v2.Report` without saving it. Does not use the network.
 
-    group: only runs of this group (a sweep's folder, see conf/logger/wandb.yaml); None takes those of the project.
+    group: only runs of this group (a sweep's folder, see conf/logger/wandb.yaml). None: all runs of the project.
     Raises RefexpError if W&B's library is not installed.
     """
     try:
@@ -125,7 +125,9 @@ def build_report(dashboard: Dashboard, entity: str, project: str, group: str | N
         packages = "'wandb>=0.31' 'wandb-workspaces>=0.4'"
         raise RefexpError(f"refexp dashboard needs packages that are not installed: pip install {packages}") from None
     if group and (bad := set(group) & set("'\"\\=<>")):
-        raise RefexpError(f"--group={group}: W&B's library cannot filter by a name with {' '.join(sorted(bad))} in it.")
+        raise RefexpError(
+            f"--group={group}: W&B's library cannot filter by a name that contains {' '.join(sorted(bad))}."
+        )
     blocks: list[Any] = [reports.TableOfContents()]
     for section in dashboard.sections:
         blocks += [reports.H2(section.title), *([reports.P(section.text)] if section.text else [])]
@@ -135,7 +137,7 @@ def build_report(dashboard: Dashboard, entity: str, project: str, group: str | N
         )  # fmt: skip
         panels, x, y = [], 0, 0
         for panel in section.panels:
-            if x + panel.width > COLUMNS:
+            if x + panel.width > COLUMNS:  # the row is full: start the next one
                 x, y = 0, y + panel.height
             panels.append(panel.build(reports, reports.Layout(x=x, y=y, w=panel.width, h=panel.height)))
             x += panel.width
@@ -147,12 +149,15 @@ def build_report(dashboard: Dashboard, entity: str, project: str, group: str | N
 
 
 def publish(report: Any, entity: str | None) -> str:
-    """Save the report; its address. entity: None is the key's own. Raises RefexpError with what W&B says against it."""
+    """Save the report and return its URL. entity: None takes the default of the API key.
+
+    Raises RefexpError with W&B's message if W&B refuses it.
+    """
     import wandb
 
     try:
         report.entity = entity or wandb.Api().default_entity
         return report.save().url
     except Exception as error:
-        said = first_line(error).rstrip(".")
-        raise RefexpError(f"W&B: {said}. `wandb login` sets a key; --dry-run needs none.") from error
+        message = first_line(error).rstrip(".")
+        raise RefexpError(f"W&B: {message}. Set an API key with `wandb login`; --dry-run needs no key.") from error

@@ -1,7 +1,7 @@
-"""Loggers: whoever else is told of a run, beside the person at the terminal. They read its folder, and never stop it.
+"""Loggers: optional sinks for progress and results. They read a run's folder, and their failure never stops the run.
 
-The group `logger` offers `none` (this file), `csv` (csv.py) and `wandb` (wandb.py). One of your own is a class with the
-two methods of `Logger`.
+The group `logger` offers `none` (this file), `csv` (csv.py) and `wandb` (wandb.py). To write your own, subclass
+`Logger` and override its two methods.
 """
 
 from __future__ import annotations
@@ -20,21 +20,24 @@ log = logging.getLogger(__name__)
 
 
 class Logger:
-    """A reader of run folders; this one (logger=none) reads nothing.
+    """A reader of run folders. This one (logger=none) does nothing.
 
-    Rank 0 alone calls it. A method that raises is warned of once, and the logger is then left alone.
+    Only rank 0 calls it. If a method raises, refexp logs one warning and disables the logger for this run.
     """
 
     def start(self, folder: Path) -> None:
-        """A run begins in this folder, whose status.json says where and since when; it may be followed from here on."""
+        """Called when a run starts in this folder. status.json has its host, process and start time; must not block."""
 
     def finish(self, folder: Path) -> None:
-        """The run has ended as status.json says, and is shown. Only a completed one has metrics.json."""
+        """Called after the run has ended and its pages are written.
+
+        status.json has the final state. Only a completed run has metrics.json.
+        """
 
 
 @contextmanager
 def reading(logger: Logger, folder: Path) -> Iterator[None]:
-    """Let `logger` read a run's folder: from now on, and once more when the block ends, however it does."""
+    """Call `logger.start` now, and `logger.finish` when the block ends, even if it raises."""
     if this_rank().rank > 0:
         yield
         return
@@ -47,18 +50,20 @@ def reading(logger: Logger, folder: Path) -> Iterator[None]:
 
 
 def attempt(method: Any, folder: Path) -> bool:
-    """Whether a logger's method went well; what went wrong is said in one warning."""
+    """Call a logger's method. Returns False and logs one warning if it raises."""
     try:
         method(folder)
     except Exception as error:
         name = type(method.__self__).__name__
-        log.warning("%s failed and is left alone; the run's files are complete: %s", name, first_line(error))
+        log.warning(
+            "%s failed and is disabled for this run; all files on disk are complete: %s", name, first_line(error)
+        )
         return False
     return True
 
 
 def per_class(record: RunRecord) -> tuple[list[str], list[list[Any]]]:
-    """Column names and a row a class: its name, how many references it had, and its numbers (None: no instance)."""
+    """Column names, and one row per class: name, number of references, and metrics (None: no instance)."""
     numbers = {f"{kind}/{name}": of for kind, names in record.metrics.per_class.items() for name, of in names.items()}
     rows = [
         [name, record.references[name], *(by_class.get(name) for by_class in numbers.values())]

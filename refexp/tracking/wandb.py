@@ -1,7 +1,7 @@
-"""Weights & Biases: a reader of run folders, and `logger=wandb`, which lets it follow a run from a process of its own.
+"""Weights & Biases: a reader of run folders, and `logger=wandb`, which starts the reader in a separate process.
 
-Whatever happens to W&B, to its service or to the network can so end the reader and not the run. Tried with wandb 0.31
-offline, and against a local server that answers its first calls; never against wandb.ai.
+Because of the separate process, a failure of W&B or of the network ends the reader but not the run. Tested with wandb
+0.31 offline and against a local server that answers its first calls, but never against wandb.ai.
 """
 
 from __future__ import annotations
@@ -41,27 +41,27 @@ from refexp.tracking.logger import Logger, per_class
 log = logging.getLogger(__name__)
 
 NAME = "wandb.json"
-"""In a run's folder: what W&B was told of it, and by which settings."""
-LOOK_SECONDS = 2.0
+"""File in a run's folder with the settings of the logger and the state of the upload."""
+POLL_SECONDS = 2.0
 RETRY_SECONDS = 600.0
-"""How long after a failure the further runs of this process are kept offline without another try."""
+"""After a failure, later runs of this process stay offline for this long without a new attempt."""
 STOPPED_SECONDS = 10.0
-"""How long the end of a run may wait that was told to stop, and will be killed before long."""
+"""Maximum wait at the end of a stopped run. It is short, because the scheduler will soon kill the run."""
 REPEATED = ("seed", "shots", "shots.n")
-"""What the runs of one variant differ in."""
+"""The keys in which the runs of one variant differ."""
 COMMAND = (sys.executable, "-m", "refexp", "push", "--follow")
 MAX_IDS = 127
-"""Classes that a mask can tell apart: W&B stores them as signed bytes."""
+"""Maximum number of classes in a mask, because W&B stores class ids as signed bytes."""
 
 
 class WandbLogger(Logger):
-    """One W&B run an experiment.
+    """One W&B run per experiment.
 
-    mode: "auto" is online with a key, unless WANDB_MODE says otherwise. Where online is not possible the run is kept
-    offline, and one line says how to send it; the next jobs of a multirun do not try for ten minutes. group: "auto" is
-    the sweep's folder in a multirun. images: how many targets are sent, of those that the run's page shows. wait:
-    seconds that the end of a run may take; what is not sent by then can be sent by `refexp push`. dir: where W&B's own
-    files go; None is the run's folder. Raises RefexpError if wandb is not installed.
+    mode: "auto" is online if there is an API key, unless WANDB_MODE is set. If W&B cannot be reached, the run stays
+    offline, and a message says how to send it. The next jobs of a multirun then stay offline for ten minutes. group:
+    "auto" takes the sweep's folder in a multirun. images: number of targets to send, out of those on the run's page.
+    wait: maximum seconds to wait for W&B at the end of a run; `refexp push` can send the rest later. dir: folder for
+    W&B's own files; None takes the run's folder. Raises RefexpError if wandb is not installed.
     """
 
     def __init__(
@@ -95,14 +95,14 @@ class WandbLogger(Logger):
         write_json(folder / NAME, self.settings | {"mode": mode}, indent=1)
         packages = str(Path(refexp.__file__).parent.parent)
         path = os.pathsep.join(filter(None, [packages, os.environ.get("PYTHONPATH")]))
-        # In a session of its own, for an interrupt at the terminal is not for it.
+        # In its own session, so that Ctrl-C at the terminal does not stop it.
         self.process = subprocess.Popen(
             [*COMMAND, str(folder)], stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
             start_new_session=True, env=os.environ | {"PYTHONPATH": path},
         )  # fmt: skip
 
     def finish(self, folder: Path) -> None:
-        """Wait until all is sent, or give up after `wait` seconds."""
+        """Wait until everything is sent, at most `wait` seconds."""
         if self.process is None:
             return
         stopped = (read_status(folder) or {}).get("state") == "stopped"
@@ -113,84 +113,87 @@ class WandbLogger(Logger):
         except subprocess.TimeoutExpired:
             self.process.kill()
             self.process.wait()
-            ended = f"not done after {wait:g} s (logger.wait)"
-        tell(folder, ended)
+            ended = f"upload not finished after {wait:g} s (logger.wait)"
+        report_upload(folder, ended)
 
 
 _offline_until = 0.0
 
 
-def tell(folder: Path, ended: str = "") -> None:
-    """One line of what became of a run at W&B, with what a person can do. ended: what went wrong with the reader."""
+def report_upload(folder: Path, ended: str = "") -> None:
+    """Log one line about the upload, with the command that sends the rest. ended: why the reader process failed."""
     global _offline_until
-    told = read_json(folder / NAME) or {}
-    fault, kept = ended or told.get("fault"), told.get("folder")
+    state = read_json(folder / NAME) or {}
+    fault, kept = ended or state.get("fault"), state.get("folder")
     remedy = (
-        f"wandb sync {kept} sends {'what is there' if fault else 'it'}" if kept else f"refexp push {folder} sends it"
+        f"wandb sync {kept} sends {'the stored part' if fault else 'it'}" if kept else f"refexp push {folder} sends it"
     )
     if fault:
         log.warning("W&B: %s; %s", fault.strip().rstrip("."), remedy)
-    elif told.get("offline"):
+    elif state.get("offline"):
         _offline_until = time.monotonic() + RETRY_SECONDS
-        log.warning("W&B: offline, %s; %s", told["offline"].strip().rstrip("."), remedy)
-    elif told.get("kept"):
+        log.warning("W&B: offline, %s; %s", state["offline"].strip().rstrip("."), remedy)
+    elif state.get("kept"):
         log.info("W&B: kept offline; %s", remedy)
 
 
 class Reader:
-    """Reads one run's folder into one W&B run; where the network fails, it is started again offline.
+    """Sends one run's folder to one W&B run. If the network fails, starts the W&B run again offline.
 
-    folder: absolute. Its wandb.json has the logger's settings, or else the defaults.
+    folder: absolute path. The settings come from its wandb.json, or else are the defaults.
     """
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
-        self.told: dict[str, Any] = (read_json(folder / NAME) or WandbLogger().settings) | {"fault": None, "sent": None}
+        self.state: dict[str, Any] = (read_json(folder / NAME) or WandbLogger().settings) | {
+            "fault": None,
+            "sent": None,
+        }
         self.run: Any = None
         self.rows = 0
 
     def follow(self) -> None:
-        """Read the folder until the run has ended and is shown; never raises, but notes what went wrong."""
+        """Read the folder until the run has ended. Never raises; writes errors into wandb.json."""
         try:
             while is_running(self.folder) and not self.begun():
-                time.sleep(LOOK_SECONDS / 4)
+                time.sleep(POLL_SECONDS / 4)
             self.start()
             while is_running(self.folder):
                 self.send_progress()
-                time.sleep(LOOK_SECONDS)
+                time.sleep(POLL_SECONDS)
             self.send_progress()
             self.finish()
         except Exception as error:
             self.note(fault=first_line(error))
 
     def begun(self) -> bool:
-        """Whether the run has written its configuration; an earlier run in the folder may have left one, too."""
+        """Whether the run has written its configuration. A file that is older than the run is from an earlier run."""
         path = self.folder / "config.yaml"
         started = (read_status(self.folder) or {}).get("started")
         since = datetime.fromisoformat(started).timestamp() if started else 0.0
         return path.exists() and path.stat().st_mtime >= since
 
     def start(self) -> None:
-        """Start a run online if asked for and possible, or else offline."""
+        """Start a W&B run: online if requested and possible, else offline."""
         import wandb
 
-        place = Path(self.told["dir"] or self.folder)
+        place = Path(self.state["dir"] or self.folder)
         place.mkdir(parents=True, exist_ok=True)
-        # W&B takes a folder for temporary files where it cannot write, and nobody would find the run there.
+        # Fail here if the folder is not writable: W&B would silently use a temporary folder.
         (place / ".writable").write_text("?")
         (place / ".writable").unlink()
-        # Files on their way into artifacts belong to the run as well, not into the home folder.
+        # By default W&B stages artifact files in the home folder. Keep them with the run instead.
         os.environ.setdefault("WANDB_DATA_DIR", str(place / "wandb"))
-        # Of single calls to the server: W&B makes some while it creates a table, and waits for them.
-        os.environ.setdefault("WANDB_HTTP_TIMEOUT", str(max(1, round(self.told["wait"] / 12))))
+        # Timeout of one call to the server. W&B blocks on several calls while it creates a table.
+        os.environ.setdefault("WANDB_HTTP_TIMEOUT", str(max(1, round(self.state["wait"] / 12))))
         status = read_status(self.folder) or {}
         self.settings: dict[str, Any] = {
             "silent": True, "console": "off", "disable_git": True, "program": "main.py",
-            "x_stats_pid": status.get("pid", os.getpid()), "init_timeout": self.told["wait"] / 3,
-            "finish_timeout": self.told["wait"] / 3, "finish_timeout_raises": True,
+            "x_stats_pid": status.get("pid", os.getpid()), "init_timeout": self.state["wait"] / 3,
+            "finish_timeout": self.state["wait"] / 3, "finish_timeout_raises": True,
         }  # fmt: skip
-        if self.told["mode"] != "auto":
-            self.settings["mode"] = self.told["mode"]
+        if self.state["mode"] != "auto":
+            self.settings["mode"] = self.state["mode"]
         try:
             self.begin()
         except Exception as error:
@@ -201,12 +204,19 @@ class Reader:
         import wandb
 
         config = read_yaml(self.folder / "config.yaml") if self.begun() else {}
-        told, sweep = self.told, self.folder.parent
-        group = (sweep.name if (sweep / "sweep.json").exists() else None) if told["group"] == "auto" else told["group"]
+        state, sweep = self.state, self.folder.parent
+        group = (
+            (sweep.name if (sweep / "sweep.json").exists() else None) if state["group"] == "auto" else state["group"]
+        )
         self.run = wandb.init(
-            dir=told["dir"] or str(self.folder), id=run_id(self.folder), resume="allow",
-            name="/".join(self.folder.parts[-2:]), project=told["project"], entity=told["entity"], group=group,
-            job_type=told["job_type"], tags=told["tags"], config=config | {"options": options(self.folder)},
+            dir=state[
+"dir"] or str(self.folder), id=run_id(self.folder), resume="allow",
+            name="/".join(self.folder.parts[-2:]), project=state[
+"project"], entity=state[
+"entity"], group=group,
+            job_type=state[
+"job_type"], tags=state[
+"tags"], config=config | {"options": options(self.folder)},
             settings=wandb.Settings(**self.settings),
         )  # fmt: skip
         for name in ("progress/*", "rate/*"):
@@ -215,19 +225,19 @@ class Reader:
         self.note(folder=kept, offline=why_offline, kept=self.run.settings.mode == "offline")
 
     def fall_back(self, error: Exception) -> None:
-        """The same run once more, offline."""
+        """Start the same W&B run again, offline."""
         import wandb
 
         run, self.run, self.rows = self.run, None, 0
         if run is not None:
             with suppress(Exception):
                 run.finish(exit_code=1)
-        wandb.teardown()  # its service holds on to the run's id
+        wandb.teardown()  # W&B's service process still owns the run id
         self.settings["mode"] = "offline"
         self.begin(first_line(error))
 
     def send_progress(self) -> None:
-        """The rows of progress.csv that were not sent yet, of this start of the run."""
+        """Send the new rows of progress.csv since the last call. Skips rows of earlier starts of the run."""
         rows = progress_of(self.folder)
         for row in rows[self.rows :]:
             done = float(row["done"]) / max(1.0, float(row["total"]))
@@ -235,7 +245,7 @@ class Reader:
         self.rows = len(rows)
 
     def finish(self) -> None:
-        """Send what came of the run. W&B counts it as failed unless it was completed."""
+        """Send the results and end the W&B run. W&B marks it as failed unless it was completed."""
         state = (read_status(self.folder) or {}).get("state", "completed")
         completed = state == "completed"
         if completed and (self.folder / "metrics.json").exists():
@@ -246,24 +256,24 @@ class Reader:
         self.note(sent=fingerprint(self.folder))
 
     def send_results(self) -> None:
-        """W&B asks its server about tables and artifacts, and keeps neither if it is gone."""
+        """Send the results. If the server is gone, send them again offline, because W&B then drops tables and files."""
         try:
-            send(self.run, self.folder, self.told)
+            send(self.run, self.folder, self.state)
         except Exception as error:
             if self.run.settings.mode == "offline":
                 raise
             self.fall_back(error)
             self.send_progress()
-            send(self.run, self.folder, self.told)
+            send(self.run, self.folder, self.state)
 
     def note(self, **what: Any) -> None:
-        """Keep in wandb.json what became of the run at W&B."""
-        self.told |= what
-        write_json(self.folder / NAME, self.told, indent=1)
+        """Update the state of the upload in wandb.json."""
+        self.state |= what
+        write_json(self.folder / NAME, self.state, indent=1)
 
 
-def send(run: Any, folder: Path, told: dict[str, Any]) -> None:
-    """Log a completed run: numbers first, for pictures and files may fail for reasons of their own."""
+def send(run: Any, folder: Path, state: dict[str, Any]) -> None:
+    """Log a completed run. Metrics go first, because pictures and files are more likely to fail."""
     import wandb
 
     record = RunRecord.read(folder)
@@ -283,20 +293,20 @@ def send(run: Any, folder: Path, told: dict[str, Any]) -> None:
         }
     )
     pictures: dict[str, Any] = {}
-    if told["images"] and (targets := list(target_pictures(folder, record, told["images"]))):
+    if state["images"] and (targets := list(target_pictures(folder, record, state["images"]))):
         pictures["samples/targets"] = targets
-    if told["images"] and (sheet := folder / "overlays" / REFERENCES).exists():
+    if state["images"] and (sheet := folder / "overlays" / REFERENCES).exists():
         pictures["samples/references"] = wandb.Image(Image.open(sheet), file_type="jpg", caption=record.note)
     if pictures:
         run.log(pictures)
-    for name in told["artifacts"]:
+    for name in state["artifacts"]:
         artifact = wandb.Artifact(f"{name}-{run.id}", type=name)
         artifact.add_file(str(folder / f"{name}.json"))
         run.log_artifact(artifact)
 
 
 def target_pictures(folder: Path, record: RunRecord, limit: int) -> Iterator[Any]:
-    """Some of the pictures that the run's page shows, evenly spread, each with layers of masks and boxes to toggle.
+    """Evenly spaced pictures from the run's page, with masks and boxes as W&B layers.
 
     Without a page, the overlays as they are.
     """
@@ -327,7 +337,7 @@ def target_pictures(folder: Path, record: RunRecord, limit: int) -> Iterator[Any
 
 
 def label_map(shown: Sequence[dict[str, Any]], ids: dict[int, int], size: tuple[int, int]) -> np.ndarray:
-    """Instances, the best first, painted over each other with the best on top, u8 [H, W]; 0 is background."""
+    """Class ids u8 [H, W] of instances sorted by descending score. The highest score is on top; 0 is background."""
     canvas = np.zeros(size[::-1], dtype=np.uint8)
     for one in reversed(shown):
         if one["mask"]:
@@ -337,7 +347,7 @@ def label_map(shown: Sequence[dict[str, Any]], ids: dict[int, int], size: tuple[
 
 
 def box(one: dict[str, Any], ids: dict[int, int], names: dict[int, str], scale: float) -> dict[str, Any]:
-    """A box as W&B takes it, in pixels of the picture."""
+    """A box in W&B's format, in pixels of the picture."""
     x, y, w, h = (side * scale for side in one["box"])
     number = ids[one["label"]]
     position = {"minX": round(x), "maxX": round(x + w), "minY": round(y), "maxY": round(y + h)}
@@ -348,13 +358,13 @@ def box(one: dict[str, Any], ids: dict[int, int], names: dict[int, str], scale: 
 
 
 def class_ids(present: set[int], classes: int) -> dict[int, int]:
-    """A number from 1 for each class, or for each present if there are too many: one numbering for all pictures."""
+    """A number from 1 for each class, or only for the present classes if there are too many. Shared by all pictures."""
     labels = range(classes) if classes <= MAX_IDS else sorted(present)[:MAX_IDS]
     return {label: number for number, label in enumerate(labels, start=1)}
 
 
 def numbers(record: RunRecord) -> dict[str, Any]:
-    """The summary: every number of the run that is not of a single class; those without any instance are left out."""
+    """The W&B summary: all metrics over all classes, counts and seconds. Skips metrics without any instance."""
     counts = {name: getattr(record, name) for name in ("images", "instances", "detections")}
     seconds = {f"seconds/{name}": stage["seconds"] for name, stage in record.stages.items()}
     metrics = {name: value for name, value in record.metrics.flat_overall.items() if value is not None}
@@ -362,30 +372,30 @@ def numbers(record: RunRecord) -> dict[str, Any]:
 
 
 def labels(record: RunRecord) -> list[str]:
-    """Tags that tell numbers which mean nothing, or something else, from the others."""
+    """Tags that mark results which are not comparable: synthetic images, random or other weights."""
     tags = ["synthetic images"] if record.targets.startswith("SYNTHETIC") else []
     kinds = {source["kind"] for source in record.weights.values()}
     return tags + [f"{kind} weights" for kind in ("random", "other") if kind in kinds]
 
 
 def options(folder: Path) -> dict[str, str]:
-    """The option of each group, as on the command line, and what else was given there: the variant that is compared.
+    """The option of each group, and `variant`: the overrides on the command line that can change results.
 
-    Empty where Hydra left no record. Runs of one variant differ in shots and seed alone.
+    Runs of one variant differ only in shots and seed. {} if Hydra left no record.
     """
     running = read_yaml(folder / ".hydra" / "hydra.yaml").get("hydra")
     if not running:
         return {}
     chosen, given = running["runtime"]["choices"], running["overrides"]["task"]
     names = [override.split("=")[0].lstrip("+~") for override in given]
-    # A recipe does make one: what it sets is not on the command line.
+    # A recipe is part of the variant, because the settings it makes are not on the command line.
     matter = [name not in REPEATED and (matters(name) or name in RECIPES) for name in names]
     variant = " ".join(compress(given, matter)) or "default"
     return {group: str(chosen[group]) for group in FIRST if group in chosen and group != "shots"} | {"variant": variant}
 
 
 def run_id(folder: Path) -> str:
-    """W&B's name of this experiment: the same when it is taken up again in its folder, or sent again."""
+    """The W&B run id of this experiment. It stays the same if the run is resumed in its folder or sent again."""
     path = folder / "wandb_id.txt"
     if not path.exists():
         write_text(path, secrets.token_hex(4) + "\n")
@@ -393,7 +403,7 @@ def run_id(folder: Path) -> str:
 
 
 def progress_of(folder: Path) -> list[dict[str, str]]:
-    """The rows of progress.csv since the run was started last."""
+    """The rows of progress.csv since the last start of the run."""
     started = (read_status(folder) or {}).get("started", "")
     try:
         with (folder / "progress.csv").open(encoding="utf-8") as file:
@@ -403,7 +413,7 @@ def progress_of(folder: Path) -> list[dict[str, str]]:
 
 
 def read_yaml(path: Path) -> dict[str, Any]:
-    """A YAML file's content, {} if there is none."""
+    """A YAML file's content, {} if there is no file."""
     try:
         return yaml.safe_load(path.read_text(encoding="utf-8")) or {}
     except OSError:
@@ -411,52 +421,52 @@ def read_yaml(path: Path) -> dict[str, Any]:
 
 
 def fingerprint(folder: Path) -> str:
-    """What tells a run's results from those of another run in the same folder."""
+    """A hash of a run's results. It differs for another run in the same folder."""
     path = folder / "metrics.json"
     return sha256(path) if path.exists() else "none"
 
 
 def push(folder: Path) -> str:
-    """Send a finished run, if it was not sent yet; what became of it, in one line. Again it is the same W&B run.
+    """Send a finished run unless it was sent already. Returns the outcome in one line.
 
-    Raises RefexpError if the run has not ended, or W&B did not take it.
+    Sending again updates the same W&B run. Raises RefexpError if the run has not ended, or if W&B refuses it.
     """
     folder = folder.absolute()
     if is_running(folder):
-        raise RefexpError(f"{folder} has not ended yet; logger=wandb follows a run.")
-    told = read_json(folder / NAME) or {}
-    if told.get("sent") == fingerprint(folder) and not told["fault"]:
-        if not told["kept"]:
+        raise RefexpError(f"{folder}: the run has not ended yet. Use logger=wandb to send a run while it is running.")
+    state = read_json(folder / NAME) or {}
+    if state.get("sent") == fingerprint(folder) and not state["fault"]:
+        if not state["kept"]:
             return f"{folder}: already sent, W&B run {run_id(folder)}"
-        if os.environ.get("WANDB_MODE") == "offline" or told["mode"] == "offline" or not has_key():
-            return f"{folder}: kept offline, W&B run {run_id(folder)}; wandb sync {told['folder']} sends it"
+        if os.environ.get("WANDB_MODE") == "offline" or state["mode"] == "offline" or not has_key():
+            return f"{folder}: kept offline, W&B run {run_id(folder)}; wandb sync {state['folder']} sends it"
         synced = subprocess.run(
-            [sys.executable, "-m", "wandb", "sync", told["folder"]], capture_output=True, text=True, check=False
+            [sys.executable, "-m", "wandb", "sync", state["folder"]], capture_output=True, text=True, check=False
         )
         if synced.returncode:
             raise RefexpError(f"W&B: {(synced.stderr or synced.stdout).strip().splitlines()[-1]}")
-        write_json(folder / NAME, told | {"kept": False}, indent=1)
+        write_json(folder / NAME, state | {"kept": False}, indent=1)
         return f"{folder}: sent, W&B run {run_id(folder)}"
     reader = Reader(folder)
     reader.follow()
-    if reader.told["fault"]:
-        raise RefexpError(f"W&B: {reader.told['fault']}")
-    how = f"kept offline; wandb sync {reader.told['folder']} sends it" if reader.told["kept"] else "sent"
+    if reader.state["fault"]:
+        raise RefexpError(f"W&B: {reader.state['fault']}")
+    how = f"kept offline; wandb sync {reader.state['folder']} sends it" if reader.state["kept"] else "sent"
     return f"{folder}: {how}, W&B run {run_id(folder)}"
 
 
 def has_key() -> bool:
-    """Whether W&B knows a key on this machine."""
+    """Whether W&B has an API key on this machine."""
     import wandb
 
     return bool(wandb.api.api_key)
 
 
 def follow(folder: Path) -> int:
-    """Follow a run that goes on: what `logger=wandb` starts. The exit code."""
-    # A signal to all processes of a job is the run's to answer; this one ends with the run.
+    """Follow a running run (`logger=wandb` starts this). Returns the exit code."""
+    # A scheduler signals all processes of a job. The run handles the signal, and this process ends after the run.
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, signal.SIG_IGN)
     reader = Reader(folder.absolute())
     reader.follow()
-    return 1 if reader.told["fault"] else 0
+    return 1 if reader.state["fault"] else 0

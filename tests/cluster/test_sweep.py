@@ -135,19 +135,19 @@ def test_only_some_jobs(sweep):
     assert "sweep" not in json.loads((out / "1/status.json").read_text())["overrides"]
     refused, _ = sweep("seed=0,1", "sweep.only=[7]")
     assert refused.returncode == 1
-    assert refused.stderr.strip() == "error: sweep.only: this sweep has no job 7; it has 0 to 1."
+    assert refused.stderr.strip() == "error: sweep.only: this sweep has no job 7. Its jobs are 0 to 1."
 
 
 @pytest.mark.parametrize(
     ("status", "scheduled", "state", "message"),
     [
         (None, "PENDING", "waiting", ""),
-        (None, "CANCELLED", "not started", "job 7 ended before it began; SLURM says CANCELLED"),
+        (None, "CANCELLED", "not started", "job 7 ended before the run started; SLURM says CANCELLED"),
         ("running", "RUNNING", "running", ""),
         ("running", "PENDING", "waiting", ""),  # queued again
         ("stopped", "PENDING", "waiting", ""),
         ("stopped", "CANCELLED", "stopped", "preempted"),
-        ("running", "GONE", "died", "job 7 on here ended without a word: killed or lost"),
+        ("running", "GONE", "died", "job 7 on here exited without writing a status: killed or lost"),
         ("running", "OUT_OF_MEMORY", "died", "raise hydra.launcher.mem_gb"),
         ("running", "TIMEOUT", "died", "SLURM says TIMEOUT"),
         ("completed", "RUNNING", "completed", ""),
@@ -195,4 +195,4 @@ def test_choose(tmp_path):
 
 def test_a_folder_that_is_no_sweep_s(tmp_path, capsys):
     assert refexp("sweep", "status", str(tmp_path)) == 1
-    assert "is no sweep's folder" in capsys.readouterr().err
+    assert "is not the folder of a sweep" in capsys.readouterr().err

@@ -122,11 +122,12 @@ def test_images_that_are_gone(made, tmp_path, caplog, capsys):
     finally:
         away.rename(made / "data/images")
     (line,) = [record.getMessage() for record in caplog.records if record.levelname == "WARNING"]
-    assert line.startswith("no pictures: ") and str(made / "data/images") in line
+    assert line.startswith("overlays were not drawn: ") and str(made / "data/images") in line
     assert "per class" in capsys.readouterr().out
     page = (folder / "report.html").read_text()
     assert 'id="accuracy"' in page and 'id="gallery"' not in page
-    assert f"No gallery, errors or references here: {line.removeprefix('no pictures: ')}" in page
+    reason = line.removeprefix("overlays were not drawn: ")
+    assert f"This page has no gallery, errors or references: {reason}" in page
 
 
 def test_detections_without_the_data_set(made, tmp_path):
@@ -160,7 +161,7 @@ def test_a_relative_data_set_is_found_from_elsewhere(drawn, tmp_path, monkeypatc
 @pytest.mark.parametrize(
     ("change", "says"),
     [
-        (lambda c: c | {"schema": SCHEMA + 1}, f"is of schema {SCHEMA + 1}; this refexp reads up to {SCHEMA}"),
+        (lambda c: c | {"schema": SCHEMA + 1}, f"has schema {SCHEMA + 1}, but this refexp reads only up to {SCHEMA}"),
         (lambda c: {k: v for k, v in c.items() if k != "metrics"}, "it has no 'metrics'"),
         (lambda c: {k: v for k, v in c.items() if k != "targets"}, "damaged, or not written by refexp: .*'targets'"),
         (lambda c: c | {"classes": 3}, "damaged, or not written by refexp"),

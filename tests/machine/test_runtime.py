@@ -64,11 +64,11 @@ def test_hidden_gpus_and_builds_without_cuda_are_named(machine, monkeypatch):
     machine(0)
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
     monkeypatch.setattr(torch.version, "cuda", "13.0")
-    with pytest.raises(RefexpError, match=r"sees no GPU here \(CUDA_VISIBLE_DEVICES=''\); `nvidia-smi`"):
+    with pytest.raises(RefexpError, match=r"sees no GPU \(CUDA_VISIBLE_DEVICES=''\); `nvidia-smi`"):
         Runtime("cuda").prepare()
     monkeypatch.setattr(torch.version, "cuda", None)
     monkeypatch.setattr(torch.version, "hip", None)
-    with pytest.raises(RefexpError, match=r"is a build for CPUs; install one for CUDA\."):
+    with pytest.raises(RefexpError, match=r"is a CPU build; install a CUDA build\."):
         Runtime("cuda").prepare()
 
 

@@ -153,7 +153,8 @@ def test_layers_tell_hits_from_errors(tmp_path):
     first = next(iter(data.targets.images))
     count = sum(a["image_id"] == first for a in data.targets.annotations)
     verdicts = [names[item["j"]] for item in layers["found"]]
-    assert verdicts == ["wrong class", *["hit"] * (count - 1), "overlaps nothing"]
+    assert verdicts == ["wrong class", *["hit"] * (count - 1), "background"]
+
     assert [names[item["j"]] for item in layers["truth"]] == ["wrong class", *["hit"] * (count - 1)]
     assert [item["s"] for item in layers["found"]] == sorted((i["s"] for i in layers["found"]), reverse=True)
 
@@ -205,9 +206,9 @@ def test_no_pictures_and_no_image_read(tmp_path):
 
 def test_errors_are_those_of_what_was_evaluated(tmp_path):
     run = run_of(tmp_path, splits())
-    assert "IoU .5 of the masks makes a hit" in write_report(run, None, 0.5).read_text()
+    assert "(IoU of the masks at least .5)" in write_report(run, None, 0.5).read_text()
     run.record.metrics.overall.pop("segm")
-    assert "IoU .5 of the boxes makes a hit" in write_report(run, None, 0.5).read_text()
+    assert "(IoU of the boxes at least .5)" in write_report(run, None, 0.5).read_text()
 
 
 def test_limit_of_the_overlays_counts_here_too(tmp_path):

@@ -180,7 +180,7 @@ def test_runs_that_differ_in_more_than_the_seed_are_never_averaged(runs):
             runs.add(0.4, dataset=dataset, seed=seed, note=RANDOM)
     found = find_runs([runs.folder])
     assert varying(found) == ["dataset", "seed", "note"]
-    with pytest.raises(RefexpError, match="runs differ in note too"):
+    with pytest.raises(RefexpError, match="cannot average: runs also differ in note"):
         lay_out(found, "dataset", None, "bbox/nAP")
     parts = dict(split(found, ["shots"]))
     assert sorted(parts) == [f"dataset={name}, note={note}" for name in ("bugs", "fish") for note in (RANDOM, "none")]
@@ -214,7 +214,7 @@ def test_a_run_that_is_there_twice_counts_once(runs):
     runs.add(0.5, seed=1)
     table = lay_out(find_runs([runs.folder]), "shots", None, "bbox/nAP")
     assert (table.cells["mean"].iloc[0], table.n) == (pytest.approx(0.4), 2)
-    assert table.notes == ["1 of the runs repeat another's settings and seed: the later one counts."]
+    assert table.notes == ["1 run repeats the settings and the seed of another run; the later one counts."]
 
 
 def test_latex_is_escaped(runs):
@@ -301,7 +301,7 @@ def test_two_variants_are_paired_by_seed(runs):
     assert (found.mean, found.seeds) == (pytest.approx(0.1), ("0", "1", "2"))
     # All three the lowest (or the highest): 1 of 27 means, more than the 2.5 % beyond the interval.
     assert (found.low, found.high) == (pytest.approx(0.0), pytest.approx(0.2))
-    assert str(found).startswith("shots=5: b against a, +10.0 points, 95% interval 0.0 to 20.0 (3 seeds, so few")
+    assert str(found).startswith("shots=5: b against a, +10.0 points, 95% interval 0.0 to 20.0 (3 seeds; with so few")
     (same,) = compare(table, "a", "a")
     assert (same.mean, same.low, same.high) == (0, 0, 0)
     # Of many draws the interval is that of the normal distribution.

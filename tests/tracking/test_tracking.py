@@ -28,7 +28,7 @@ from refexp.errors import RefexpError
 from refexp.folders.record import Metrics, RunRecord
 from refexp.folders.run_folder import RunFolder, references_to_coco
 from refexp.folders.status import Status, progress_text, read_status
-from refexp.machine.progress import _told, track, watched
+from refexp.machine.progress import _with_watchers, track, watched
 from refexp.masks import encode, to_json
 from refexp.rank import Rank
 from refexp.show.run import show_run
@@ -435,7 +435,7 @@ def test_a_network_that_was_never_there(folder_of, monkeypatch, caplog, tmp_path
 
 @pytest.mark.parametrize(
     ("code", "wait", "says"),
-    [("import time; time.sleep(600)", 3, "not done after 3 s"), ("raise SystemExit(3)", 30, "ended with code 3")],
+    [("import time; time.sleep(600)", 3, "not finished after 3 s"), ("raise SystemExit(3)", 30, "ended with code 3")],
     ids=["hangs", "dies"],
 )
 def test_the_process_of_wandb_fails(folder_of, monkeypatch, caplog, code, wait, says):
@@ -559,7 +559,7 @@ def test_progress_is_told_every_few_seconds_only(monkeypatch, tmp_path):
     monkeypatch.setattr("refexp.machine.progress.time.monotonic", lambda: next(clock))
     seen = []
     with watched(lambda *told: seen.append(told)):
-        list(_told(range(8), 8, "targets"))
+        list(_with_watchers(range(8), 8, "targets"))
     assert [(what, done, total, rate) for what, done, total, rate in seen] == [
         ("targets", 3, 8, 1.0), ("targets", 6, 8, 1.0), ("targets", 8, 8, 1.0),
     ]  # fmt: skip

@@ -1,4 +1,4 @@
-"""The report page's view of diagnostics.json."""
+"""The data of the report page's diagnostics section, from diagnostics.json."""
 
 from __future__ import annotations
 
@@ -10,11 +10,11 @@ from refexp.show.page.mistakes import NAMES
 from refexp.show.words import BOUNDS
 
 HEAT = 24
-"""Classes that a confusion matrix shows; of more, those that are confused most."""
+"""Maximum number of classes in a confusion matrix. With more classes, the most confused ones are shown."""
 
 
 def view(diagnostics: dict[str, Any]) -> dict[str, Any]:
-    """What the template shows of each kind of comparison, and data for its recall chart."""
+    """For each kind of evaluation: the values for the template, and the data of its recall chart."""
     return {kind: _kind(kind, content, diagnostics) for kind, content in diagnostics["kinds"].items()}
 
 
@@ -43,7 +43,7 @@ def _kind(kind: str, content: dict[str, Any], diagnostics: dict[str, Any]) -> di
             "name": f"recall-{kind}",
             "series": series,
             "axes": {
-                "x": "proposals kept of an image",
+                "x": "proposals kept per image",
                 "y": "instances covered, %",
                 "log": True,
                 "ticks": [[count, str(count)] for count in ticks],
@@ -53,7 +53,7 @@ def _kind(kind: str, content: dict[str, Any], diagnostics: dict[str, Any]) -> di
 
 
 def heat_map(names: list[str], matrix: np.ndarray) -> dict[str, Any]:
-    """Counts i64 [K + 1, K + 1], background last -> rows of cells, each with its share of the row."""
+    """Counts i64 [K + 1, K + 1], background last -> rows of cells, each with its fraction of the row's total."""
     classes = len(names) - 1
     off = matrix - np.diag(np.diag(matrix))
     wrong = (off.sum(axis=0) + off.sum(axis=1))[:classes]

@@ -1,4 +1,4 @@
-"""The report page's pictures: photographs at screen size, masks as SVG paths over them, and crops."""
+"""Pictures for the report page: images at screen size, masks as SVG paths over them, and crops."""
 
 from __future__ import annotations
 
@@ -13,14 +13,14 @@ from refexp.show.instances import Instance, window
 from refexp.show.overlays import color, outline
 
 SIDE = 800
-"""Longer side of a picture on the page; smaller ones are not enlarged."""
+"""Longer side of a picture on the page in pixels. Smaller images are not enlarged."""
 CROP = 224
 TOLERANCE = 0.6
-"""Pixels that an outline may lose to simplification; less than the eye sees under a line two pixels wide."""
+"""Maximum error of a simplified outline in pixels. It is invisible below a line that is two pixels wide."""
 
 
 def page_size(height: int, width: int) -> tuple[int, int]:
-    """Original (H, W) -> that of its picture on the page."""
+    """Original (H, W) -> (H, W) of its picture on the page."""
     scale = min(1.0, SIDE / max(height, width))
     return max(1, round(height * scale)), max(1, round(width * scale))
 
@@ -32,16 +32,16 @@ def page_picture(rgb: np.ndarray) -> Image.Image:
 
 
 def mask_path(mask: Rle) -> str:
-    """A mask's outline as SVG path data in whole pixels of the page's picture; empty for an empty mask.
+    """A mask's outline as SVG path data in whole pixels of the page's picture. Empty for an empty mask.
 
-    Holes are outlines of their own: fill with the even-odd rule.
+    Holes are separate outlines, so fill the path with the even-odd rule.
     """
     (height, width), inside = mask["size"], decode([mask])[0]
     rows, columns = np.flatnonzero(inside.any(axis=1)), np.flatnonzero(inside.any(axis=0))
     if not len(rows):
         return ""
     scale = page_size(height, width)[0] / height
-    # Each pixel of the smaller picture shows the original's pixel at its centre.
+    # Each pixel of the smaller picture takes the value of the original pixel at its centre.
     y = np.arange(int(rows[0] * scale), int(rows[-1] * scale) + 1)
     x = np.arange(int(columns[0] * scale), int(columns[-1] * scale) + 1)
     from_y = ((y + 0.5) / scale).astype(int).clip(rows[0], rows[-1])
@@ -49,7 +49,7 @@ def mask_path(mask: Rle) -> str:
     small = inside[np.ix_(from_y, from_x)]
     if not small.any():
         return box_path([columns[0], rows[0], columns[-1] - columns[0] + 1, rows[-1] - rows[0] + 1], scale)
-    # The frame of zeros closes outlines at the border; a pixel's centre is half a pixel in.
+    # The padding closes outlines at the border. Contours are relative to pixel centres, hence the half pixel.
     outlines = [line[:, ::-1] + (x[0] - 0.5, y[0] - 0.5) for line in find_contours(np.pad(small, 1), 0.5)]
     return "".join(_closed(thin(line[:-1])) for line in outlines)
 
@@ -61,7 +61,7 @@ def box_path(box_xywh: Sequence[float], scale: float) -> str:
 
 
 def thin(line: np.ndarray) -> np.ndarray:
-    """Closed outline, f64 [P, 2] -> fewer points: those next to whose absence nobody would notice are left out."""
+    """Simplify a closed outline f64 [P, 2]: drop points that are at most TOLERANCE pixels off the line without them."""
     for start in (1, 0, 1, 0, 1, 0):
         if len(line) < 8:
             break
@@ -69,7 +69,7 @@ def thin(line: np.ndarray) -> np.ndarray:
         along, offset = after - before, line - before
         twice_area = np.abs(along[:, 0] * offset[:, 1] - along[:, 1] * offset[:, 0])
         spare = twice_area <= TOLERANCE * np.maximum(np.hypot(*along.T), 1e-6)
-        # Never two neighbours at once: each was judged by the other.
+        # Never drop two neighbours in one pass: the distance of each was measured with the other in place.
         spare[start::2] = False
         if len(line) % 2:
             spare[-1] = False
@@ -85,7 +85,7 @@ def _closed(line: np.ndarray) -> str:
 
 
 def crop(rgb: np.ndarray, instance: Instance) -> Image.Image:
-    """The square around an instance, at most CROP pixels wide, with the mask outlined (the box, without a mask)."""
+    """A square crop around an instance, CROP pixels wide, with its mask outlined, or its box if it has no mask."""
     height, width = rgb.shape[:2]
     x1, y1, x2, y2 = window(instance.box, (height, width), least=48)
     piece = Image.fromarray(rgb[y1:y2, x1:x2])

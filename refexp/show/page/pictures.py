@@ -1,4 +1,4 @@
-"""What the report page shows of images: pictures, their masks as layers over them, crops, references."""
+"""The image files of the report page: pictures, their masks as layers, crops and references."""
 
 from __future__ import annotations
 
@@ -22,14 +22,14 @@ from refexp.show.page.mistakes import VERDICTS, ImageErrors
 from refexp.types import ImageId
 
 LAYERS = 50
-"""Detections of an image that the page holds, the best; what lies below is in detections.json."""
+"""The page holds this many detections per image, those with the highest scores. detections.json has all of them."""
 TARGETS = "targets.json"
-"""The page's pictures and what is on them, for other readers of the folder: `write_images`."""
+"""Lists the page's pictures and their instances for other readers of the folder, such as W&B. See `write_images`."""
 
 
 @dataclass
 class Pictures:
-    """The template's records: of images, of the crops of misses and of alarms, and of each class's references."""
+    """Records for the template: the images, the crops (misses, then false positives), and each class's references."""
 
     images: list[dict[str, Any]] = field(default_factory=list)
     crops: list[list[dict[str, Any]]] = field(default_factory=lambda: [[], []])
@@ -37,13 +37,13 @@ class Pictures:
 
 
 def write_part(folder: Path, name: str, content: Any) -> None:
-    """Data that the page loads when it needs it: a script, since a page opened from a folder may read nothing else."""
+    """Write data that the page loads on demand. It is a script, because a page opened from disk cannot fetch JSON."""
     text = json.dumps(content, allow_nan=False, separators=(",", ":"))
     write_text(folder / f"{name}.js", f"refexpPart({json.dumps(name)},{text});\n")
 
 
 def save(picture: Image.Image, path: Path) -> dict[str, Any]:
-    """Write a JPEG; what the template needs to show it."""
+    """Write a JPEG. Returns its file name and size for the template."""
     with atomic_path(path) as temporary:
         picture.save(temporary, quality=85, optimize=True)
     return {"file": path.name, "width": picture.width, "height": picture.height}
@@ -57,10 +57,10 @@ def write_images(
     cut_out: Sequence[Sequence[Instance]],
     score_threshold: float,
 ) -> Pictures:
-    """The pictures, their layers and the crops of the instances to cut out; each image is read once.
+    """Write the pictures, their layers, and the crops of the instances in `cut_out`. Reads each image once.
 
-    Beside them, targets.json has of each picture its file, the image's id and size, and the instances on it as label,
-    box, mask and score (null for the annotated); no detection below the threshold.
+    Also writes targets.json. For each picture it has the file, the image id, the image size, and the instances with
+    label, box, mask and score (null for annotations). It has no detection below the threshold.
     """
     targets = run.data.targets
     found_in = {found.image_id: found for found in run.detections}
@@ -73,7 +73,7 @@ def write_images(
         layers = layers_of(truth, found, rgb.shape[0], rgb.shape[1], errors.get(image_id))
         write_part(folder, f"layers/{number}", layers)
         best: dict[int, float] = {}
-        for layer in layers["found"]:  # the best first
+        for layer in layers["found"]:  # highest score first, so this keeps the best of each class
             best.setdefault(layer["c"], layer["s"])
         shows = {"truth": sorted({layer["c"] for layer in layers["truth"]}), "best": best}
         written.images.append({**picture, **shows, "name": record["file_name"], "found": len(found)})
@@ -98,7 +98,7 @@ def write_images(
 
 
 def listing(instances: Sequence[Instance]) -> list[dict[str, Any]]:
-    """Instances as targets.json holds them."""
+    """Instances in the format of targets.json."""
     return [
         {"label": one.label, "box": list(one.box), "mask": one.mask and to_json(one.mask), "score": one.score}
         for one in instances
@@ -108,7 +108,7 @@ def listing(instances: Sequence[Instance]) -> list[dict[str, Any]]:
 def layers_of(
     truth: Sequence[Instance], found: Sequence[Instance], height: int, width: int, errors: ImageErrors | None
 ) -> dict[str, Any]:
-    """An image's masks for the page: class c, score s, path d, verdict j."""
+    """An image's masks for the page, with short keys to keep files small: class c, score s, path d, verdict j."""
     scale = page_size(height, width)[0] / height
     layers: dict[str, Any] = {"total": len(found), "truth": [], "found": []}
     for one in truth:
@@ -123,7 +123,10 @@ def layers_of(
 
 
 def write_references(run: RunFolder, folder: Path) -> list[dict[str, Any]]:
-    """Crops of the references, at most MAX_SHOTS of MAX_CLASSES classes; the template's record of each class."""
+    """Write crops of at most MAX_SHOTS references of each of the first MAX_CLASSES classes.
+
+    Returns one record per class for the template.
+    """
     split, classes = run.data.references, run.data.classes
     shown = [per_class[:MAX_SHOTS] for per_class in run.references[:MAX_CLASSES]]
     wanted: dict[ImageId, list[tuple[int, int]]] = {}
@@ -143,5 +146,5 @@ def write_references(run: RunFolder, folder: Path) -> list[dict[str, Any]]:
 
 
 def css(label: int) -> str:
-    """A class's color as style sheets write it."""
+    """A class's color in CSS notation."""
     return "#{:02x}{:02x}{:02x}".format(*color(label))

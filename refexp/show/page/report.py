@@ -1,4 +1,4 @@
-"""report.html: a run as a page to look through, made of files alone."""
+"""report.html: one run as a page of static files that opens without a server."""
 
 from __future__ import annotations
 
@@ -21,19 +21,19 @@ from refexp.show.page.pictures import Pictures, css, write_images, write_part, w
 from refexp.show.words import KINDS, NUMBERS, SEMANTIC, counted, headline, percent, short
 
 NAME = "report.html"
-MISSES = "The largest instances that nothing of their class hits, at any score: IoU .5 of the {} makes a hit."
-ALARMS = "The detections of highest score that hit nothing, and what they are instead, by {}."
+MISSES = "The largest instances that no detection of their class hits at any score (IoU of the {} at least .5)."
+ALARMS = "The false positives with the highest scores, and the type of each error, by {}."
 CROPS = 18
-"""Misses, and false positives, that are cut out."""
+"""Number of misses, and of false positives, that are shown as crops."""
 PLURALS = {**NOUNS, "semantic": "semantic"}
 
 
 def write_report(run: RunFolder, limit: int | None, score_threshold: float, missing: str | None = None) -> Path:
-    """Write report.html into the run's folder, its pictures into report/ beside it, and return its path.
+    """Write report.html into the run's folder and its pictures into report/ next to it. Returns the path of the page.
 
-    Shows the targets that the overlays show (`limit`) and those of the worst misses and most confident false positives;
-    reads no other target. Without annotations: no accuracy, no errors. limit=0, or images that are `missing` (why):
-    numbers alone, and no image is read.
+    Shows the targets of the overlays (`limit`), and those with the worst misses and the most confident false positives.
+    Reads no other target. Without annotations, the page has no accuracy and no errors. With limit=0, or if the images
+    are missing (`missing`: the reason), the page has only numbers, and no image is read.
     """
     record, folder = run.record, run.path / "report"
     pictures, total, kind = Pictures(), 0, "segm"
@@ -80,7 +80,7 @@ def write_report(run: RunFolder, limit: int | None, score_threshold: float, miss
 
 
 def templates() -> jinja2.Environment:
-    """The page's templates; every value is escaped."""
+    """The page's templates. Every value is HTML-escaped."""
     environment = jinja2.Environment(
         loader=jinja2.PackageLoader("refexp.show.page"),
         autoescape=True,
@@ -93,7 +93,7 @@ def templates() -> jinja2.Environment:
 
 
 def describe(record: RunRecord) -> dict[str, Any]:
-    """What was run: the page's title and first lines, time, weights, environment and configuration."""
+    """The page's facts about the run: title, header lines, time, weights, environment and configuration."""
     config = record.config
     facts = [*headline(record), counted(record.detections, "detection", "detections")]
     parts = {part: component(config.get(part) or {}) for part in ("encoder", "proposer", "matcher")}
@@ -116,14 +116,14 @@ def describe(record: RunRecord) -> dict[str, Any]:
 
 
 def component(config: dict[str, Any]) -> str:
-    """A component in few words: its class, and the network's size where there are several."""
+    """A component's class name, and the size of its network if it has several."""
     name = str(config.get("_target_", "none")).rsplit(".", 1)[-1]
     size = config.get("model") or config.get("arch")
     return f"{name} {size}" if size else name
 
 
 def stages(report: dict[str, dict[str, float]]) -> list[dict[str, Any]]:
-    """Seconds of each stage, and their share of the longest."""
+    """Seconds and rate of each stage, and its duration as a fraction of the longest stage."""
     longest = max((stage["seconds"] for stage in report.values()), default=0) or 1
     return [
         {
@@ -138,7 +138,7 @@ def stages(report: dict[str, dict[str, float]]) -> list[dict[str, Any]]:
 
 
 def accuracy(record: RunRecord) -> list[dict[str, Any]]:
-    """For each kind of comparison that was made: the numbers overall and of each class, best first."""
+    """For each kind of evaluation: the metrics over all classes, and of each class, highest first."""
     found = []
     for key, plural in PLURALS.items():
         overall, per_class = record.metrics.overall.get(key, {}), record.metrics.per_class.get(key, {})
@@ -161,7 +161,7 @@ def accuracy(record: RunRecord) -> list[dict[str, Any]]:
 
 
 def curves(precision: np.ndarray) -> list[tuple[str, list[int]]]:
-    """Precision f64 [10 IoUs, 101 recalls, K] -> named curves in thousandths, over the classes of which any counts."""
+    """Precision f64 [10 IoUs, 101 recalls, K] -> named curves in thousandths, over the classes with an instance."""
     counted = precision[:, :, (precision > -1).all(axis=(0, 1))]
     if not counted.shape[2]:
         return []
@@ -171,9 +171,9 @@ def curves(precision: np.ndarray) -> list[tuple[str, list[int]]]:
 
 
 def references_text(record: RunRecord) -> str:
-    """How many references there were, and whether all are shown."""
+    """A sentence with the number of references, and a second one if not all are shown."""
     counts = list(record.references.values())
-    text = f"{sum(counts)} annotated instances of {len(counts)} classes taught this run what to look for."
+    text = f"This run used {sum(counts)} annotated instances of {len(counts)} classes as references."
     if len(counts) > MAX_CLASSES or max(counts, default=0) > MAX_SHOTS:
-        text += f" Shown are the first {MAX_CLASSES} classes, and of each the first {MAX_SHOTS}."
+        text += f" Shown: the first {MAX_CLASSES} classes, with the first {MAX_SHOTS} references of each."
     return text

@@ -1,4 +1,6 @@
-"""Tables over runs: find them (`runs`, `settings`), see what tells them apart and split (`apart`), lay out a table a
-metric (`table`, `notes`), put comparisons and published figures beside (`compare`, `published`), and write it all down
-(`write`, `plots`, `page`). `choose` makes the tables that were asked for; `refexp.show.tables.summary` is the command.
+"""Tables over many runs.
+
+Steps: find the runs (`runs`, `settings`). Split them by the settings in which they differ (`apart`). Lay out one table
+per metric (`table`, `notes`). Add comparisons and published figures (`compare`, `published`). Write the files (`write`,
+`plots`, `page`). `choose` selects the tables to make. `summary` is the command.
 """

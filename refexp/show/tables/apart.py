@@ -1,4 +1,4 @@
-"""The check before any average: what tells runs apart, and the sets of runs that differ in the seed alone."""
+"""Checks before averaging: the settings in which runs differ, and the sets of runs that differ in the seed only."""
 
 from __future__ import annotations
 
@@ -11,14 +11,15 @@ from refexp.show.tables.runs import Runs
 from refexp.show.tables.settings import FIRST, key_of, matters
 
 OF_ENDED = ("targets", "note")
-"""What a run has said only at its end. Runs of other data or weights than the rest may differ in nothing else."""
+"""Facts that a run records only at its end. They can be the only difference, if data or weights have changed."""
 
 
 def varying(runs: Runs, given: Sequence[str] = ()) -> list[str]:
-    """The keys that tell runs apart where the given ones do not; groups first, `seed` if it differs.
+    """The further keys in which runs differ that agree in the given keys. Groups come first; `seed` if it differs.
 
-    A setting that follows from others before it (a matcher's own from `matcher`) is not named, nor is one that changes
-    no number. Runs that never began, whose settings are a guess, are asked only if there are no others.
+    Skips a setting that follows from an earlier one (a matcher's own settings follow from `matcher`), and a setting
+    that changes no result. The settings of runs that never started are guessed, so these runs count only if there are
+    no others.
     """
     begun = runs.frame["state"] != "not started"
     frame = runs.frame[begun] if begun.any() else runs.frame
@@ -28,6 +29,7 @@ def varying(runs: Runs, given: Sequence[str] = ()) -> list[str]:
     ended = values[frame["targets"].notna()]
     taken = list(given)
     for key in keys:
+        # A key is worth naming only if it splits runs that all keys so far leave together.
         known = ended if key in OF_ENDED else values
         if known[key].nunique() > 1 and variants(known, [*taken, key]) > variants(known, taken):
             taken.append(key)
@@ -35,21 +37,21 @@ def varying(runs: Runs, given: Sequence[str] = ()) -> list[str]:
 
 
 def variants(frame: pd.DataFrame, keys: Sequence[str]) -> int:
-    """How many combinations of these keys' values there are; 1 of no key."""
+    """The number of different value combinations of these keys; 1 without keys."""
     return len(frame[keys].drop_duplicates()) if keys else 1
 
 
 def typed(frame: pd.DataFrame) -> list[str]:
-    """The keys that were set on the command line of any of these runs, without the seed."""
+    """The keys that any of these runs set on the command line, except the seed."""
     return sorted({key_of(part) for overrides in frame["overrides"] for part in overrides.split()} - {"seed"})
 
 
 def split(runs: Runs, keys: Sequence[str]) -> list[tuple[str, Runs]]:
-    """Sets of runs that differ in these keys and the seed alone, by what sets each apart: `dataset=dior`, or ""."""
+    """Split into sets of runs that differ only in these keys and the seed. Each has a name: `dataset=dior`, or ""."""
     more = [key for key in varying(runs, keys) if key != "seed"]
     if not more:
         return [("", runs)]
-    # A run without an end has not said what it is of: it is listed with the first that has.
+    # A run that did not end has not recorded these facts: list it with the first run that has.
     first = runs.frame[list(OF_ENDED)].bfill().iloc[0]
     known = replace(runs, frame=runs.frame.fillna(first))
     parts = pd.DataFrame({key: known.values(key) for key in more}).groupby(more, observed=True)

@@ -1,4 +1,4 @@
-"""Which tables: the keys, metrics and pairs that were asked for, or that the runs themselves suggest."""
+"""Choose the tables: keys, metrics and pairs come from the options, or else from the runs themselves."""
 
 from __future__ import annotations
 
@@ -19,13 +19,13 @@ if TYPE_CHECKING:
     from refexp.show.tables.summary import Wanted
 
 HEADLINES = ("bbox/nAP", "segm/nAP", "semantic/mIoU", "semantic/FB-IoU")
-"""What is shown unless `metric` says otherwise, as far as it was measured."""
+"""The default metrics, if the runs have them."""
 
 
 def make_tables(runs: Runs, wanted: Wanted, figures: pd.DataFrame) -> list[Table]:
-    """A table for each metric and each set of runs that may be averaged over seeds; none where nothing was measured.
+    """Make one table for each metric and each set of runs that can be averaged over seeds; [] without any metric.
 
-    figures: published ones (`published.read_figures`). Raises RefexpError for a key, metric or pair that is none.
+    figures: published figures (`published.read_figures`). Raises RefexpError for an unknown key, metric or pair.
     """
     if not runs.metrics:
         return []
@@ -36,9 +36,9 @@ def make_tables(runs: Runs, wanted: Wanted, figures: pd.DataFrame) -> list[Table
         measured = part.frame[runs.metrics].notna().any()
         for metric in wanted.metric.split(",") if wanted.metric else shown_metrics(runs, figures):
             if not wanted.metric and not measured[metric] and measured.any():
-                continue  # these were evaluated, but not on this
+                continue  # these runs were evaluated, but not with this metric
             table = lay_out(part, rows, cols, metric)
-            # What is on different classes or images is compared only if somebody asks for it.
+            # Runs on different classes or images are compared only if --compare asks for it.
             fair = wanted.compare is not None or same_data(table.runs, "row")
             differences = list(map(str, compare(table, *pair))) if pair and fair else []
             found = find_figures(table.runs, metric, figures)
@@ -47,7 +47,10 @@ def make_tables(runs: Runs, wanted: Wanted, figures: pd.DataFrame) -> list[Table
 
 
 def choose_keys(runs: Runs, wanted: Wanted) -> tuple[str, str | None]:
-    """rows and cols: what was asked for, else shots against what else differs; data sets get tables of their own."""
+    """Choose rows and cols: the given keys, or else shots against the next key that differs.
+
+    Each data set gets its own table.
+    """
     given = [key for key in (wanted.rows, wanted.cols) if key]
     for key in given:
         runs.values(key)
@@ -60,17 +63,17 @@ def choose_keys(runs: Runs, wanted: Wanted) -> tuple[str, str | None]:
 
 
 def shown_metrics(runs: Runs, figures: pd.DataFrame) -> list[str]:
-    """The headlines that were measured, and what has a published figure for these data sets."""
+    """The default metrics that these runs have, and the metrics with a published figure for these data sets."""
     known = figures.loc[figures["dataset"].isin(runs.frame.get("dataset", [])), "metric"]
     return [m for m in dict.fromkeys([*HEADLINES, *known]) if m in runs.metrics] or runs.metrics[:1]
 
 
 def choose_pair(runs: Runs, cols: str | None, wanted: str | None) -> tuple[str, str] | None:
-    """The two values of cols to compare: those asked for, else the only two that there are; never two data sets."""
+    """The two values of cols to compare: the given ones, or else the only two. By default never two data sets."""
     names = list(runs.values(cols).cat.categories) if cols else []
     if wanted is None:
         return (names[0], names[1]) if len(names) == 2 and cols not in ("seed", "dataset") else None
-    for one, other in permutations(names, 2):  # values may hold commas themselves
+    for one, other in permutations(names, 2):  # a value may contain commas
         if wanted in (f"{one},{other}", f"{one}, {other}"):
             return one, other
     parts = [part.strip() for part in wanted.split(",")]

@@ -1,4 +1,4 @@
-"""Two variants over the same seeds: the mean of the differences, and how far it can be trusted."""
+"""Compare two variants over the same seeds: the mean paired difference and its bootstrap interval."""
 
 from __future__ import annotations
 
@@ -13,14 +13,15 @@ from refexp.show.words import percent
 RESAMPLES = 10_000
 LEVEL = 0.95
 FEW = 6
-"""Below so many pairs a bootstrap interval is known to be too narrow."""
+"""With fewer pairs, a bootstrap interval is known to be too narrow."""
 
 
 @dataclass(frozen=True)
 class Difference:
     """`second` minus `first` at one value of the rows' key, as fractions.
 
-    where: `shots=5`. seeds: those that both have. low, high: bootstrap interval of the mean, None of a single pair.
+    where: for example `shots=5`. seeds: the seeds that both have. low, high: bootstrap interval of the mean; None for
+    a single pair.
     """
 
     where: str
@@ -36,7 +37,7 @@ class Difference:
         text = f"{self.where}: {self.second} against {self.first}, {sign}{percent(self.mean)} points"
         if self.low is None or self.high is None:
             return f"{text} (1 seed: no interval)"
-        few = ", so few that it is too narrow" if len(self.seeds) < FEW else ""
+        few = "; with so few, the interval is too narrow" if len(self.seeds) < FEW else ""
         interval = f"{percent(self.low)} to {percent(self.high)}"
         return f"{text}, {LEVEL:.0%} interval {interval} ({len(self.seeds)} seeds{few})"
 
@@ -50,7 +51,7 @@ def bootstrap(differences: Sequence[float]) -> tuple[float, float]:
 
 
 def compare(table: Table, first: str, second: str) -> list[Difference]:
-    """Pair the runs of two columns by seed, for each row by itself; one entry where there is any pair."""
+    """Pair the runs of two columns by seed within each row. Rows without a pair have no entry."""
     runs = latest(table.runs, table.metric).set_index(["row", "seed"])
     one, other = (runs.loc[runs["col"] == col, table.metric] for col in (first, second))
     found = []

@@ -1,4 +1,4 @@
-"""What must be said beside a table: of its numbers, and of every run that it lacks."""
+"""Notes on a table: warnings about its numbers, and every run that is missing."""
 
 from __future__ import annotations
 
@@ -11,8 +11,8 @@ from refexp.show.tables.runs import Runs
 from refexp.show.tables.settings import FIRST, label, matters
 from refexp.show.words import counted
 
-TOLD = 12
-"""Places without a run that are listed; more are counted."""
+MAX_LISTED = 12
+"""Cells without a run that are listed. The rest is only counted."""
 
 
 def head_of(runs: Runs) -> str:
@@ -29,12 +29,12 @@ def states(frame: pd.DataFrame) -> list[str]:
 
 
 def weights(frame: pd.DataFrame) -> list[str]:
-    """What must be said of the weights of some of these runs."""
+    """The notes on weights that are not the published ones, of all these runs."""
     return sorted(filter(None, frame["note"].dropna().unique()))
 
 
 def notes_of(placed: pd.DataFrame, keys: Sequence[str]) -> list[str]:
-    """Of the weights, of what else differs, of runs that are there twice and of the code. keys: rows and cols."""
+    """Warnings about weights, classes, further differences, repeated runs and commits. keys: rows and cols."""
     done = placed[placed["state"] == "completed"]
     found = [f"{whose(done, done['note'] == note, keys)}{note}" for note in weights(done)]
     if done["class_names"].nunique() > 1 and len({data[:2] for data in done["data"]}) == 1:
@@ -43,28 +43,33 @@ def notes_of(placed: pd.DataFrame, keys: Sequence[str]) -> list[str]:
     for key in filter(matters, typed(done)):
         related = any(f"{key}.".startswith(f"{other}.") for other in keys)
         if not related and key in done and done[key].nunique(dropna=False) > 1:
+            # It changes only together with a row, a column or the seed, so the table cannot separate their effects.
             found.append(f"{key} differs as well, together with {' or '.join([*keys, 'seed'])}.")
     if again := done.duplicated(["row", "col", "seed"]).sum():
-        found.append(f"{again} of the runs repeat another's settings and seed: the later one counts.")
+        repeats = counted(int(again), "run repeats", "runs repeat")
+        found.append(f"{repeats} the settings and the seed of another run; the later one counts.")
     commits = sorted(done["commit"].dropna().unique())
     if len(commits) > 1:
-        found.append(f"The runs are of different commits: {', '.join(commit[:12] for commit in commits)}.")
+        found.append(f"The runs come from different commits: {', '.join(commit[:12] for commit in commits)}.")
     return found
 
 
-def whose(done: pd.DataFrame, mine: pd.Series, keys: Sequence[str]) -> str:
-    """`matcher=shuffled: ` where a key tells these runs from the others, else their names; "" for all runs."""
-    if mine.all():
+def whose(done: pd.DataFrame, concerned: pd.Series, keys: Sequence[str]) -> str:
+    """A prefix that names the concerned runs. concerned: mask over `done`.
+
+    `matcher=shuffled: ` if a key separates them from the others, else their names; "" for all runs.
+    """
+    if concerned.all():
         return ""
     for side, key in zip(("row", "col"), keys, strict=False):
-        values = done.loc[mine, side].unique()
-        if not done.loc[~mine, side].isin(values).any():
+        values = done.loc[concerned, side].unique()
+        if not done.loc[~concerned, side].isin(values).any():
             return f"{key}={','.join(sorted(values))}: "
-    return f"{', '.join(done.loc[mine, 'run'])}: "
+    return f"{', '.join(done.loc[concerned, 'run'])}: "
 
 
 def failures(frame: pd.DataFrame, metric: str | None = None) -> list[str]:
-    """The runs that are not completed, or have no value of this metric: a line for each thing that is wrong."""
+    """One line per problem: the runs that are not completed, or that have no value of this metric."""
     lacking = frame["state"] != "completed"
     if metric:
         lacking |= frame[metric].isna()
@@ -84,9 +89,9 @@ def shared(frame: pd.DataFrame) -> list[str]:
 
 
 def absent(placed: pd.DataFrame, seeded: bool, keys: int) -> list[str]:
-    """The places of the grid, and the seeds of each, that nobody ran. seeded: the runs of a place differ in the seed.
+    """One line per cell without a run, or with missing seeds. seeded: the runs of a cell differ in the seed.
 
-    keys: how many the table has; the only column of one needs no name.
+    keys: the number of keys of the table. With one key, the only column needs no name.
     """
     runs = placed.groupby(["row", "col", "seed"], observed=False).size()
     found = []
@@ -96,4 +101,4 @@ def absent(placed: pd.DataFrame, seeded: bool, keys: int) -> list[str]:
             found.append(f"no run: {there}")
         elif seeded and not of_seed.all():
             found.append(f"no run: {there}, seed {', '.join(of_seed[of_seed == 0].index.get_level_values('seed'))}")
-    return found[:TOLD] + ([f"no run: {len(found) - TOLD} more places"] if len(found) > TOLD else [])
+    return found[:MAX_LISTED] + ([f"no run: {len(found) - MAX_LISTED} more cells"] if len(found) > MAX_LISTED else [])

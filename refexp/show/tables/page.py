@@ -1,4 +1,4 @@
-"""report.html of a sweep: its tables and plots, and every run with a link to its own page."""
+"""report.html of a sweep: its tables and plots, and a list of all runs with links to their pages."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
 
 def write_sweep_report(folder: Path, summary: Summary) -> Path:
-    """Write report.html into the folder of a sweep, or of any runs, with the tables of its summary; return its path."""
+    """Write report.html with the tables of a summary into the folder of a sweep, or of any runs. Returns its path."""
     frame, apart = summary.runs.frame, varying(summary.runs)
     metrics = list(dict.fromkeys(table.metric for table in summary.tables))
     data = sorted(map(short, frame["targets"].dropna().unique()))
@@ -45,7 +45,7 @@ def write_sweep_report(folder: Path, summary: Summary) -> Path:
 
 
 def chart_of(table: Table) -> dict[str, Any]:
-    """A table's metric over the key of its rows, for the page's script: means and deviations, published ones dashed."""
+    """Chart data for the page's script: means and deviations over the row key. Published figures are dashed."""
     mean, std = table.grid("mean"), table.grid("std").fillna(0)
     numbers = axis(mean.index)
     at = dict(zip(mean.index, numbers or range(len(mean)), strict=True))
@@ -65,7 +65,7 @@ def chart_of(table: Table) -> dict[str, Any]:
 
 
 def run_of(run: pd.Series, metrics: Sequence[str], settings: Sequence[str], folder: Path) -> dict[str, Any]:
-    """One line of the list of runs; the link leads to the run's page, or to its folder where it has none."""
+    """One row of the list of runs. The link opens the run's page, or its folder if it has no page."""
     there = Path(run["folder"])
     page = there / NAME if (there / NAME).exists() and there != folder else there
     return {

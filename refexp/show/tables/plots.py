@@ -1,4 +1,4 @@
-"""Pictures of a metric over the runs of a sweep, for a paper or a page; nothing of pyplot's is touched."""
+"""Plots of a metric over the runs of a sweep, for a paper or a page. Does not use pyplot's global state."""
 
 from __future__ import annotations
 
@@ -16,31 +16,31 @@ from refexp.show.tables.settings import as_number
 from refexp.show.tables.table import Table, metric_name
 
 COLORS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#8C564B", "#7F7F7F")
-"""After Okabe and Ito: told apart by color-blind readers too; markers and hatches tell them apart in print."""
+"""After Okabe and Ito: safe for color-blind readers. Markers and hatches distinguish the series in gray print."""
 MARKERS = "osD^vP*X"
 HATCHES = ("", "//", "..", "\\\\", "xx", "++", "oo", "--")
 GREY = "#555555"
 DASHES = ("--", ":", "-.")
 WIDE = 3.0
-"""Numbers whose largest is so many times the smallest stand on a logarithmic axis."""
+"""The axis is logarithmic if the largest number is at least this many times the smallest."""
 
 
 def as_drawn(table: Table) -> Table:
-    """The table with numbers along its rows, if only its columns are some."""
+    """The table as it is plotted: transposed if only its columns are numeric, so that the x axis has numbers."""
     n = table.grid("n")
     return table.turned() if table.cols and axis(n.columns) and not axis(n.index) else table
 
 
 def axis(labels: pd.Index) -> list[float]:
-    """The numbers that these labels are, if they are several and all numbers, else none."""
+    """These labels as numbers, if there are several and all are numbers; else []."""
     numbers = [number for number in map(as_number, labels) if number is not None]
     return numbers if 1 < len(numbers) == len(labels) else []
 
 
 def draw_metric(table: Table) -> Figure:
-    """A table's metric against the key of its rows, mean and deviation over seeds, one line for each column.
+    """Plot a table's metric over its row key: mean and deviation over seeds, one series for each column.
 
-    Numbers give lines with a band, anything else (and a single number) bars. Published figures are drawn dashed.
+    Numeric rows give lines with a band. Other rows, or a single number, give bars. Published figures are dashed.
     """
     figure = Figure(figsize=(7.2, 4.4), layout="constrained")
     axes = figure.add_subplot()
@@ -54,7 +54,9 @@ def draw_metric(table: Table) -> Figure:
     axes.set_axisbelow(True)
     if len(mean.columns) > 1 or foreign:
         handles, labels = axes.get_legend_handles_labels()
-        keyed = dict(zip(reversed(labels), reversed(handles), strict=True))  # a source's first column stands for it
+        keyed = dict(
+            zip(reversed(labels), reversed(handles), strict=True)
+        )  # one legend entry per source: its first column
         names = sorted(dict.fromkeys(labels), key=lambda name: name not in mean)  # measured first
         figure.legend(
             [keyed[name] for name in names], names, title=table.cols, loc="outside lower center", fontsize=8,
@@ -66,7 +68,7 @@ def draw_metric(table: Table) -> Figure:
 
 
 def draw_lines(axes: Axes, table: Table, mean: pd.DataFrame, std: pd.DataFrame) -> None:
-    """A line and a band of one deviation for each column; the line passes over points that are missing."""
+    """Draw a line and a band of one deviation for each column. The line connects across missing points."""
     at = pd.Series(axis(mean.index), mean.index)
     for (name, y), color, marker in zip(mean.items(), cycle(COLORS), cycle(MARKERS)):
         y = y.dropna()
@@ -87,7 +89,7 @@ def draw_lines(axes: Axes, table: Table, mean: pd.DataFrame, std: pd.DataFrame) 
 
 
 def draw_bars(axes: Axes, table: Table, mean: pd.DataFrame, std: pd.DataFrame) -> None:
-    """Bars side by side for the columns, an error bar of one deviation on each; published figures as dashes across."""
+    """Draw grouped bars with error bars of one deviation. Published figures are horizontal dashed lines."""
     start, width = pd.Series(range(len(mean)), mean.index) - 0.4, 0.8 / len(mean.columns)
     for i, (name, color, hatch) in enumerate(zip(mean, cycle(COLORS), cycle(HATCHES))):
         x, y, error, why = start + (i + 0.5) * width, mean[name], std[name], table.grid("why")[name]
@@ -105,8 +107,10 @@ def draw_bars(axes: Axes, table: Table, mean: pd.DataFrame, std: pd.DataFrame) -
 
 
 def published_in(table: Table) -> Iterator[tuple[int, str, int | None, pd.DataFrame]]:
-    """Each column of published figures: the number and the name of its source, the index of the column that it belongs
-    to, if to just one, and by row mean and std in percent."""
+    """Yield each column of published figures: source number, source name, column index, and mean and std in percent.
+
+    The column index is None if the figures do not belong to one column. Mean and std are a frame with one line per row.
+    """
     columns = list(table.grid("n"))
     sources = list(dict.fromkeys(figures.source for figures in table.foreign.values()))
     for source, col, figures in table.foreign.values():
@@ -115,7 +119,7 @@ def published_in(table: Table) -> Iterator[tuple[int, str, int | None, pd.DataFr
 
 
 def save_figure(figure: Figure, path: Path) -> list[Path]:
-    """Write `path`.png and `path`.svg atomically; the same runs give the same bytes."""
+    """Write `path`.png and `path`.svg atomically. The same runs give the same bytes."""
     png, svg = (path.with_name(path.name + ending) for ending in (".png", ".svg"))
     with atomic_path(png) as temporary:
         figure.savefig(temporary, dpi=160)

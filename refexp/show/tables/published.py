@@ -1,4 +1,4 @@
-"""Published figures beside one's own, each with its source; they are never mixed with measured ones."""
+"""Published figures next to your own, each with its source. They are never mixed with measured ones."""
 
 from __future__ import annotations
 
@@ -14,18 +14,18 @@ log = logging.getLogger(__name__)
 
 COLUMNS = ["table", "dataset", "shots", "metric", "mean", "deviation", "source"]
 DEFAULT = Path(refexp.__file__).parents[1] / "sweeps" / "published.csv"
-"""Where a checkout has them; an installed package needs to be told."""
+"""The file in a checkout. An installed package has none and needs --published."""
 
 
 def read_figures(path: Path | None = None) -> pd.DataFrame:
-    """The figures of a CSV file in percent with the columns `COLUMNS`; by default the checkout's, or none.
+    """Read published figures from a CSV file with the columns `COLUMNS`, in percent. Default: the checkout's, or none.
 
-    Returns dataset, shots, metric, mean and std, the deviation (fractions; missing if not stated), and `origin`:
-    `published, arXiv 2507.02798 (shots)`.
-    Raises RefexpError if a file that was asked for is missing, or any cannot be read.
+    Returns dataset, shots, metric, mean, std (the deviation), both as fractions and missing if not stated, and
+    `origin`: `published, arXiv 2507.02798 (shots)`.
+    Raises RefexpError if the given file is missing, or if a file cannot be read.
     """
     if path is None and not DEFAULT.exists():
-        log.info("no published figures beside these: they come with the repository; or give --published FILE.csv")
+        log.info("published figures: none; they come with the repository. Or pass --published FILE.csv")
         return as_figures(pd.DataFrame(columns=COLUMNS, dtype=str))
     path = path or DEFAULT
     try:
@@ -40,16 +40,17 @@ def read_figures(path: Path | None = None) -> pd.DataFrame:
 
 
 def as_figures(rows: pd.DataFrame) -> pd.DataFrame:
-    """Rows of text in percent as `read_figures` returns them."""
+    """Convert rows of text in percent to the frame that `read_figures` returns."""
     mean, std = (pd.to_numeric(rows[name]) / 100 for name in ("mean", "deviation"))
     return rows.assign(mean=mean, std=std, origin="published, " + rows["source"] + " (" + rows["table"] + ")")
 
 
 def find_figures(placed: pd.DataFrame, metric: str, figures: pd.DataFrame) -> pd.DataFrame:
-    """The figures for the places of a table (`table.place`) whose runs are all of one data set and number of shots.
+    """The figures for the cells of a table (`table.place`) whose runs share one data set and one number of shots.
 
-    Returns the figures with the `row` and `col` that each stands beside, a line each.
+    Returns one line per figure, with the `row` and `col` of its cell.
     """
+    # A cell with several data sets or numbers of shots matches no published figure.
     settings = placed.reindex(columns=["row", "col", "dataset", "shots"]).drop_duplicates()
     single = settings[~settings.duplicated(["row", "col"], keep=False)].sort_values(["row", "col"])
     found = single.merge(figures[figures["metric"] == metric], on=["dataset", "shots"])

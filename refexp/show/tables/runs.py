@@ -1,4 +1,4 @@
-"""Finished and unfinished runs below some folders, as a data frame with a row for each."""
+"""Finished and unfinished runs below some folders, as a data frame with one row per run."""
 
 from __future__ import annotations
 
@@ -20,22 +20,22 @@ FACTS = (
     "folder", "run", "called", "sweep", "job", "state", "message", "seconds", "overrides", "ended", "note", "targets",
     "images", "instances", "detections", "classes", "class_names", "commit",
 )  # fmt: skip
-"""What became of a run: columns of every frame.
+"""Facts about a run: columns of every frame.
 
-folder, run: absolute, and as seen from the folders' common one. called: `#3` in a sweep, else `run`. sweep: its folder
-or "". state, message, seconds: as `refexp sweep status` has them. overrides: in one string. The rest is from
-metrics.json, missing where there is none. note: on weights that are not the published ones, or "".
+folder: absolute path. run: path relative to the common parent folder. called: `#3` in a sweep, else `run`. sweep: its
+folder or "". state, message, seconds: as in `refexp sweep status`. overrides: in one string. The rest is from
+metrics.json and missing where there is none. note: on weights that are not the published ones, or "".
 """
 
 
 @dataclass(frozen=True)
 class Runs:
-    """A frame of runs, and which of its columns are what.
+    """A frame of runs, and the names of its columns by kind.
 
-    frame: the FACTS, the settings and the metrics. settings: by the key one types, `seed`, `postprocess.topk.k`; values
-    are text, missing where a run has no such setting. A group goes by its option (`matcher`: "prototype"), a step
-    within one by its class (`postprocess.merge`: "SoftMerge"), `shots` by the number. metrics: those over all classes,
-    as fractions; class_metrics: those of single classes (`segm/nAP/leaf`).
+    frame: the FACTS, the settings and the metrics. settings: keys as on the command line (`seed`,
+    `postprocess.topk.k`). Values are text, missing where a run has no such setting. The value of a group is its option
+    (`matcher`: "prototype"), that of a step its class (`postprocess.merge`: "SoftMerge"), that of `shots` the number.
+    metrics: over all classes, as fractions. class_metrics: of single classes (`segm/nAP/leaf`).
     """
 
     frame: pd.DataFrame
@@ -51,31 +51,31 @@ class Runs:
         """Each run's label for a key, as ordered categories. Raises RefexpError for a key that no run has."""
         if key not in self.frame:
             known = self.metrics if "/" in key else [*self.settings, *FACTS]
-            raise RefexpError(f"'{key}' is in none of these runs. {did_you_mean(key, known)}")
+            raise RefexpError(f"'{key}': none of these runs has this key. {did_you_mean(key, known)}")
         values = self.frame[key].astype(object)
         labels = values.where(values.notna(), None).map(label)
         return labels.astype(pd.CategoricalDtype(sorted(labels.unique(), key=_rank), ordered=True))
 
 
 def _rank(text: str) -> tuple[bool, float, str]:
-    """Numbers first and by size, others by name."""
+    """Sort key: numbers first by value, then other labels by name."""
     number = as_number(text)
     return number is None, number or 0, text
 
 
 def find_runs(folders: Sequence[Path]) -> Runs:
-    """All runs below these folders, sweeps' jobs in order; of a sweep also those that failed or never began.
+    """All runs below these folders, with the jobs of sweeps in order, including jobs that failed or never started.
 
-    Raises RefexpError if a folder is missing, a file is damaged or there is no run.
+    Raises RefexpError if a folder is missing, a file is damaged, or there is no run.
     """
     roots = [Path(folder).absolute() for folder in folders]
     for root in roots:
         if not root.is_dir():
-            raise RefexpError(f"{root}: no such folder; give that of a run, of a sweep, or one with some in it.")
+            raise RefexpError(f"{root}: no such folder. Give the folder of a run, of a sweep, or a parent of them.")
     found = {folder: (record, sweep) for root in roots for folder, record, sweep in below(root)}
     if not found:
         shown = ", ".join(map(str, folders))
-        raise RefexpError(f"no run below {shown}: looked for {NAME}, status.json and metrics.json.")
+        raise RefexpError(f"{shown}: no run found (no {NAME}, status.json or metrics.json).")
     bases = {sweep: sweep_settings(sweep) for _, sweep in found.values() if sweep}
     rows: list[dict[str, Any]] = []
     numbers: list[dict[str, float | None]] = []
@@ -85,6 +85,7 @@ def find_runs(folders: Sequence[Path]) -> Runs:
         own = read_settings(folder, done)
         if sweep and not own:
             own = guessed_settings(bases[sweep], record.job.overrides)
+        # Keep a setting from overwriting the fact of the same name.
         own = {f"config.{key}" if key in FACTS else key: value for key, value in own.items()}
         rows.append(facts(folder, record, done) | {"sweep": str(sweep or "")} | own)
         numbers.append(done.metrics.flat if done else {})
@@ -103,7 +104,7 @@ def find_runs(folders: Sequence[Path]) -> Runs:
 
 
 def facts(folder: Path, record: SweepRecord, done: RunRecord | None) -> dict[str, Any]:
-    """What became of one run."""
+    """The FACTS of one run."""
     known = {
         "folder": str(folder), "job": record.job.number, "state": record.state, "message": record.message,
         "seconds": record.seconds, "overrides": " ".join(record.job.overrides),
@@ -111,14 +112,14 @@ def facts(folder: Path, record: SweepRecord, done: RunRecord | None) -> dict[str
     }  # fmt: skip
     if done is None:
         return known
-    old = folder / "WEIGHTS.txt"  # has the note of a run whose metrics.json says nothing of it
+    old = folder / "WEIGHTS.txt"  # holds the note if an older metrics.json does not
     note = done.note or (old.read_text(encoding="utf-8").strip() if old.exists() else "")
     known |= {name: getattr(done, name) for name in ("targets", "images", "instances", "detections", "commit")}
     return known | {"note": note, "classes": len(done.classes), "class_names": "; ".join(done.classes)}
 
 
 def below(folder: Path) -> Iterator[tuple[Path, SweepRecord, Path | None]]:
-    """Folder, record and sweep of every run in a folder and in those within it; never of those inside another run."""
+    """Yield folder, record and sweep of every run in a folder and its subfolders. Does not look inside a run."""
     for path, children, files in os.walk(folder):
         here = Path(path)
         children.sort()
@@ -131,7 +132,7 @@ def below(folder: Path) -> Iterator[tuple[Path, SweepRecord, Path | None]]:
 
 
 def records_of(sweep: Sweep) -> list[SweepRecord]:
-    """What is known of a sweep's jobs; with SLURM out of reach, those without an end count as waiting."""
+    """The records of a sweep's jobs. If SLURM cannot be reached, jobs that did not end count as waiting."""
     try:
         return survey(sweep)
     except RefexpError:
@@ -142,7 +143,7 @@ def records_of(sweep: Sweep) -> list[SweepRecord]:
 
 
 def record_alone(folder: Path) -> SweepRecord:
-    """What is known of a run that is no part of a sweep."""
+    """The record of a run that is not part of a sweep."""
     status = read_status(folder)
     job = Job(0, list((status or {}).get("overrides", [])), ".")
     if status is None:

@@ -1,4 +1,4 @@
-"""Settings as flat text by the keys one types: a run's own, or what its sweep says of one that never began."""
+"""Settings of a run as flat text, by command-line key. For a job that never started, they come from its sweep."""
 
 from __future__ import annotations
 
@@ -20,15 +20,15 @@ UNIMPORTANT = (
     "hydra", "name", "stage", "logger", "summary", "masks", "evaluation.diagnostics", "evaluation.confusion_threshold",
     "evaluation.engine",
 )  # fmt: skip
-"""Settings, or groups of them, that change no number."""
+"""Settings, or groups of settings, that do not change results."""
 RECIPES = ("experiment", "task")
-"""Groups that only stand for settings of others; where these are known, they say it all."""
+"""Groups that only set values in other groups, so they add no information where those values are known."""
 FIRST = ("dataset", "shots", "encoder", "proposer", "sampler", "matcher", "postprocess", "evaluation")
-"""The groups that tell runs apart, before any single setting of theirs."""
+"""The groups to compare first, before their single settings."""
 
 
 def matters(key: str) -> bool:
-    """Whether a setting can change a number, and stands for no others."""
+    """Whether a setting can change results, and is not a recipe for other settings."""
     return not any(key == part or key.startswith((f"{part}.", f"{part}/")) for part in (*UNIMPORTANT, *RECIPES))
 
 
@@ -38,7 +38,7 @@ def key_of(override: str) -> str:
 
 
 def as_number(text: str) -> float | None:
-    """The number that a label stands for, if it does and can stand on an axis."""
+    """The label as a finite number, or None."""
     try:
         return float(text) if math.isfinite(float(text)) else None
     except ValueError:
@@ -46,24 +46,25 @@ def as_number(text: str) -> float | None:
 
 
 def read_settings(folder: Path, done: RunRecord | None) -> dict[str, str]:
-    """Those of a run that began, {} of one that did not."""
-    own = done.config if done else read_yaml(folder / "config.yaml")  # failed before it wrote its own: Hydra's
+    """The settings of a run that started; {} for one that did not."""
+    own = done.config if done else read_yaml(folder / "config.yaml")
+    # A run that failed before it wrote its configuration still has the one of Hydra.
     config = own or resolved(read_yaml(folder / ".hydra" / "config.yaml"))
     return flat(config, read_yaml(folder / ".hydra" / "hydra.yaml"), done.shots if done else None)
 
 
 def sweep_settings(folder: Path) -> dict[str, str]:
-    """What the jobs of a sweep have in common, as far as multirun.yaml says."""
+    """The settings that all jobs of a sweep share, from multirun.yaml."""
     base = read_yaml(folder / "multirun.yaml")
     return flat(resolved({key: value for key, value in base.items() if key != "hydra"}), base)
 
 
 def guessed_settings(base: Mapping[str, str], overrides: Sequence[str]) -> dict[str, str]:
-    """What a job that never began would have had: its sweep's settings, and its overrides key by key.
+    """The expected settings of a job that never started: its sweep's settings with its overrides applied.
 
-    Of a group with another option, or that was taken out, the settings are not known.
+    If an override removes a group or selects another option, the settings of that group are unknown and left out.
     """
-    from hydra.core.override_parser.overrides_parser import OverridesParser  # slow to import, and seldom needed
+    from hydra.core.override_parser.overrides_parser import OverridesParser  # slow to import and rarely needed
 
     settings = dict(base)
     parsed = OverridesParser.create().parse_overrides(list(overrides))
@@ -76,9 +77,9 @@ def guessed_settings(base: Mapping[str, str], overrides: Sequence[str]) -> dict[
 
 
 def flat(config: Mapping[str, Any], hydra: Mapping[str, Any], shots: object = None) -> dict[str, str]:
-    """Every setting by its dotted key, each group also by its option: `shots.n` and `shots`. hydra: a file of Hydra's.
+    """Every setting by its dotted key, and each group by its option: `shots.n` and `shots`.
 
-    shots: the number, if the run has said it.
+    hydra: the content of hydra.yaml or multirun.yaml. shots: the number, if the run has recorded it.
     """
     choices = (hydra.get("hydra") or {}).get("runtime", {}).get("choices", {})
     settings = flatten(config)
@@ -88,7 +89,7 @@ def flat(config: Mapping[str, Any], hydra: Mapping[str, Any], shots: object = No
 
 
 def flatten(config: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
-    """Nested settings by dotted key; a component, or a step within one, also by its own key, as its class."""
+    """Nested settings by dotted key. The key of a component or a step itself has its class name as value."""
     settings: dict[str, Any] = {}
     for key, value in config.items():
         if isinstance(value, Mapping):
@@ -100,7 +101,7 @@ def flatten(config: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
 
 
 def label(value: object) -> str:
-    """A setting as a heading shows it: whole numbers without a point, lists as JSON, "none" where there is none."""
+    """A setting as text for headings: integers without a decimal point, lists as JSON, "none" for a missing value."""
     if isinstance(value, list | dict):
         return json.dumps(value)
     if value is None or value != value:
@@ -111,7 +112,7 @@ def label(value: object) -> str:
 
 
 def resolved(config: Mapping[str, Any]) -> dict[str, Any]:
-    """Plain settings, interpolations followed where they lead anywhere."""
+    """The configuration as plain values. Interpolations stay as text if any of them cannot be resolved."""
     node = OmegaConf.create(dict(config))
     try:
         return OmegaConf.to_container(node, resolve=True)  # type: ignore[return-value]
@@ -120,8 +121,8 @@ def resolved(config: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def read_yaml(path: Path) -> dict[str, Any]:
-    """A YAML file's content, {} if there is none. Raises RefexpError if it is damaged."""
-    loader = getattr(yaml, "CSafeLoader", yaml.SafeLoader)  # PyYAML's own takes ten times as long
+    """A YAML file's content, {} if there is no file. Raises RefexpError if it is damaged."""
+    loader = getattr(yaml, "CSafeLoader", yaml.SafeLoader)  # the pure Python loader is ten times slower
     try:
         return yaml.load(path.read_text(encoding="utf-8"), loader) or {}
     except OSError:

@@ -1,4 +1,4 @@
-"""Many runs in one table: mean and deviation over seeds, what is missing, published figures beside, plots."""
+"""Summarise many runs: tables with mean and deviation over seeds, missing runs, published figures, and plots."""
 
 from __future__ import annotations
 
@@ -23,12 +23,12 @@ FOLDER = "summary"
 
 @dataclass(frozen=True)
 class Wanted:
-    """What a summary is asked for; None is chosen from the runs.
+    """The options of a summary. None: chosen from the runs.
 
-    rows, cols: settings as you type them on the command line. metric: names of metrics.json, separated by commas; each
-    has a table and a plot. compare: two values of cols, separated by a comma; not needed where cols has two.
-    published: a CSV of published figures; None is sweeps/published.csv of the checkout. out: where runs.csv, table.md,
-    table.tex and the plots go; None is summary/ in the folder that holds all runs.
+    rows, cols: settings as you type them on the command line. metric: names in metrics.json, separated by commas. Each
+    gets a table and a plot. compare: two values of cols, separated by a comma; not needed if cols has exactly two.
+    published: a CSV of published figures; None takes sweeps/published.csv of the checkout. out: folder for runs.csv,
+    table.md, table.tex and the plots; None takes summary/ in the common parent folder of all runs.
     """
 
     rows: str | None = None
@@ -41,7 +41,7 @@ class Wanted:
 
 @dataclass(frozen=True)
 class Summary:
-    """What came of it. head: how many runs there are, and the settings all have in common. files: what was written."""
+    """The result. head: the number of runs and the settings that all share. files: paths of the written files."""
 
     runs: Runs
     head: str
@@ -50,8 +50,8 @@ class Summary:
 
 
 def summarise(folders: Sequence[Path], wanted: Wanted) -> Summary:
-    """Lay out the runs below these folders and write the files. Raises RefexpError for a key or folder that is none."""
-    # These import pandas and Matplotlib, which --help need not wait for.
+    """Lay out the runs below these folders and write the files. Raises RefexpError for an unknown key or folder."""
+    # These import pandas and Matplotlib, which would slow down --help.
     from refexp.show.tables.choose import make_tables
     from refexp.show.tables.notes import head_of
     from refexp.show.tables.published import read_figures
@@ -66,7 +66,7 @@ def summarise(folders: Sequence[Path], wanted: Wanted) -> Summary:
 
 
 def print_summary(summary: Summary) -> None:
-    """Print the tables, what must be said of them and where the files are."""
+    """Print the tables, their notes, and the paths of the files."""
     from rich.console import Console
 
     from refexp.show.tables.notes import failures
@@ -74,18 +74,19 @@ def print_summary(summary: Summary) -> None:
 
     say = partial(Console(soft_wrap=True).print, markup=False)
     say(summary.head)
-    told: set[str] = set()
+    printed: set[str] = set()  # tables of one summary share notes: print each only once
     for table in summary.tables:
         say(f"\n{table.full_title}", style="italic")
         say(to_rich(table))
-        said = [line for line in [*table.notes, *table.troubles] if line not in told]
-        for line in said:
+        new = [line for line in [*table.notes, *table.troubles] if line not in printed]
+        for line in new:
             say(line, style="bold red")
-        told.update(said)
+        printed.update(new)
         if table.differences:
             say("\n  ".join(["paired over the same seeds:", *table.differences]))
     if not summary.tables:
         say("no tables: none of these runs has metrics")
+
         for line in failures(summary.runs.frame):
             say(line, style="bold red")
     names = ", ".join(file.name for file in summary.files)
@@ -93,7 +94,7 @@ def print_summary(summary: Summary) -> None:
 
 
 def show_sweep(folder: Path) -> None:
-    """Summary and page of a sweep, or of any folder with runs in it. Raises RefexpError if there is none."""
+    """Write summary and page of a sweep, or of any folder with runs. Raises RefexpError if there is no run."""
     from refexp.show.tables.page import write_sweep_report
 
     summary = summarise([folder], Wanted())
@@ -102,9 +103,9 @@ def show_sweep(folder: Path) -> None:
 
 
 def summarise_sweep(folder: Path) -> None:
-    """The same at the end of a multirun. They are extras: what goes wrong is said, and harms no result."""
+    """The same at the end of a multirun. A failure here is only a warning, because the results are already on disk."""
     try:
         show_sweep(folder)
     except Exception as error:
-        log.warning("no summary: %s. Again: refexp summary %s", first_line(error), folder)
+        log.warning("no summary: %s. To try again: refexp summary %s", first_line(error), folder)
         log.debug("", exc_info=True)

@@ -1,4 +1,4 @@
-"""A table over any two settings: in each cell mean and deviation over seeds, and what is missing by name."""
+"""A table over any two settings. Each cell has mean and deviation over seeds; missing runs are listed."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from refexp.show.words import KINDS, percent, short
 
 
 class Figures(NamedTuple):
-    """A column of published figures. by_row: mean and std. col: the table's column, if they belong to just one."""
+    """A column of published figures. by_row: mean and std. col: the matching column of the table, or None."""
 
     source: str
     col: str | None
@@ -28,11 +28,11 @@ class Figures(NamedTuple):
 class Table:
     """One metric over the keys `rows` and `cols` (None: a single column, named after the metric).
 
-    name: what sets these runs apart from those of other tables, or "". title: the metric and what all runs share.
-    runs: `place`'s frame. cells: by row and col, in order: mean and std, the sample deviation (fractions), n, the
-    number of runs, their seeds, best, whether none is better, and why there is no mean. published: `find_figures`'s.
-    notes: what must be said of the numbers. troubles: runs that failed, died, never began or are not there.
-    differences: those of two columns, in words.
+    name: what distinguishes these runs from those of other tables, or "". title: the metric and what all runs share.
+    runs: the frame of `place`. cells: by row and col, in order: mean, std (sample deviation; both fractions), n (number
+    of runs), seeds, best (True if no cell is better), why (the reason if there is no mean). published: the frame of
+    `find_figures`. notes: warnings about the numbers. troubles: failed, crashed, unstarted or missing runs.
+    differences: paired differences between two columns, as sentences.
     """
 
     title: str
@@ -53,22 +53,22 @@ class Table:
 
     @property
     def n(self) -> int:
-        """The number of runs of the fullest cell; a cell with fewer says so."""
+        """The number of runs of the fullest cell. Cells with fewer runs are marked."""
         return int(self.cells["n"].max())
 
     @property
     def headings(self) -> list[str]:
-        """The keys, the columns, the published columns."""
+        """The headings: the keys, then the columns, then the published columns."""
         corner = self.rows if self.cols is None else f"{self.rows} / {self.cols}"
         return [corner, *self.grid("n").columns, *self.foreign]
 
     def grid(self, what: str) -> pd.DataFrame:
-        """A column of the cells as a frame of a line a row and a column a col."""
+        """One value of the cells as a frame, with one line per row and one column per col."""
         return self.cells[what].unstack("col").rename(index=str, columns=str)
 
     @cached_property
     def foreign(self) -> dict[str, Figures]:
-        """By heading the figures of each source; a column each where it has several for a row."""
+        """The published figures by heading: one column per source, or several if a source has several per row."""
         found = {}
         for source, figures in [] if self.published is None else self.published.groupby("origin", sort=False):
             single = figures.drop_duplicates(["row", "dataset", "shots"])["row"].is_unique
@@ -79,7 +79,7 @@ class Table:
 
     @cached_property
     def lines(self) -> list[tuple[str, list[tuple[str, str]]]]:
-        """The body: the name of each row, and its cells as text and "best", "quiet" (published) or ""."""
+        """The body: the name of each row, and its cells as text with a style: "best", "quiet" (published) or ""."""
         lines = []
         for row, cells in self.cells.groupby("row", observed=False):
             own = [(self.text(cell), "best" if cell.best else "") for cell in cells.itertuples()]
@@ -88,11 +88,11 @@ class Table:
         return lines
 
     def text(self, cell: Any) -> str:
-        """`36.8 ± 0.4`; with `(n=2)` where the number of runs is not the usual one, and why there is none."""
+        """`36.8 ± 0.4`, with `(n=2)` if the cell has fewer runs than others, or the reason if it has none."""
         return cell.why if not cell.n else spread(cell.mean, cell.std) + ("" if cell.n == self.n else f" (n={cell.n})")
 
     def turned(self) -> Table:
-        """The same with rows and columns exchanged, as far as a plot needs it. It has two keys."""
+        """The table with rows and columns exchanged, complete enough for a plot. Needs two keys."""
         assert self.cols
         cells = self.cells.swaplevel().sort_index().rename_axis(["row", "col"])
         published = None if self.published is None else self.published.rename(columns={"row": "col", "col": "row"})
@@ -100,22 +100,24 @@ class Table:
 
 
 def spread(mean: float, std: float) -> str:
-    """`36.8 ± 0.4`; without a deviation where there is none, "" without a mean."""
+    """`36.8 ± 0.4`; only the mean if there is no deviation, "" if there is no mean."""
     return "" if pd.isna(mean) else percent(mean) + ("" if pd.isna(std) else f" ± {percent(std)}")
 
 
 def lay_out(runs: Runs, rows: str, cols: str | None, metric: str) -> Table:
-    """The table of these runs for one metric such as `bbox/nAP`, or `bbox/nAP/cat` of a class.
+    """The table of these runs for one metric such as `bbox/nAP`, or `bbox/nAP/cat` for a class.
 
-    Raises RefexpError for an unknown key or metric, and if a cell would hold runs that differ in more than the seed;
-    `split` makes sets of runs for which it does not.
+    Raises RefexpError for an unknown key or metric, and if a cell would hold runs that differ in more than the seed.
+    `split` makes sets of runs without that problem.
     """
     if metric not in [*runs.metrics, *runs.class_metrics]:
-        raise RefexpError(f"--metric {metric}: no such metric in these runs. {did_you_mean(metric, runs.metrics)}")
+        raise RefexpError(
+            f"--metric {metric}: none of these runs has this metric. {did_you_mean(metric, runs.metrics)}"
+        )
     keys = [rows] if cols is None else [rows, cols]
     apart = varying(runs, keys)
     if more := [key for key in apart if key != "seed"]:
-        raise RefexpError(f"runs differ in {', '.join(more)} too, which is no seed to average over: split them first.")
+        raise RefexpError(f"cannot average: runs also differ in {', '.join(more)}; split them first.")
     placed = place(runs, rows, cols, metric_name(metric))
     cells = cells_of(placed, metric)
     troubles = [*failures(placed, metric), *absent(placed, "seed" in apart, len(keys))]
@@ -125,7 +127,7 @@ def lay_out(runs: Runs, rows: str, cols: str | None, metric: str) -> Table:
 
 
 def cells_of(placed: pd.DataFrame, metric: str) -> pd.DataFrame:
-    """The cells of a table, as `Table` has them."""
+    """The cells of a table; see `Table`."""
     groups = latest(placed, metric).groupby(["row", "col"], observed=False)
     cells = groups[metric].agg(mean="mean", std="std", n="count")
     cells["seeds"] = groups["seed"].agg(lambda own: " ".join(sorted(own))).where(cells["n"] > 0)
@@ -135,7 +137,10 @@ def cells_of(placed: pd.DataFrame, metric: str) -> pd.DataFrame:
 
 
 def best_of(cells: pd.DataFrame, placed: pd.DataFrame) -> pd.Series:
-    """Which are the best of their row (of their column, where rows have one cell or other data), of equal seeds."""
+    """Which cells are the best of their row. Compares only cells with the same seeds and the same data.
+
+    Compares within columns if there is one column, or if the cells of a row are on different data.
+    """
     several = cells.index.get_level_values("col").nunique() > 1
     side = "row" if several and same_data(placed, "row") else "col"
     lines = cells.groupby(side, observed=False)
@@ -147,14 +152,14 @@ def title_of(placed: pd.DataFrame, metric: str, n: int) -> str:
     """`COCO targets: box nAP in percent, mean ± sample deviation over 3 seeds`."""
     data = placed.loc[placed["state"] == "completed", "targets"].dropna().unique()
     source = f"{short(data[0])}: " if len(data) == 1 else ""
-    over = f"mean ± sample deviation over {n} seeds" if n > 1 else "one run each"
+    over = f"mean ± sample deviation over {n} seeds" if n > 1 else "one run per cell"
     return f"{source}{metric_name(metric)} in percent, {over}"
 
 
 def place(runs: Runs, rows: str, cols: str | None, single: str) -> pd.DataFrame:
-    """The frame with `row`, `col` and `seed` as categories, and `data`, what a run is of and on which classes.
+    """The frame with `row`, `col` and `seed` as categories, and with `data`: data set, targets and classes.
 
-    single: the name of the only column where cols is None.
+    single: the name of the only column if cols is None.
     """
     frame = runs.frame
     data = frame.reindex(columns=["dataset", "targets", "class_names"]).fillna("").agg(tuple, axis=1)
@@ -163,13 +168,13 @@ def place(runs: Runs, rows: str, cols: str | None, single: str) -> pd.DataFrame:
 
 
 def latest(placed: pd.DataFrame, metric: str) -> pd.DataFrame:
-    """The runs with a value. Runs of the same seed are the same run twice: the one that ended last counts."""
+    """The runs with a value. If a cell has several runs with the same seed, the one that ended last counts."""
     valued = placed[(placed["state"] == "completed") & placed[metric].notna()]
     return valued.sort_values("ended", kind="stable").drop_duplicates(["row", "col", "seed"], keep="last").sort_index()
 
 
 def same_data(placed: pd.DataFrame, side: str) -> bool:
-    """Whether the completed runs of each row, or each col, are on the same data and the same classes."""
+    """Whether the completed runs of each row (or each col) use the same data and the same classes."""
     return placed[placed["state"] == "completed"].drop_duplicates([side, "data"])[side].is_unique
 
 

@@ -1,4 +1,4 @@
-"""Runs and tables as files and on the terminal: CSV, Parquet, Markdown, LaTeX, plots, rich."""
+"""Write runs and tables: CSV, Parquet, Markdown, LaTeX, plots, and tables for the terminal."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ log = logging.getLogger(__name__)
 FACTS = ["run", "sweep", "job", "state", "message", "seconds"]
 COUNTS = ["images", "instances", "detections", "classes"]
 LONG = 80
-"""Characters of a plot's file name, before its ending."""
+"""Maximum length of a plot's file name in characters, without its extension."""
 LATEX = str.maketrans(
     {character: f"\\{character}" for character in "&%$#_{}"}
     | {"\\": r"\textbackslash{}", "~": r"\textasciitilde{}", "^": r"\textasciicircum{}", "±": r"$\pm$"}
@@ -32,9 +32,9 @@ MARKDOWN = str.maketrans({character: f"\\{character}" for character in "\\|*_`<>
 
 
 def write_runs(runs: Runs, out: Path) -> list[Path]:
-    """runs.csv, and runs.parquet where pyarrow is installed: a row a run, metrics as fractions.
+    """Write runs.csv, and runs.parquet if pyarrow is installed. One row per run; metrics are fractions.
 
-    Columns: what a run is, its main settings and those that differ, what came of it, all metrics over all classes.
+    Columns: facts about the run, its main settings and those that differ, counts, and all metrics over all classes.
     """
     frame = runs.frame
     kept = [key for key in (*FIRST, "seed") if key in runs.settings]
@@ -47,19 +47,19 @@ def write_runs(runs: Runs, out: Path) -> list[Path]:
         with atomic_path(out / "runs.parquet") as temporary:
             rows.to_parquet(temporary)
     except ImportError:
-        log.debug("no runs.parquet: it needs pyarrow (pip install pyarrow)")
+        log.debug("runs.parquet: not written, it needs pyarrow (pip install pyarrow)")
         return [out / "runs.csv"]
     return [out / "runs.csv", out / "runs.parquet"]
 
 
 def as_numbers(column: pd.Series) -> pd.Series:
-    """The column as numbers, whole ones as such, if it holds nothing else."""
+    """The column as numbers (integers stay integers) if all its values are numbers; else unchanged."""
     numbers = pd.to_numeric(column, errors="coerce")
     return numbers.convert_dtypes() if numbers.notna().equals(column.notna()) else column
 
 
 def write_tables(tables: Sequence[Table], head: str, out: Path) -> list[Path]:
-    """table.md below the line `head`, table.tex, and a plot of each table with more than one value, as PNG and SVG."""
+    """Write table.md (first line: `head`), table.tex, and PNG and SVG plots of all tables with more than one value."""
     write_text(out / "table.md", "\n".join([f"{head}\n", *map(to_markdown, tables)]))
     write_text(out / "table.tex", "\n".join(map(to_latex, tables)))
     files = [out / "table.md", out / "table.tex"]
@@ -72,7 +72,7 @@ def write_tables(tables: Sequence[Table], head: str, out: Path) -> list[Path]:
 
 
 def to_markdown(table: Table) -> str:
-    """A Markdown table with its title above, notes, troubles and comparisons below."""
+    """A Markdown table, with its title above and its notes, problems and comparisons below."""
 
     def escape(text: str) -> str:
         return " ".join(text.split()).translate(MARKDOWN)
@@ -90,13 +90,13 @@ def to_markdown(table: Table) -> str:
 
 
 def to_latex(table: Table) -> str:
-    """A LaTeX table (packages booktabs and inputenc or newer): notes in the caption, the rest below as comments."""
+    """A LaTeX table (needs booktabs, and inputenc or newer). Notes are in the caption, the rest in comments below."""
 
     def escape(text: str) -> str:
         return " ".join(text.split()).translate(LATEX)
 
     corner, *columns = map(escape, table.headings)
-    # A bracket after the end of a row would be taken for its length.
+    # LaTeX reads a bracket or a star after `\\` as an argument: an empty group before it prevents that.
     rows = ["{}" * row.startswith(("[", "*")) + escape(row) for row, _ in table.lines]
     names = {"index": rows, "columns": pd.Index(columns, name=corner)}
     cells = pd.DataFrame([[escape(text) for text, _ in line] for _, line in table.lines], **names)
@@ -110,7 +110,8 @@ def to_latex(table: Table) -> str:
 
 
 def to_rich(table: Table) -> rich.table.Table:
-    """The table for a rich console, without its title, which would be wrapped to the table's width."""
+    """The table for a rich console. It has no title, because rich would wrap the title to the table's width."""
+
     styles = {"best": "bold green", "quiet": "dim", "": ""}
     made = rich.table.Table()
     for i, heading in enumerate(table.headings):

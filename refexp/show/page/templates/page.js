@@ -14,7 +14,7 @@ function make(name, attributes = {}, ...children) {
   return element;
 }
 
-/** Files beside the page come as scripts: a page opened from a folder may not fetch. */
+/** Data files are scripts, because a page opened from disk cannot use fetch. */
 const waiting = new Map(), arrived = new Map();
 window.refexpPart = (name, content) => {
   arrived.set(name, content);
@@ -56,8 +56,8 @@ function showKind(kind) {
 for (const radio of $$("input[name=kind]")) radio.addEventListener("change", () => showKind(radio.value));
 if (document.body.dataset.kind) showKind($("input[name=kind]:checked")?.value ?? document.body.dataset.kind);
 
-/* Charts: series of [name, points [x, y, deviation or none], text, dashed]; ticks of [x, label]; y in [0, 1].
-   Without lines, what stands on the x axis are names, and the series stand side by side. */
+/* Charts. series: [name, points [x, y, deviation or none], text, dashed]. ticks: [x, label]. y is in [0, 1].
+   Without lines, the x axis has names, and the series are drawn side by side. */
 function chart(place, series, { x: xName, y: yName, ticks, log = false, lines = true }) {
   const W = Math.min(520, document.documentElement.clientWidth - 30), H = 120 + 0.3 * W;
   const [left, right, top, bottom] = [36, 12, 10, 40];
@@ -98,7 +98,7 @@ function drawCurves(kind, curves) {
   ]);
   const place = $(`.curve[data-of="${kind}"]`);
   if (series.length) chart(place, series, { x: "recall, %", y: "precision, %", ticks: [0, 0.25, 0.5, 0.75, 1].map((value) => [value, String(100 * value)]) });
-  else place.replaceChildren(make("p", { class: "quiet" }, "No instance of this class counts."));
+  else place.replaceChildren(make("p", { class: "quiet" }, "This class has no instances to evaluate."));
 }
 for (const select of $$("select[data-curves]")) {
   const kind = select.dataset.curves;
@@ -135,7 +135,7 @@ function describe(item, truth) {
   return `${data.classes[item.c]}${truth ? "" : ` ${item.s.toFixed(2)}`}${judged}`;
 }
 
-/** Draws what is to be seen of an image, the best on top, ground truth over all; yields the number of predictions. */
+/** Draws the visible layers of an image: highest score on top, ground truth above all. Returns the number of predictions. */
 function paint(svg, layers, large) {
   const shapes = [];
   const add = (item, key, truth) => {
@@ -153,7 +153,7 @@ function paint(svg, layers, large) {
   return layers.found.filter((item) => visible(item, false)).length;
 }
 
-/** Names what is drawn, the chosen one first, then the best; where there is no room nothing is written. */
+/** Draws labels: the selected layer first, then by score. Skips labels that would overlap. */
 function write(svg, shapes, layers) {
   const size = svg.viewBox.baseVal.width / Math.max(26, svg.clientWidth / 13), taken = [];
   const order = shapes.filter((path) => path.classList.contains("found")).reverse();
@@ -174,7 +174,7 @@ function paintCard(card) {
     const shown = paint($("svg", card), layers, false);
     const count = $(".count", card);
     count.textContent = `${shown} of ${layers.total}`;
-    count.title = `${shown} of ${layers.total} predictions drawn; this page holds the best ${layers.found.length}`;
+    count.title = `${shown} of ${layers.total} predictions drawn. This page holds the ${layers.found.length} with the highest scores.`;
   });
 }
 const near = new Set();
@@ -186,7 +186,7 @@ const watcher = new IntersectionObserver((entries) => {
 }, { rootMargin: "400px" });
 cards.forEach((card) => watcher.observe(card));
 
-/** Masks come when their picture is near; paper has them all, so they are fetched when there is time. */
+/** Masks load when their picture is near the viewport. Printing needs all masks, so the rest loads when idle. */
 const idle = window.requestIdleCallback ?? ((then) => setTimeout(then, 100));
 function fetchAhead(image) {
   if (image < cards.length) part(`layers/${image}`, () => idle(() => fetchAhead(image + 1)));
@@ -204,7 +204,7 @@ function key() {
   const few = data.classes.length <= 24 ? data.classes : [];
   place.replaceChildren(...few.map((name, i) => make("li", {}, make("i", { class: "swatch", style: `background:${data.colors[i]}` }), name)));
 }
-/** Whether anything of a class is drawn on a card. */
+/** Whether a card shows any layer of a class. */
 function shows({ dataset }, label) {
   if (controls.truth?.checked && dataset.truth.split(" ").includes(label)) return true;
   const best = dataset.found.split(" ").find((entry) => entry.startsWith(`${label}:`));
@@ -225,7 +225,7 @@ for (const control of Object.values(controls)) control?.addEventListener("input"
 key();
 update();
 
-/* One image, large */
+/* Dialog with one enlarged image */
 function show(image, wanted = null) {
   const card = cards[image], picture = $(".picture", dialog);
   if (open !== image) {
@@ -236,7 +236,7 @@ function show(image, wanted = null) {
   }
   [open, chosen] = [image, wanted];
   if (!dialog.open) {
-    $("header", dialog).append($("#layers")); // what is drawn stays within reach
+    $("header", dialog).append($("#layers")); // keep the layer controls usable inside the dialog
     dialog.showModal();
   }
   part(`layers/${image}`, (layers) => {
