@@ -49,9 +49,9 @@ def run_hydra(command: str, overrides: Sequence[str]) -> None:
 
 
 def own_folder(overrides: Sequence[str]) -> Path | None:
-    """Let components of your own be found: modules in the current folder; and its conf/, if it holds options.
+    """Make your own components available: modules in the current folder, and options in its conf/.
 
-    Returns arguments for Hydra. Ignores a conf/ with a config.yaml, which belongs to a checkout or another program.
+    Returns that conf/, or None. Ignores one with a config.yaml, which belongs to a checkout or another program.
     """
     here = str(Path.cwd())
     sys.path.insert(0, here)
