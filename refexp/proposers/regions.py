@@ -1,6 +1,6 @@
-"""Mask proposals without any learned weights: hierarchical merging of colour regions.
+"""Mask proposals without any learned weights: hierarchical merging of color regions.
 
-An over-segmentation (Felzenszwalb and Huttenlocher 2004) in each of several colour spaces is merged greedily, the two
+An over-segmentation (Felzenszwalb and Huttenlocher 2004) in each of several color spaces is merged greedily, the two
 most similar neighbours at a time, in the spirit of selective search (Uijlings et al. 2013); every region that ever
 existed is a proposal. Quality is what tells objects from other regions: strong edges along the contour, a convex
 shape, little of the contour on the image border, and size.
@@ -48,7 +48,7 @@ class RegionProposer(Proposer):
     sigma, min_size: its Gaussian smoothing and its smallest segment, in pixels of the 256 x 256 image.
     color, texture, size, fill, edge: weights of the merge similarity: histogram intersections, preference for
         small pairs and for pairs that fill their common box, penalty for edges on the shared contour.
-    edge_half: colour gradient (Lab units per pixel) that counts as half an edge.
+    edge_half: color gradient (Lab units per pixel) that counts as half an edge.
     min_area, max_area: fraction of the image a proposal may cover.
     full_area, area_power, border_power: quality = edge strength * solidity * (1 - share of the contour on the image
         border) ** border_power * min(1, area / full_area) ** area_power, all factors in [0, 1].
@@ -79,7 +79,7 @@ class RegionProposer(Proposer):
     ) -> None:
         if len(color_spaces) != len(scales):
             raise ValueError(
-                f"{len(color_spaces)} color_spaces but {len(scales)} scales; each colour space needs one scale"
+                f"{len(color_spaces)} color_spaces but {len(scales)} scales; each color space needs one scale"
             )
         if min_area >= max_area:
             raise ValueError(f"min_area={min_area} must lie below max_area={max_area}")

@@ -156,7 +156,7 @@ def published_lvis(tmp_path) -> Path:
 
 
 def test_lvis_gets_file_names_and_keeps_the_rest(published_lvis):
-    with pytest.raises(RefexpError, match="lacks file_name"):
+    with pytest.raises(RefexpError, match="missing file_name"):
         read_coco(published_lvis / "lvis_v1_val.json")
     assert run("lvis", published_lvis / "lvis_v1_val.json") == 0
     content = read_coco(published_lvis / "lvis_v1_val_refexp.json")
