@@ -132,7 +132,7 @@ def test_the_folds_of_coco20i_differ_in_their_classes_alone(on):
 @pytest.mark.parametrize("option", ["voc_split1", "artaxor"])
 def test_boxes_alone_cannot_be_evaluated_as_masks(option, on):
     data, evaluation = load(on(f"dataset={option}", "evaluation.kinds=[bbox,segm]"))
-    with pytest.raises(RefexpError, match="no masks, only boxes; evaluation=boxes"):
+    with pytest.raises(RefexpError, match="no masks, only boxes; use evaluation=boxes"):
         evaluation.check(data.targets)
 
 
