@@ -192,7 +192,7 @@ def test_references_with_boxes_alone_get_masks(overrides, on, tmp_path):
     assert found["bbox/nAP50"] > 0 and "segm/nAP" not in found
     references = read(tmp_path / "out/references.json")
     assert all(annotation["segmentation"]["counts"] for annotation in references["annotations"])
-    with pytest.raises(RefexpError, match="OracleProposer cannot make masks of boxes"):
+    with pytest.raises(RefexpError, match="OracleProposer cannot make masks from boxes"):
         run(on(*overrides, *cheap, "proposer=oracle"), tmp_path / "oracle")
 
 

@@ -119,7 +119,7 @@ def fill_all(boxes):
         (spoil_box, ["--proposer", "regions"], "of annotation 3 is not inside its image scene_02.jpg"),
         (remove_image, ["--proposer", "regions"], "first scene_02.jpg"),
         (fill_all, ["--proposer", "regions"], "every annotation already has a mask"),
-        (None, ["--proposer", "oracle"], "OracleProposer cannot make masks of boxes"),
+        (None, ["--proposer", "oracle"], "OracleProposer cannot make masks from boxes"),
         (None, ["--proposer", "sam3"], "proposer=sam3: no such option"),
         (None, ["--checkpoints", "no weights, here"], "no weights, here/sam2_hiera_large.pt"),
     ],
