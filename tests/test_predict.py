@@ -393,7 +393,7 @@ def test_mistakes_name_the_file(spoil, configure, scenes, tmp_path):
         (["images=nowhere"], "images: no such file or folder: nowhere"),
         (["images=???"], "images must be given: images="),
         (["summary=xml"], "summary='xml': input should be 'csv' or 'json'"),
-        (["proposer=oracle"], "gives back the targets' annotations"),
+        (["proposer=oracle"], "the oracle proposer needs annotated targets; choose another proposer"),
         (["dataset.classes=[laef]"], "class 'laef' is not in the annotations. Did you mean 'leaf'"),
     ],
 )

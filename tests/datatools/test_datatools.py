@@ -577,7 +577,7 @@ def test_images_of_another_size(own, capsys):
     content["images"][0]["width"] = 100
     write_json(path, content)
     problem, _ = spoilt(own, capsys, "coco")
-    assert "is 320 x 240 pixels, but its annotations say 100 x 240" in problem
+    assert "has 320 x 240 pixels, but its annotations say 100 x 240" in problem
 
 
 def test_options_without_files_and_unknown_ones(tmp_path, capsys):
