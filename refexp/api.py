@@ -191,7 +191,7 @@ def given_in_memory(references: Mapping[str, Sequence[tuple[Picture, Any]]]) -> 
                     f"object; it must have the image's size {list(pictures[where].shape[:2])} and must not be empty."
                 )
             found.append((name, where, array))
-    content = to_content(found)
+    content = to_content(found)  # `where` serves as image id, so that messages name the reference
     classes = tuple(category["name"] for category in content["categories"])
     split = make_split(
         content, "references", classes, lambda record: pictures[record["id"]], lambda record: record["id"]

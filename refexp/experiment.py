@@ -84,6 +84,7 @@ def run_ranks(experiment: Experiment, folder: RunFolder, ranks: Ranks) -> RunFol
     gathered = ranks.gather(search(proposals, bank, experiment, diagnostics, clock))
     if gathered is None:
         return None
+    # The order of the file, whatever the number of ranks and the order in which the store returned the images.
     by_image = {detections.image_id: detections for of_rank, _ in gathered for detections in of_rank}
     detections = [by_image[image_id] for image_id in data.targets.images]
     folder.write_detections(detections, data)

@@ -44,6 +44,7 @@ def characters(numbers: Tensor) -> tuple[Tensor, Tensor]:
     place = torch.arange(DIGITS, device=numbers.device)
     digit = (numbers[:, None] >> 5 * place) & 31
     rest = numbers[:, None] >> 5 * (place + 1)
+    # A number is complete if the rest is only the sign that the 5th bit of the digit repeats.
     complete = rest == torch.where(digit & 16 > 0, -1, 0)
     length = 1 + (~complete).long().cumprod(dim=1).sum(dim=1)
     more = place + 1 < length[:, None]

@@ -23,7 +23,7 @@ class ReadAhead(Generic[Item, Content]):
 
     def __init__(self, items: Sequence[Item], read: Callable[[Item], Content], wanted: Callable[[Item], bool]) -> None:
         self.items, self.read, self.wanted = items, read, wanted
-        self.position = {id(item): position for position, item in enumerate(items)}
+        self.position = {id(item): position for position, item in enumerate(items)}  # items can be unhashable
         self.pending: dict[int, Future[Content]] = {}
         self.pool = ThreadPoolExecutor(max_workers=2, thread_name_prefix="read-ahead")
 

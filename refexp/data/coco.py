@@ -201,6 +201,7 @@ def has_mask(annotation: Record) -> bool:
 def _polygons(segmentation: list[Any]) -> list[list[Any]]:
     """Return the polygons with an area, unchanged. Accepts a single polygon, and corners written as pairs."""
     several = all(isinstance(part, list) for part in segmentation)
+    # [[x, y], [x, y], [x, y], ...] is one polygon with its corners as pairs.
     if several and len(segmentation) > 2 and all(len(part) == 2 for part in segmentation):
         several = False
     # Fewer than three corners have no area, and pycocotools reads four numbers as a box.

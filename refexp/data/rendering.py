@@ -34,7 +34,7 @@ COLORS: dict[str, tuple[int, int, int]] = {
     "red": (200, 38, 40), "orange": (236, 128, 36), "yellow": (244, 204, 62), "lime": (150, 190, 60),
     "green": (52, 128, 62), "teal": (32, 144, 146), "sky": (110, 184, 226), "blue": (36, 82, 170),
     "purple": (116, 62, 142), "pink": (240, 146, 168), "brown": (110, 66, 38), "tan": (206, 160, 104),
-    "cream": (246, 234, 206), "white": (250, 250, 248), "grey": (136, 138, 144), "black": (30, 28, 32),
+    "cream": (246, 234, 206), "white": (250, 250, 248), "gray": (136, 138, 144), "black": (30, 28, 32),
 }  # fmt: skip
 BACKDROPS = ((196, 186, 164), (150, 170, 140), (168, 186, 200), (120, 112, 108), (214, 200, 186), (98, 118, 112),
              (178, 160, 178), (86, 96, 116), (226, 222, 214), (160, 138, 112))  # fmt: skip
@@ -208,7 +208,7 @@ CLASSES: dict[str, ObjectClass] = {
         dome=0.9,
     ),
     "brick wall": ObjectClass(
-        _brick_wall, ("red brown cream", "tan orange grey", "grey sky white", "teal green cream")
+        _brick_wall, ("red brown cream", "tan orange gray", "gray sky white", "teal green cream")
     ),
     "zebra rug": ObjectClass(_zebra_rug, ("white black", "orange black", "cream brown", "sky blue")),
     "leaf": ObjectClass(_leaf, ("green lime", "red orange", "yellow brown", "brown tan"), dome=0.2),

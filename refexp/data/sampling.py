@@ -165,6 +165,7 @@ class FileSampler(Sampler):
                     f"sampler.path: {reference}, of {self.path} is not in {split.source}; "
                     "set dataset.references to the annotations from which this file was drawn."
                 )
+            # An entry that lists only an image means those of its instances that are not difficult.
             chosen[label] += [a for a in found if not (reference.whole_image and _is_difficult(a))]
         return {label: found[: shots.n] for label, found in chosen.items()}
 

@@ -31,7 +31,7 @@ class Command(click.Command):
     def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
         """Repeat the option before each of its values, because click accepts only one value per option."""
         several = {name for option in self.params if getattr(option, "multiple", False) for name in option.opts}
-        option, named = "", []
+        option, named = "", []  # the last "-" marks the end of the arguments
         for word, after in zip(args, [*args[1:], "-"], strict=True):
             if word.startswith("-"):
                 option = word if word in several else ""
@@ -47,6 +47,7 @@ class Group(click.Group):
     command_class = Command
 
     def invoke(self, ctx: click.Context) -> Any:
+        """Run the command. For a user error, print one line and exit with 1."""
         try:
             return super().invoke(ctx)
         except KeyboardInterrupt:

@@ -35,10 +35,12 @@ class Download:
 
     @property
     def file(self) -> str:
+        """The file name in the URL."""
         return self.url.rsplit("/", 1)[1]
 
     @property
     def folder(self) -> str:
+        """The folder of the data set in the data root."""
         return self.makes[0].split("/")[0]
 
     def here(self, root: Path) -> bool:
@@ -132,7 +134,7 @@ def install(archive: Path, root: Path, item: Download) -> None:
         for number, made in enumerate(item.makes):
             if not (temporary / made).exists():
                 raise RefexpError(f"{archive} does not contain {Path(made).name}; delete it and try again.")
-            (temporary / made).rename(temporary / str(number))
+            (temporary / made).rename(temporary / str(number))  # aside, so that the other content moves first
         _move(content, root / item.folder)
         for number, made in enumerate(item.makes):
             _move(temporary / str(number), root / made)

@@ -197,6 +197,7 @@ def recall(best: np.ndarray, most: int) -> dict[str, list[float] | list[int]]:
     """
     columns = [column for column, count in enumerate(COUNTS) if count < most] + [len(COUNTS)]
     kept = best[:, columns]
+    # The tolerance counts IoUs that equal the threshold up to a rounding error.
     reached = {iou_: (kept >= iou_ - 1e-9).mean(axis=0) if len(kept) else np.zeros(len(columns)) for iou_ in IOUS}
     return {
         "proposals": [*(COUNTS[column] for column in columns[:-1]), most],

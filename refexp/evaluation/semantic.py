@@ -67,6 +67,7 @@ class SemanticEvaluation(Evaluation):
             truth = paint(size, true_layers(targets.by_image[image_id], targets))
             guess = paint(size, layers.get(image_id, ()))
             seen = truth != VOID
+            # One bincount over pairs (true, predicted) fills the whole matrix.
             pixels += np.bincount(truth[seen] * (1 + classes) + guess[seen], minlength=len(pixels))
         return pixels.reshape(1 + classes, 1 + classes)
 

@@ -107,7 +107,7 @@ class RegionProposer(Proposer):
         keep = _best_first(members, leaves.area, quality, self.duplicate_iou)[: self.max_proposals]
         masks_lr = np.array([row[leaf_hw] for row in members[keep]], dtype=bool).reshape(-1, *leaf_hw.shape)
         masks = _upscaled_rles(masks_lr, _boxes(members[keep], leaf_hw), target.size)
-        seen = np.flatnonzero(boxes_xywh(masks)[:, 2])
+        seen = np.flatnonzero(boxes_xywh(masks)[:, 2])  # a small region can vanish at the original size
         return MaskProposals(
             torch.from_numpy(quality[keep][seen]), torch.from_numpy(masks_lr[seen]), [masks[i] for i in seen]
         )
@@ -239,6 +239,7 @@ class Merger:
         i, j = divmod(int(self.score.argmax()), len(self.area))
         if self.score[i, j] == -np.inf:
             return None
+        # Histograms are normalised, so the merged one is the mean weighted by area.
         share = self.area[i] / (self.area[i] + self.area[j])
         for histogram in (self.color, self.texture):
             histogram[i] = share * histogram[i] + (1 - share) * histogram[j]
