@@ -1,4 +1,4 @@
-"""refexp from Python: a model that remembers references and finds their classes in images. No file is written."""
+"""The Python API: a model that learns classes from references and detects them in images. It writes no files."""
 
 from __future__ import annotations
 
@@ -32,15 +32,11 @@ from refexp.types import Detections, ImageId, MemoryBank, Reference, Target
 log = logging.getLogger(__name__)
 
 Picture = str | Path | Image.Image | np.ndarray
-"""An image file, a PIL image, or u8 [H, W, 3] in RGB order (or [H, W], grey)."""
+"""An image file, a PIL image, or an array: u8 [H, W, 3] in RGB order, or u8 [H, W] (gray)."""
 
 
 def load(*overrides: str) -> Model:
-    """A model of the components that these overrides choose, its networks loaded.
-
-    overrides: as on the command line; of them encoder, proposer, matcher, postprocess, weights, precision, compile,
-    checkpoints and runtime have an effect. None: the embedded default. Raises RefexpError for a mistake in them.
-    """
+    """Build a model and load its networks; see `refexp.load`."""
     settings = resolve(compose_config(overrides))
     device = build(settings.get("runtime"), "runtime", Runtime).prepare()
     proposer, encoder = build_networks(settings)
@@ -57,13 +53,30 @@ def load(*overrides: str) -> Model:
 
 
 class Model:
-    """Loaded networks, and what they remember."""
+    """Loaded networks, and the classes learned from references. `refexp.load` makes a model.
+
+    encoder, proposer, matcher, steps, device: the components and the device of the networks.
+    classes: the names of the K learned classes; empty before `remember`.
+    bank: the memory bank of the references (METHOD 1.5); None before `remember`.
+
+    Example:
+        >>> import numpy as np, refexp
+        >>> image = np.full((240, 320, 3), 120, dtype=np.uint8)
+        >>> image[60:180, 100:220] = (220, 40, 40)               # draw a red square
+        >>> mask = (image == (220, 40, 40)).all(axis=2)
+        >>> model = refexp.load().remember({"square": [(image, mask)]})
+        >>> detections = model.predict(np.fliplr(image))
+        >>> detections.classes[detections.labels[0]]
+        'square'
+    """
 
     def __init__(
         self, encoder: Encoder, proposer: Proposer, matcher: Matcher, steps: Mapping[str, Step], device: torch.device
     ) -> None:
         if proposer.sees_truth:
-            raise RefexpError(f"{type(proposer).__name__} gives back annotations, and here are none; choose another.")
+            raise RefexpError(
+                f"{type(proposer).__name__} needs annotated targets, and refexp.load has none; choose another proposer."
+            )
         self.encoder, self.proposer, self.matcher, self.steps = encoder, proposer, matcher, steps
         self.device = device
         self.classes: tuple[str, ...] = ()
@@ -76,11 +89,30 @@ class Model:
         references: str | Path | Mapping[str, Sequence[tuple[Picture, Any]]],
         reference_images: str | Path | None = None,
     ) -> Model:
-        """Learn the classes from references; what was remembered before is forgotten. Gives the model itself.
+        """Learn classes from references. Classes learned before are forgotten.
 
-        references: a folder `refs/<class>/` of images with an alpha channel or a `<stem>_mask.png`; a COCO JSON, whose
-        images lie in `reference_images` or beside it, and whose boxes without masks get one from the proposer; or
-        `{class: [(image, mask), ...]}`, a mask being a file, a PIL image or an array [H, W], 0 but on the thing.
+        Args:
+            references: one of
+                - a folder `refs/<class>/` of images with an alpha channel or a `<stem>_mask.png`;
+                - a COCO JSON. If its annotations have only boxes, the proposer makes the masks;
+                - `{class: [(image, mask), ...]}`. An image is a file, a PIL image or an array, see `Picture`. A mask is
+                  a file, a PIL image or an array [H, W] with non-zero values on the object.
+            reference_images: folder of the images of a COCO JSON. None searches beside the JSON.
+
+        Returns:
+            The model itself.
+
+        Raises:
+            RefexpError: a file is missing or invalid, a mask is empty or does not have the size of its image, or there
+                are no references. The message contains the file or reference.
+
+        Example:
+            >>> import numpy as np, refexp
+            >>> image = np.zeros((240, 320, 3), dtype=np.uint8)
+            >>> image[60:180, 100:220] = 255
+            >>> model = refexp.load()
+            >>> model.remember({"square": [(image, image[..., 0])]}).classes
+            ('square',)
         """
         data, per_class = choose_references(self._read(references, reference_images), AllSampler(), Shots(1), seed=0)
         masked: dict[ImageId, Reference] = {}
@@ -90,17 +122,36 @@ class Model:
             masked |= {reference.id: reference for reference in complete(data.references, of_image, self.proposer)}
 
         def prototype(reference: Reference) -> torch.Tensor:
-            whole = masked.get(reference.id, reference)
-            return view_reference(data.references, whole, self.encoder, self.device).prototype
+            with_mask = masked.get(reference.id, reference)
+            return view_reference(data.references, with_mask, self.encoder, self.device).prototype
 
         self.bank = build_bank(torch.stack([prototype(reference) for reference in of_class]) for of_class in per_class)
         self.classes = data.classes
         return self
 
     def predict(self, image: Picture, image_id: ImageId | None = None) -> Detections:
-        """What is found in an image, best first. image_id: how results call it; None: its file name, or 0."""
+        """Detect the learned classes in an image.
+
+        Args:
+            image: a file, a PIL image or an array, see `Picture`.
+            image_id: id of the image in the result. None takes the file name, or 0 without a file.
+
+        Returns:
+            The detections, sorted by score. There are many, also with low scores: filter them with `Detections.above`.
+
+        Raises:
+            RefexpError: `remember` was not called, or the image cannot be read.
+
+        Example:
+            >>> import numpy as np, refexp
+            >>> image = np.zeros((240, 320, 3), dtype=np.uint8)
+            >>> image[60:180, 100:220] = 255
+            >>> model = refexp.load().remember({"square": [(image, image[..., 0])]})
+            >>> model.predict(image, image_id="white.png").above(0.9).image_id
+            'white.png'
+        """
         if self.bank is None:
-            raise RefexpError("no references yet: model.remember('refs/') first.")
+            raise RefexpError("no references yet: call model.remember('refs/') first.")
         if image_id is None:
             image_id = Path(image).name if isinstance(image, (str, Path)) else 0
         rgb = to_rgb(image)
@@ -110,6 +161,7 @@ class Model:
         return replace(found, classes=self.classes)
 
     def _read(self, references: Any, reference_images: str | Path | None) -> Data:
+        """Read references of any supported kind. They serve as both splits, because there are no targets."""
         if isinstance(references, Mapping):
             classes, split = given_in_memory(references)
         else:
@@ -121,12 +173,12 @@ class Model:
 
 
 def given_in_memory(references: Mapping[str, Sequence[tuple[Picture, Any]]]) -> tuple[tuple[str, ...], Split]:
-    """`{class: [(image, mask), ...]}` as class names and a split. Raises RefexpError that names the reference."""
+    """Convert `{class: [(image, mask), ...]}` to class names and a split. Raises RefexpError with the reference."""
     pictures: dict[str, np.ndarray] = {}
     found = []
     for name, pairs in references.items():
         if not len(pairs):
-            log.warning("no references of %s, which is left out", name)
+            log.warning("class %s is left out: it has no references", name)
         for position, pair in enumerate(pairs):
             where = f"{name}[{position}]"
             if not isinstance(pair, (tuple, list)) or len(pair) != 2:
@@ -135,11 +187,11 @@ def given_in_memory(references: Mapping[str, Sequence[tuple[Picture, Any]]]) -> 
             pictures[where], array = to_rgb(image), as_mask(mask)
             if array.shape != pictures[where].shape[:2] or not array.any():
                 raise RefexpError(
-                    f"reference {where}: the mask is {list(array.shape)} with {int(array.sum())} pixels on the thing; "
-                    f"it must be as large as the image, {list(pictures[where].shape[:2])}, and not empty."
+                    f"reference {where}: the mask has size {list(array.shape)} and {int(array.sum())} pixels on the "
+                    f"object; it must have the image's size {list(pictures[where].shape[:2])} and must not be empty."
                 )
             found.append((name, where, array))
-    content = to_content(found)
+    content = to_content(found)  # `where` serves as image id, so that messages name the reference
     classes = tuple(category["name"] for category in content["categories"])
     split = make_split(
         content, "references", classes, lambda record: pictures[record["id"]], lambda record: record["id"]
@@ -148,7 +200,10 @@ def given_in_memory(references: Mapping[str, Sequence[tuple[Picture, Any]]]) -> 
 
 
 def to_rgb(image: Picture) -> np.ndarray:
-    """A picture as u8 [H, W, 3], upright. Raises RefexpError for a file that is no image and for other arrays."""
+    """Convert a picture to u8 [H, W, 3], with its EXIF rotation applied.
+
+    Raises RefexpError for a file that is not an image, and for an array of another shape or dtype.
+    """
     if isinstance(image, np.ndarray):
         if image.dtype != np.uint8 or not image.size or image.ndim not in (2, 3) or image.shape[2:] not in ((), (3,)):
             raise RefexpError(
@@ -164,7 +219,7 @@ def to_rgb(image: Picture) -> np.ndarray:
 
 
 def as_mask(mask: Any) -> np.ndarray:
-    """A mask file, PIL image or array [H, W] as bool [H, W]: where it is not 0."""
+    """Convert a mask file, PIL image or array [H, W] to bool [H, W]: True where it is not 0."""
     if isinstance(mask, (str, Path)):
         mask = open_upright(Path(mask))
     return to_mask(mask) if isinstance(mask, Image.Image) else np.asarray(mask) != 0

@@ -1,4 +1,4 @@
-"""The one exception for a user's mistake: shown as a single line, without a traceback."""
+"""The exceptions. A `RefexpError` is a user error: refexp prints it in one line, without a traceback."""
 
 from __future__ import annotations
 
@@ -9,28 +9,28 @@ from pathlib import Path
 
 
 class RefexpError(Exception):
-    """What was wrong, where (config key or file), and what to do about it, in one line."""
+    """A user error. Its message is one line: the config key or file, the problem, and how to fix it."""
 
 
 class MissingData(RefexpError):
-    """A file or folder of a data set is not there."""
+    """A file or folder of a data set is missing."""
 
 
 class RankFailed(RefexpError):
-    """Another process of this run failed or died; the message holds its traceback."""
+    """Another process of this run failed or died. The message contains its traceback."""
 
 
 class JobFailed(Exception):
-    """A job failed, and its log says why."""
+    """A job failed. Its log contains the reason."""
 
 
 def first_line(error: BaseException) -> str:
-    """The first line of an error's message, or its type if it has none."""
+    """Return the first line of an error's message, or its type if the message is empty."""
     return (str(error).strip() or type(error).__name__).splitlines()[0]
 
 
 def did_you_mean(word: str, choices: Iterable[str]) -> str:
-    """`Did you mean 'x'? Choices: ...` for a word that is none of the choices."""
+    """Return `Did you mean 'x'? Choices: ...` for a word that is not one of the choices."""
     names = list(choices)
     close = difflib.get_close_matches(word, names, n=1)
     hint = f"Did you mean '{close[0]}'? " if close else ""
@@ -39,5 +39,5 @@ def did_you_mean(word: str, choices: Iterable[str]) -> str:
 
 
 def data_command(*words: str | Path) -> str:
-    """A refexp data command line that can be pasted into a shell."""
+    """Return a `refexp data` command line to paste into a shell."""
     return shlex.join(["refexp", "data", *map(str, words)])

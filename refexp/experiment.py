@@ -1,4 +1,4 @@
-"""An experiment, in the order in which it happens."""
+"""An experiment: its steps in the order of execution."""
 
 from __future__ import annotations
 
@@ -32,13 +32,14 @@ from refexp.types import Detections, ImageId, MemoryBank, Proposals, Reference, 
 log = logging.getLogger(__name__)
 
 MAX_CLASSES, MAX_SHOTS = 8, 5
-"""How many classes, and references of each, vis.memory_bank looks at again."""
+"""Maximum number of classes, and of references per class, that vis.memory_bank encodes again."""
 
 
 def run(config: DictConfig, output: Path) -> RunFolder | None:
-    """Run one experiment and leave what it computed in `output`; None for stage=extract, which leaves it in the store.
+    """Run one experiment and write its results to the folder `output`.
 
-    Of several ranks each takes its share of the targets. Rank 0 alone writes; the others get None.
+    With several ranks, each processes its share of the targets, and only rank 0 writes. Returns the run folder, or None
+    on the other ranks and for stage=extract, which writes only to the store.
     """
     with told_how_to_get(config):
         experiment = build_experiment(config)
@@ -48,7 +49,7 @@ def run(config: DictConfig, output: Path) -> RunFolder | None:
 
 
 def run_ranks(experiment: Experiment, folder: RunFolder, ranks: Ranks) -> RunFolder | None:
-    """The experiment's steps, on this rank."""
+    """Run the steps of the experiment on this rank. See `run`."""
     if ranks.first:
         warn_without_effect(experiment.config, experiment.device)
     clock = Clock()
@@ -72,8 +73,8 @@ def run_ranks(experiment: Experiment, folder: RunFolder, ranks: Ranks) -> RunFol
     if experiment.store.references == "all":
         store_candidates(offered.references, experiment.shots, extractor)
     bank = remember(references, data.references, extractor)
-    mine = ranks.share(list(data.targets.images.values()))
-    proposals = track(extractor.proposals(data.targets, mine), len(mine), "targets")
+    share = ranks.share(list(data.targets.images.values()))
+    proposals = track(extractor.proposals(data.targets, share), len(share), "targets")
     if experiment.stage == "extract":
         images = ranks.gather(sum(1 for _ in proposals)) or ()
         log.info("extracted: %d images and their references are in the store '%s'", sum(images), experiment.store.dir)
@@ -83,7 +84,8 @@ def run_ranks(experiment: Experiment, folder: RunFolder, ranks: Ranks) -> RunFol
     gathered = ranks.gather(search(proposals, bank, experiment, diagnostics, clock))
     if gathered is None:
         return None
-    by_image = {detections.image_id: detections for share, _ in gathered for detections in share}
+    # The order of the file, whatever the number of ranks and the order in which the store returned the images.
+    by_image = {detections.image_id: detections for of_rank, _ in gathered for detections in of_rank}
     detections = [by_image[image_id] for image_id in data.targets.images]
     folder.write_detections(detections, data)
 
@@ -92,7 +94,7 @@ def run_ranks(experiment: Experiment, folder: RunFolder, ranks: Ranks) -> RunFol
     folder.write_curves(curves)
     if diagnostics:
         with clock.stage("diagnose", 0):
-            records = [one for _, share in gathered for one in share]
+            records = [record for _, of_rank in gathered for record in of_rank]
             folder.write_diagnostics(diagnostics.conclude(records, detections, data.classes, metrics), note)
     if experiment.vis.memory_bank:
         with clock.stage("memory bank", 0):
@@ -108,31 +110,31 @@ def run_ranks(experiment: Experiment, folder: RunFolder, ranks: Ranks) -> RunFol
 
 
 def warn_without_effect(config: dict[str, Any], device: torch.device) -> None:
-    """Say so where a key that speeds up networks is set, and neither network knows it, or the device cannot do it."""
+    """Warn about `precision` or `compile` if no network uses the key, and about tf32 if the device lacks it."""
     for key, default in (("precision", "float32"), ("compile", False)):
         if config.get(key, default) != default and not any(key in config[part] for part in ("encoder", "proposer")):
-            log.warning("%s=%s has no effect: this encoder and proposer ignore it", key, config[key])
+            log.warning("%s=%s has no effect: the encoder and the proposer ignore it", key, config[key])
     wants_tf32 = any(config[part].get("precision") == "tf32" for part in ("encoder", "proposer"))
     if wants_tf32 and (device.type == "cpu" or torch.cuda.get_device_capability(device) < (8, 0)):
-        log.warning("precision=tf32: %s has no TF32 and computes in float32", device)
+        log.warning("precision=tf32: %s does not support TF32 and computes in float32", device)
 
 
 def check_targets(experiment: Experiment, targets: Split) -> None:
-    """Raise RefexpError if these targets cannot serve, before anything costly is done."""
+    """Raise RefexpError if the experiment cannot use these targets, before any expensive step."""
     experiment.evaluation.check(targets)
     if experiment.proposer.sees_truth and not targets.annotations:
-        raise RefexpError("this proposer gives back the targets' annotations, and there are none; choose another.")
+        raise RefexpError("the oracle proposer needs annotated targets; choose another proposer.")
 
 
 def diagnostics_of(evaluation: Evaluation, targets: Split) -> Diagnostics | None:
-    """Who examines each image on the way, if `evaluation.diagnostics` asks for it."""
+    """Return the diagnostics collector if `evaluation.diagnostics` is set, else None."""
     if not isinstance(evaluation, CocoEvaluation) or not evaluation.diagnostics:
         return None
     return Diagnostics(targets, evaluation.kinds, evaluation.engine, evaluation.confusion_threshold)
 
 
 def features_of(split: Split, extractor: Extractor) -> Features:
-    """Instance prototypes f32 [n, C] of references on offer, for samplers that choose by them."""
+    """Return a function that computes instance prototypes, f32 [n, C], for samplers that choose by appearance."""
 
     def features(annotations: Sequence[Record]) -> torch.Tensor:
         (masked,) = extractor.with_masks(split, [[split.reference(annotation) for annotation in annotations]])
@@ -143,16 +145,16 @@ def features_of(split: Split, extractor: Extractor) -> Features:
 
 
 def remember(references: Sequence[Sequence[Reference]], split: Split, extractor: Extractor) -> MemoryBank:
-    """Every reference's prototype, averaged over the shots of a class (METHOD 1)."""
+    """Compute the prototype of each reference, and of each class as the mean over its shots (METHOD 1)."""
     unique = list({reference.id: reference for per_class in references for reference in per_class}.values())
     prototypes = dict(track(extractor.prototypes(split, unique), len(unique), "references"))
     return build_bank([torch.stack([prototypes[r.id] for r in per_class]) for per_class in references])
 
 
 def store_candidates(split: Split, shots: Shots, extractor: Extractor) -> None:
-    """Put every reference that some seed could choose into the store.
+    """Store the prototype of every reference that some seed can choose.
 
-    split: of all classes on offer, since other numbers of shots may keep one that this run leaves out.
+    split: with all classes, because a run with other shots can keep a class that this run leaves out.
     """
     offered = [split.reference(annotation) for annotation in candidates(split, shots)]
     (everything,) = extractor.with_masks(split, [offered])
@@ -167,7 +169,7 @@ def search(
     diagnostics: Diagnostics | None,
     clock: Clock,
 ) -> tuple[list[Detections], list[ImageDiagnosis]]:
-    """What is found in this rank's targets, and what was learned of each on the way (METHOD 3, 4)."""
+    """Detect objects in the targets of this rank (METHOD 3, 4), and collect the diagnostics of each image."""
     found: list[Detections] = []
     examined: list[ImageDiagnosis] = []
     for image_id, of_image in proposals:
@@ -182,7 +184,7 @@ def search(
 def view_some(
     references: Sequence[Sequence[Reference]], split: Split, extractor: Extractor
 ) -> list[list[ReferenceView]]:
-    """The first references of the first classes, as the encoder sees them. Costs one forward pass each, 40 at most."""
+    """Encode the first references of the first classes again, for the page. Cost: at most 40 forward passes."""
     extractor.load()
     return [
         [view_reference(split, reference, extractor.encoder, extractor.device) for reference in per_class[:MAX_SHOTS]]
@@ -197,7 +199,7 @@ def describe_what(
     found: Sequence[Detections],
     weights: dict[str, Weights],
 ) -> dict[str, Any]:
-    """What was run, for the record."""
+    """Describe the experiment and its data, for metrics.json."""
     targets = data.targets
     counted = Counter(targets.labels[a["category_id"]] for a in targets.annotations if not a.get("iscrowd", 0))
     category = {label: id_ for id_, label in targets.labels.items()}

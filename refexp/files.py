@@ -1,4 +1,4 @@
-"""Reading and writing files, so that a reader, or a killed job, never sees half of one."""
+"""Read and write files atomically: a reader never sees an incomplete file, even after a killed job."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from refexp.errors import RefexpError
 
 @contextmanager
 def atomic_path(path: Path) -> Iterator[Path]:
-    """A temporary path in the same folder that replaces `path` when the block ends well."""
+    """Yield a temporary path in the same folder. It replaces `path` when the block ends without an error."""
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{path.stem}.{os.getpid()}{path.suffix}")
     try:
@@ -38,7 +38,7 @@ def write_json(path: Path, content: Any, indent: int | None = None) -> None:
 
 
 def read_json(path: Path) -> Any:
-    """A JSON file's content, None if there is none. Raises RefexpError if it is damaged."""
+    """Read a JSON file. Returns None if it does not exist. Raises RefexpError if it is damaged."""
     try:
         return json.loads(path.read_text(encoding="utf-8"))
     except OSError:
@@ -48,13 +48,13 @@ def read_json(path: Path) -> Any:
 
 
 def sha256(path: Path) -> str:
-    """Hex digest of a file; remembered within a process as long as the file's size and time stay."""
+    """Return the SHA-256 of a file in hex. It is cached in the process until size or time of the file change."""
     status = path.stat()
     return _sha256(path, status.st_size, status.st_mtime_ns)
 
 
 def digest(path: Path, kind: str) -> str:
-    """Hex digest of a file, "sha256" or "md5"."""
+    """Return the hash of a file in hex. kind: "sha256" or "md5"."""
     digest = hashlib.new(kind, usedforsecurity=False)
     with path.open("rb") as file:
         for piece in iter(lambda: file.read(1 << 22), b""):
@@ -64,9 +64,10 @@ def digest(path: Path, kind: str) -> str:
 
 @lru_cache(maxsize=1 << 16)
 def _sha256(path: Path, size: int, modified: int) -> str:
+    """Hash a file. Size and time are the keys of the cache."""
     return digest(path, "sha256")
 
 
 def as_path(name: object) -> str:
-    """An image id as the path of an output: folders stay, and it cannot lead out of the output's folder."""
+    """Convert an image id to a relative output path. Folders stay, and the path cannot leave the output folder."""
     return "/".join("_" if part in ("", ".", "..") else part for part in str(name).split("/"))

@@ -1,13 +1,13 @@
-"""The nouns of an experiment.
+"""The data types of an experiment.
 
-Shape notation, used in every docstring:
+Shape notation in all docstrings:
 
     H, W   original size of an image          M   mask proposals in an image
     S      side of the square target input    N   candidates (proposal, class) of an image
     K      classes                            C   encoder channels
     G      side of the encoder's feature grid (37 for DINOv2 at 518 px)
 
-Low-resolution masks are 256 x 256. Boxes are `x1 y1 x2 y2` in pixels unless a name says `xywh`.
+Low-resolution masks are 256 x 256. Boxes are `x1 y1 x2 y2` in pixels, unless a name contains `xywh`.
 Masks at the original size are COCO run-length encodings (RLE), which are small and exact.
 """
 
@@ -30,10 +30,10 @@ ImageId = int | str
 
 @dataclass(frozen=True)
 class Target:
-    """One target image as the networks see it (METHOD 2.1).
+    """One target image, prepared for the networks (METHOD 2.1).
 
-    rgb: u8 [H, W, 3]; square: f32 [3, S, S] in [0, 1].
-    truth: ground-truth masks of the chosen classes; only the oracle proposer may look at them.
+    rgb: u8 [H, W, 3]. square: f32 [3, S, S] in [0, 1].
+    truth: ground-truth masks of the chosen classes. Only the oracle proposer uses them.
     """
 
     id: ImageId
@@ -49,10 +49,10 @@ class Target:
 
 @dataclass(frozen=True)
 class Reference:
-    """An annotated instance that teaches its class (METHOD 0).
+    """An annotated instance from which a run learns a class (METHOD 0).
 
-    id, image_id: the annotation's and its image's. label: class index in [0, K). box: `x y w h` in pixels.
-    mask: RLE at the image's size; None where only a box is annotated, until the proposer has made one.
+    id, image_id: ids of the annotation and of its image. label: class index in [0, K). box: `x y w h` in pixels.
+    mask: RLE at the image's size. If only a box is annotated, the mask is None until the proposer makes one.
     """
 
     id: ImageId
@@ -63,17 +63,17 @@ class Reference:
 
     @property
     def known_mask(self) -> Rle:
-        """The mask; it must be there."""
-        assert self.mask is not None, "references are completed before they are used"
+        """The mask, which must not be None."""
+        assert self.mask is not None, "references get their masks before they are used"
         return self.mask
 
 
 @dataclass(frozen=True)
 class MaskProposals:
-    """What a proposer finds in one image, before any class is known.
+    """The class-agnostic mask proposals of one image.
 
-    quality: f32 [M], the proposer's own confidence in [0, 1] (SAM2: predicted IoU).
-    masks_lr: bool [M, 256, 256], the image squeezed to a square; on whatever device made them.
+    quality: f32 [M], the proposer's confidence in [0, 1] (SAM2: predicted IoU).
+    masks_lr: bool [M, 256, 256], with the image resized to a square, on the device of the proposer.
     masks: M RLEs at the original H x W.
     """
 
@@ -85,17 +85,17 @@ class MaskProposals:
         return len(self.masks)
 
     def pick(self, rows: Sequence[int] | np.ndarray) -> MaskProposals:
-        """The proposals at `rows`, in that order."""
+        """Return the proposals at `rows`, in this order."""
         index = torch.as_tensor(rows, dtype=torch.int64)
         return MaskProposals(self.quality[index], self.masks_lr[index], [self.masks[i] for i in index.tolist()])
 
 
 @dataclass(frozen=True)
 class Proposals:
-    """All that matching and merging need of one image; what the expensive half of a run yields.
+    """The proposals of one image with their features: the result of the networks and the input of matching and merging.
 
-    quality: f32 [M]; boxes_lr: f32 [M, 4] tight boxes on the 256 x 256 grid;
-    features: f32 [M, C], L2-normalised (METHOD 3.1); masks: M RLEs; size: (H, W).
+    quality: f32 [M]. boxes_lr: f32 [M, 4], tight boxes on the 256 x 256 grid.
+    features: f32 [M, C], L2-normalised (METHOD 3.1). masks: M RLEs. size: (H, W).
     """
 
     quality: torch.Tensor
@@ -110,9 +110,9 @@ class Proposals:
 
 @dataclass(frozen=True)
 class MemoryBank:
-    """What the references taught (METHOD 1.5).
+    """The prototypes of the references (METHOD 1.5).
 
-    prototypes: f32 [K, C], L2-normalised; instances: per class f32 [S_k, C], one row a reference.
+    prototypes: f32 [K, C], L2-normalised. instances: for each class f32 [S_k, C], one row per reference.
     """
 
     prototypes: torch.Tensor
@@ -123,8 +123,8 @@ class MemoryBank:
 class Candidates:
     """Proposals with a class and a score, in rank order.
 
-    index: i64 [N] into the image's proposals; labels: i64 [N] in [0, K); scores: f32 [N].
-    A matcher yields them in proposal order; each postprocess step returns a subset, reordered or rescored.
+    index: i64 [N], indices of the image's proposals. labels: i64 [N] in [0, K). scores: f32 [N].
+    A matcher returns them in proposal order. Each postprocess step returns a subset and can change order and scores.
     """
 
     index: torch.Tensor
@@ -135,16 +135,29 @@ class Candidates:
         return int(self.index.numel())
 
     def pick(self, rows: torch.Tensor) -> Candidates:
-        """The candidates at `rows` (indices or a boolean mask), in that order."""
+        """Return the candidates at `rows` (indices or a boolean mask), in this order."""
         return Candidates(self.index[rows], self.labels[rows], self.scores[rows])
 
 
 @dataclass(frozen=True)
 class Detections:
-    """The answer for one image, best first.
+    """The detections of one image, sorted by score.
 
-    labels: i64 [N]; scores: f32 [N]; masks: N RLEs. The boxes are the masks' tight boxes.
-    classes: the K class names, where they are known; `classes[label]` is what was found. size: (H, W) of the image.
+    image_id: id of the image. labels: i64 [N]. scores: f32 [N]. masks: N RLEs; use `decode` for arrays.
+    classes: the K class names, if known. `classes[label]` is the class of a detection. size: (H, W) of the image.
+
+    Example:
+        >>> import numpy as np, torch
+        >>> from refexp.masks import encode
+        >>> masks = np.zeros((2, 40, 60), dtype=bool)
+        >>> masks[0, 10:20, 5:25] = masks[1, 30:, 50:] = True
+        >>> detections = Detections(
+        ...     "photo.jpg", torch.tensor([1, 0]), torch.tensor([0.9, 0.4]), encode(masks), ("cat", "dog"), (40, 60)
+        ... )
+        >>> [detections.classes[label] for label in detections.labels]
+        ['dog', 'cat']
+        >>> len(detections)
+        2
     """
 
     image_id: ImageId
@@ -158,29 +171,94 @@ class Detections:
         return len(self.masks)
 
     def decode(self) -> np.ndarray:
-        """The masks as pictures, bool [N, H, W]."""
+        """Decode the masks.
+
+        Returns:
+            The masks, bool [N, H, W].
+
+        Example:
+            >>> from refexp.masks import encode
+            >>> mask = np.ones((1, 40, 60), dtype=bool)
+            >>> Detections(0, torch.tensor([0]), torch.tensor([0.9]), encode(mask)).decode().shape
+            (1, 40, 60)
+        """
         return decode(self.masks) if len(self) else np.zeros((0, *self.size), dtype=bool)
 
     @property
     def boxes_xyxy(self) -> np.ndarray:
-        """Tight boxes `x1 y1 x2 y2` in pixels, f64 [N, 4]; x2 and y2 lie behind the last pixel."""
+        """The tight boxes `x1 y1 x2 y2` in pixels, f64 [N, 4]. x2 and y2 lie after the last pixel.
+
+        Example:
+            >>> from refexp.masks import encode
+            >>> mask = np.zeros((1, 40, 60), dtype=bool)
+            >>> mask[0, 10:20, 5:25] = True
+            >>> Detections(0, torch.tensor([0]), torch.tensor([0.9]), encode(mask)).boxes_xyxy.tolist()
+            [[5.0, 10.0, 25.0, 20.0]]
+        """
         boxes = boxes_xywh(self.masks)
         return np.concatenate([boxes[:, :2], boxes[:, :2] + boxes[:, 2:]], axis=1)
 
     def pick(self, rows: Sequence[int]) -> Detections:
-        """The detections at `rows`, in that order."""
+        """Select detections.
+
+        Args:
+            rows: indices of the detections.
+
+        Returns:
+            The detections at `rows`, in this order.
+
+        Raises:
+            IndexError: an index is out of range.
+
+        Example:
+            >>> from refexp.masks import encode
+            >>> masks = np.ones((3, 40, 60), dtype=bool)
+            >>> three = Detections(0, torch.tensor([0, 1, 2]), torch.tensor([0.9, 0.5, 0.4]), encode(masks))
+            >>> three.pick([2, 0]).labels.tolist()
+            [2, 0]
+        """
         index = torch.as_tensor(rows, dtype=torch.int64)
         masks = [self.masks[row] for row in rows]
         return replace(self, labels=self.labels[index], scores=self.scores[index], masks=masks)
 
     def above(self, score: float) -> Detections:
-        """Those of at least this score."""
+        """Select the detections with at least this score.
+
+        Args:
+            score: the minimum score.
+
+        Returns:
+            The selected detections, in the same order.
+
+        Example:
+            >>> from refexp.masks import encode
+            >>> masks = np.ones((2, 40, 60), dtype=bool)
+            >>> two = Detections(0, torch.tensor([0, 1]), torch.tensor([0.75, 0.25]), encode(masks))
+            >>> two.above(0.5).scores.tolist()
+            [0.75]
+        """
         return self.pick(torch.nonzero(self.scores >= score)[:, 0].tolist())
 
     def to_coco(self, categories: Mapping[int, int | str] | None = None) -> list[dict[str, Any]]:
-        """COCO results: image id, category id, box `x y w h`, score, compressed RLE.
+        """Convert to COCO results, ready for `json.dump`.
 
-        categories: category id by label; None counts from 1 in the order of the classes.
+        Args:
+            categories: category id of each label. None takes label + 1.
+
+        Returns:
+            One record per detection: image_id, category_id, bbox (`x y w h` in pixels), score, segmentation (compressed
+            RLE).
+
+        Raises:
+            KeyError: `categories` lacks a label.
+
+        Example:
+            >>> from refexp.masks import encode
+            >>> mask = np.zeros((1, 40, 60), dtype=bool)
+            >>> mask[0, 10:20, 5:25] = True
+            >>> (record,) = Detections(7, torch.tensor([0]), torch.tensor([0.5]), encode(mask)).to_coco()
+            >>> record["image_id"], record["category_id"], record["bbox"], record["score"]
+            (7, 1, [5.0, 10.0, 20.0, 10.0], 0.5)
         """
         found = zip(self.labels.tolist(), self.scores.tolist(), boxes_xywh(self.masks), self.masks, strict=True)
         return [
@@ -195,14 +273,25 @@ class Detections:
         ]
 
     def to_supervision(self) -> Any:
-        """`supervision.Detections` with boxes, masks (bool [N, H, W]: N pictures in memory), scores and class names.
+        """Convert to `supervision.Detections`, for drawing and tracking.
 
-        Raises RefexpError with the pip command if the package is missing.
+        Returns:
+            Boxes, scores, labels, class names, and masks as bool [N, H, W], which need N x H x W bytes.
+
+        Raises:
+            RefexpError: the package supervision is not installed. The message contains the pip command.
+
+        Example:
+            >>> from refexp.masks import encode
+            >>> mask = np.ones((1, 40, 60), dtype=bool)
+            >>> one = Detections(0, torch.tensor([0]), torch.tensor([0.9]), encode(mask), ("cat",))
+            >>> one.to_supervision()["class_name"].tolist()
+            ['cat']
         """
         try:
             supervision = importlib.import_module("supervision")
         except ImportError:
-            raise RefexpError("to_supervision needs a package that is not installed: pip install supervision") from None
+            raise RefexpError("to_supervision needs a missing package: pip install supervision") from None
         if not len(self):
             return supervision.Detections.empty()
         labels = self.labels.numpy()
@@ -217,10 +306,10 @@ class Detections:
 
 @dataclass(frozen=True)
 class Weights:
-    """Where a network's weights came from, for the provenance of every output.
+    """The origin of a network's weights, recorded in every output.
 
-    kind: "published" is trusted (or none are needed); results of "other" ones are marked, those of "random" ones mean
-    nothing.
+    kind: "published" (or no weights needed), "other" or "random". Results of "other" weights are marked. Results of
+    "random" weights are meaningless.
     """
 
     origin: str
@@ -230,5 +319,5 @@ class Weights:
 
     @classmethod
     def random(cls) -> Weights:
-        """Seeded random weights, for tests and benchmarks."""
+        """Describe seeded random weights, for tests and benchmarks."""
         return cls("RANDOM weights", kind="random")

@@ -120,7 +120,7 @@ def test_random_weights_are_said(caplog):
         (["encoder=dinov2"], "encoder=dinov2: no such option. Did you mean 'dinov2_"),
         (["sede=1"], "sede: no such key"),
         (["postprocess.nms.iou_threshold=2"], "postprocess.nms.iou_threshold=2"),
-        (["proposer=oracle"], "OracleProposer gives back annotations"),
+        (["proposer=oracle"], "OracleProposer needs annotated targets"),
         (["encoder=dinov2_vitl14"], "dinov2_vitl14_pretrain.pth"),
         (["dataset=custom"], "dataset.images, dataset.references, dataset.targets must be given"),
     ],
@@ -135,7 +135,7 @@ def test_mistaken_overrides(overrides_, message, tmp_path, monkeypatch):
 def test_a_class_without_references_is_left_out(model, drawn_folder, caplog):  # noqa: F811
     leaf = drawn_folder / "refs/leaf"
     model.remember({"cat": [], "leaf": [(leaf / "1.png", leaf / "1_mask.png")]})
-    assert model.classes == ("leaf",) and "no references of cat" in caplog.text
+    assert model.classes == ("leaf",) and "class cat is left out: it has no references" in caplog.text
     found = model.predict(drawn_folder / "photos/scene_01.jpg")
     assert found.decode().shape == (len(found), *found.size) and len(found)
     assert found.above(1).decode().shape == (0, *found.size)
@@ -145,13 +145,13 @@ def test_mistaken_references_and_images(model, tmp_path):
     fresh = Model(model.encoder, model.proposer, model.matcher, model.steps, model.device)
     grey = np.zeros((40, 50), dtype=np.uint8)
     mask = grey + 1
-    with pytest.raises(RefexpError, match=r"no references yet: model\.remember"):
+    with pytest.raises(RefexpError, match=r"no references yet: call model\.remember"):
         fresh.predict(grey)
     with pytest.raises(RefexpError, match="no such file or folder: nowhere"):
         model.remember("nowhere")
-    with pytest.raises(RefexpError, match=r"reference cat\[1\]: the mask is \[50, 40\]"):
+    with pytest.raises(RefexpError, match=r"reference cat\[1\]: the mask has size \[50, 40\]"):
         model.remember({"cat": [(grey, mask), (grey, mask.T)]})
-    with pytest.raises(RefexpError, match=r"reference cat\[0\]: .* with 0 pixels on the thing"):
+    with pytest.raises(RefexpError, match=r"reference cat\[0\]: .* and 0 pixels on the object"):
         model.remember({"cat": [(grey, grey)]})
     with pytest.raises(RefexpError, match="so no references"):
         model.remember({})

@@ -132,7 +132,7 @@ def test_the_folds_of_coco20i_differ_in_their_classes_alone(on):
 @pytest.mark.parametrize("option", ["voc_split1", "artaxor"])
 def test_boxes_alone_cannot_be_evaluated_as_masks(option, on):
     data, evaluation = load(on(f"dataset={option}", "evaluation.kinds=[bbox,segm]"))
-    with pytest.raises(RefexpError, match="no masks, only boxes; evaluation=boxes"):
+    with pytest.raises(RefexpError, match="no masks, only boxes; use evaluation=boxes"):
         evaluation.check(data.targets)
 
 
@@ -192,7 +192,7 @@ def test_references_with_boxes_alone_get_masks(overrides, on, tmp_path):
     assert found["bbox/nAP50"] > 0 and "segm/nAP" not in found
     references = read(tmp_path / "out/references.json")
     assert all(annotation["segmentation"]["counts"] for annotation in references["annotations"])
-    with pytest.raises(RefexpError, match="OracleProposer cannot make masks of boxes"):
+    with pytest.raises(RefexpError, match="OracleProposer cannot make masks from boxes"):
         run(on(*overrides, *cheap, "proposer=oracle"), tmp_path / "oracle")
 
 

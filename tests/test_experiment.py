@@ -126,9 +126,9 @@ def test_random_weights_are_said_everywhere(configure, folder, tmp_path, capsys)
 @pytest.mark.parametrize(
     ("overrides", "said"),
     [
-        (["precision=bfloat16"], ["precision=bfloat16 has no effect: this encoder and proposer ignore it"]),
+        (["precision=bfloat16"], ["precision=bfloat16 has no effect: the encoder and the proposer ignore it"]),
         (["precision=bfloat16", "experiment=paper"], []),
-        (["precision=tf32", "experiment=paper"], ["precision=tf32: cpu has no TF32 and computes in float32"]),
+        (["precision=tf32", "experiment=paper"], ["precision=tf32: cpu does not support TF32 and computes in float32"]),
     ],
 )
 def test_a_key_without_effect_is_said(overrides, said, configure, caplog):

@@ -1,4 +1,4 @@
-"""One's own images: a folder and two COCO files."""
+"""Your own data set: a folder of images and two COCO files."""
 
 from __future__ import annotations
 
@@ -18,10 +18,10 @@ log = logging.getLogger(__name__)
 
 
 class CustomDataset:
-    """Images below a folder, COCO JSON for references and for targets.
+    """Images in a folder, with one COCO JSON for the references and one for the targets.
 
-    images: folder of the target images, and of the references' unless `reference_images` says otherwise.
-    classes: names to keep, in this order; None keeps every category that both files know.
+    images: folder of the target images. It also holds the reference images, unless `reference_images` is set.
+    classes: names to keep, in this order. None keeps every category that both files have.
     """
 
     def __init__(
@@ -38,17 +38,18 @@ class CustomDataset:
         self.classes = classes
 
     def load(self) -> Data:
-        """Read both files. Raises RefexpError that names the file or key at fault."""
+        """Read both files. Raises RefexpError with the file or config key at fault."""
         references, targets = read_coco(self.references), read_coco(self.targets)
         classes, left_out = choose_classes(references, targets, self.classes, "dataset.classes")
         if left_out:
-            log.warning("%d categories left out, in one annotation file only: %s", len(left_out), ", ".join(left_out))
+            names = ", ".join(left_out)
+            log.warning("%d categories left out, because only one annotation file has them: %s", len(left_out), names)
         return Data(tuple(classes), *self.splits(references, targets, classes))
 
     def splits(
         self, references: dict[str, Any], targets: dict[str, Any], classes: Sequence[str]
     ) -> tuple[Split, Split]:
-        """Both files' contents as splits of these classes. Raises MissingData for target images that are not there."""
+        """Make the two splits of these classes. Raises MissingData if target images are missing."""
         reference_split = make_split(references, str(self.references), classes, *access(self.reference_images))
         target_split = make_split(targets, str(self.targets), classes, *access(self.images))
         check_files(target_split.images.values(), self.images, str(self.targets))
@@ -56,14 +57,14 @@ class CustomDataset:
 
 
 def existing_folder(path: str, key: str) -> Path:
-    """The folder, or a RefexpError that names the config key."""
+    """Return the folder. Raises MissingData with the config key if it does not exist."""
     if not Path(path).is_dir():
         raise MissingData(f"{key}: no such folder: {path}")
     return Path(path)
 
 
 def access(folder: Path) -> tuple[Callable[[Record], np.ndarray], Callable[[Record], str]]:
-    """How images below `folder` are read, and told apart by their content."""
+    """Return two functions of an image record in `folder`: read the image, and hash its content."""
 
     def read(record: Record) -> np.ndarray:
         return read_rgb(folder / record["file_name"], record["height"], record["width"])
@@ -78,7 +79,7 @@ def access(folder: Path) -> tuple[Callable[[Record], np.ndarray], Callable[[Reco
 
 
 def check_files(records: Iterable[Record], folder: Path, source: str) -> None:
-    """Raise RefexpError if any of these images is missing, and say how many are."""
+    """Raise MissingData with the number of missing images if any of these images is missing."""
     missing = [record["file_name"] for record in records if not (folder / record["file_name"]).is_file()]
     if missing:
         raise MissingData(

@@ -1,4 +1,4 @@
-"""A folder of one's own photographs, and references as people have them: a COCO file, or images with a mask each."""
+"""A folder of your own photos, with references as a COCO file or as images with one mask each."""
 
 from __future__ import annotations
 
@@ -21,16 +21,16 @@ log = logging.getLogger(__name__)
 
 SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".tif", ".tiff")
 MASK = "_mask.png"
-"""`<stem>_mask.png` beside a reference image is its mask: what is not 0."""
+"""`<stem>_mask.png` beside a reference image is its mask. Pixels with a non-zero value belong to the object."""
 
 
 class FolderDataset:
-    """Photographs without annotations, and references for what is to be found in them.
+    """Photos without annotations, and references of the classes to detect in them.
 
-    images: folder, looked through with the folders in it, or one file. references: a COCO JSON (its annotations may be
-    boxes only), or a folder `refs/<class>/` of images with an alpha channel or a `<stem>_mask.png` beside them.
-    reference_images: folder of the images of a COCO JSON; None looks beside it and in `images`.
-    classes: names to keep, in this order; None keeps all.
+    images: one file, or a folder that is searched with its subfolders. references: a COCO JSON (boxes without masks are
+    allowed), or a folder `refs/<class>/` of images with an alpha channel or a `<stem>_mask.png` beside them.
+    reference_images: folder of the images of a COCO JSON. None searches beside the JSON and in `images`.
+    classes: names to keep, in this order. None keeps all.
     """
 
     def __init__(
@@ -41,20 +41,20 @@ class FolderDataset:
         self.classes = classes
 
     def load(self) -> Data:
-        """Find the images and read the references. Raises RefexpError that names the file or key at fault."""
+        """List the images and read the references. Raises RefexpError with the file or config key at fault."""
         classes, references = read_given(self.references, self.reference_images, self.images, self.classes)
         return Data(classes, references, self._targets(references.labels))
 
     def _targets(self, labels: Mapping[int | str, int]) -> Split:
-        """All images, without annotations; an image's id is its file name below the folder."""
+        """Make a split of all images, without annotations. The id of an image is its path relative to the folder."""
         if self.images.is_file():
             root, files = self.images.parent, [self.images]
         else:
-            # References kept in a folder of the photographs are not looked through.
+            # The references may lie in a subfolder of the photos. They are not targets.
             root = self.images
             files = [f for f in image_files(root) if not f.resolve().is_relative_to(self.references.resolve())]
             if not files:
-                raise RefexpError(f"images: all images in {root} are references; name a folder of photographs.")
+                raise RefexpError(f"images: all images in {root} are references; set images to a folder of photos.")
         records: dict[ImageId, Record] = {}
         for path in files:
             name, (width, height) = path.relative_to(root).as_posix(), upright_size(path)
@@ -65,23 +65,23 @@ class FolderDataset:
 def read_given(
     path: Path, images: Path | None = None, nearby: Path | None = None, classes: Sequence[str] | None = None
 ) -> tuple[tuple[str, ...], Split]:
-    """References from a folder or a COCO file: the class names and the split.
+    """Read references from a folder or a COCO file. Returns the class names and the split.
 
-    images: the folder of a COCO file's images; None looks for them beside the file, and in the folder `nearby`.
+    images: the folder of the images of a COCO file. None searches beside the file and in the folder `nearby`.
     """
     if path.is_dir():
         content, images = read_reference_folder(path), path
     else:
         content = read_coco(path)
         if not content["categories"]:
-            raise RefexpError(f"{path} names no categories, so there is nothing to look for.")
+            raise RefexpError(f"{path} has no categories, so there are no classes to detect; add categories.")
         images = _folder_of(content, path, images, nearby)
     names, _ = choose_classes(content, content, classes, "dataset.classes")
     return tuple(names), make_split(content, str(path), names, *access(images))
 
 
 def read_reference_folder(folder: Path) -> dict[str, Any]:
-    """`folder/<class>/*` as COCO content: an instance an image, the image's name below `folder` its id."""
+    """Read `folder/<class>/*` as COCO content: one instance per image. The path below `folder` is the image id."""
     files = image_files(folder)
     masks = {_beside(path) for path in files}
     found: list[tuple[str, str, np.ndarray]] = []
@@ -90,7 +90,9 @@ def read_reference_folder(folder: Path) -> dict[str, Any]:
         if path in masks:
             continue
         if len(name.parts) == 1:
-            raise RefexpError(f"{path} has no class: put it into a folder named after its class, {folder}/<class>/.")
+            raise RefexpError(
+                f"{path} has no class: move it into a folder with the name of its class, {folder}/<class>/."
+            )
         found.append((name.parts[0], name.as_posix(), read_reference_mask(path)))
     empty = sorted({f.name for f in folder.iterdir() if f.is_dir() and f.name[0] != "."} - {name for name, *_ in found})
     if empty:
@@ -99,7 +101,7 @@ def read_reference_folder(folder: Path) -> dict[str, Any]:
 
 
 def to_content(references: Sequence[tuple[str, str, np.ndarray]]) -> dict[str, Any]:
-    """(class, image id, mask bool [H, W]) of every reference, each in an image of its own, as COCO content."""
+    """Make COCO content of (class, image id, mask bool [H, W]) tuples. Each reference has an image of its own."""
     names = list(dict.fromkeys(name for name, *_ in references))
     content: dict[str, list[Record]] = {"images": [], "annotations": []}
     for name, image, mask in references:
@@ -110,54 +112,58 @@ def to_content(references: Sequence[tuple[str, str, np.ndarray]]) -> dict[str, A
 
 
 def read_reference_mask(path: Path) -> np.ndarray:
-    """The mask of a reference image, bool [H, W]: `<stem>_mask.png` beside it, or else its alpha channel."""
+    """Read the mask of a reference image, bool [H, W]: `<stem>_mask.png` beside it, or else its alpha channel."""
     image, beside = open_upright(path), _beside(path)
     if beside.is_file():
         mask = to_mask(open_upright(beside))
         if mask.shape != (image.height, image.width):
             raise RefexpError(
-                f"{beside} is {mask.shape[1]} x {mask.shape[0]} pixels, {path.name} {image.width} x {image.height}; "
-                "a mask must be as large as its image."
+                f"{beside} has {mask.shape[1]} x {mask.shape[0]} pixels, but {path.name} has {image.width} x "
+                f"{image.height}; a mask must have the size of its image."
             )
         if not mask.any():
-            raise RefexpError(f"{beside} is 0 everywhere; what belongs to the thing must be another value.")
+            raise RefexpError(f"{beside}: the mask is empty; mark the object's pixels with a non-zero value.")
         return mask
     mask = opaque(image)
     if mask.all() or not mask.any():
-        state = "no alpha channel" if not has_alpha(image) else "an alpha channel that is the same everywhere"
+        state = "no alpha channel" if not has_alpha(image) else "an alpha channel with a single value"
         raise RefexpError(
-            f"{path} has {state}, so no mask: make all transparent but the thing, or put a {beside.name} beside it "
-            "that is 0 everywhere but on the thing."
+            f"{path} has {state}, so it has no mask. Make the background transparent, or add {beside.name} in the same "
+            "folder, with 0 for the background and a non-zero value for the object."
         )
     return mask
 
 
 def _beside(path: Path) -> Path:
+    """Return the path of the mask file of a reference image."""
     return path.with_name(path.stem + MASK)
 
 
 def image_files(folder: Path) -> list[Path]:
-    """The images in a folder and the folders in it, by name; hidden files are not looked at. RefexpError if none."""
+    """List the images in a folder and its subfolders, sorted by name, without hidden files.
+
+    Raises RefexpError if there are no images.
+    """
     everything = sorted(_files_below(folder))
     for path in everything:
         try:
             str(path).encode()
         except UnicodeEncodeError:
             name = os.fsencode(path.name).decode("utf-8", "backslashreplace")
-            raise RefexpError(f"{path.parent} holds a file whose name is not UTF-8: {name}; rename it.") from None
+            raise RefexpError(f"{path.parent} contains a file whose name is not UTF-8: {name}; rename it.") from None
     found = [path for path in everything if path.suffix.lower() in SUFFIXES]
     others = Counter(path.suffix.lower() or path.name for path in everything if path.suffix.lower() not in SUFFIXES)
     if not found:
-        raise RefexpError(f"{folder} holds no images; what is read: {', '.join(SUFFIXES)}, in folders of it too.")
+        raise RefexpError(f"{folder} and its subfolders contain no images; supported types: {', '.join(SUFFIXES)}.")
     if others:
         counts = ", ".join(f"{count} {suffix}" for suffix, count in others.most_common(5))
-        log.warning("%s: files of other kinds passed over: %s", folder, counts)
+        log.warning("%s: skipped files of other types: %s", folder, counts)
     return found
 
 
 def _files_below(folder: Path) -> Iterator[Path]:
-    """Files in a folder and the folders in it, linked ones too, each of these once."""
-    seen = set()
+    """Yield the files in a folder and its subfolders. Follows links, but visits each folder only once."""
+    seen = set()  # links can form a cycle
     for path, folders, names in os.walk(folder, followlinks=True):
         real = os.path.realpath(path)
         folders[:] = [] if real in seen else sorted(name for name in folders if name[0] != ".")
@@ -167,7 +173,7 @@ def _files_below(folder: Path) -> Iterator[Path]:
 
 
 def _folder_of(content: Mapping[str, Any], path: Path, given: Path | None, nearby: Path | None) -> Path:
-    """The folder that holds all annotated images of a COCO file."""
+    """Return the folder that contains all annotated images of a COCO file. Raises RefexpError if none does."""
     annotated = {annotation["image_id"] for annotation in content["annotations"]}
     names = [image["file_name"] for image in content["images"] if image["id"] in annotated]
     places = (
@@ -180,11 +186,13 @@ def _folder_of(content: Mapping[str, Any], path: Path, given: Path | None, nearb
             return folder
     first = next(name for name in names if not (places[0] / name).is_file())
     looked = ", ".join(dict.fromkeys(str(folder) for folder in places if folder.is_dir()))
-    raise RefexpError(f"{path}: its images, such as {first}, were not all found in {looked}: reference_images=DIR")
+    raise RefexpError(
+        f"{path}: images are missing, such as {first} (searched: {looked}); set their folder: reference_images=DIR"
+    )
 
 
 def _usual_places(path: Path) -> list[Path]:
-    """Where annotation tools put images: beside the file, in images/, per subset, or the same from one folder up."""
+    """List the usual image folders of annotation tools, relative to the file's folder and to its parent."""
     subset = path.stem.removeprefix("instances_")
     ways = ("", "images", f"images/{subset}", subset)
     return [base / way for base in (path.parent, path.parent.parent) for way in ways]

@@ -1,4 +1,4 @@
-"""LVIS: COCO-format annotations where every image is annotated for some classes only, and classes have a frequency."""
+"""LVIS: COCO-format annotations where each image is annotated for some classes only. Classes have a frequency."""
 
 from __future__ import annotations
 
@@ -14,29 +14,31 @@ from refexp.errors import RefexpError
 
 Frequency = Literal["rare", "common", "frequent"]
 FREQUENCIES: tuple[Frequency, ...] = get_args(Frequency)
-"""Classes in at most 10, in 11 to 100 and in more training images; a category's field `frequency` holds the initial."""
+"""Classes in at most 10, in 11 to 100 and in more training images. A category's `frequency` is the initial letter."""
 
 
 @dataclass(frozen=True)
 class LvisSplit(Split):
-    """A split with what the federated protocol needs.
+    """A split with the extra fields of the federated LVIS protocol.
 
-    groups: category id -> frequency, for every category of the file. Image records hold `neg_category_ids`, classes
-    known to be absent, and `not_exhaustive_category_ids`, classes of which not every instance is annotated.
+    groups: category id -> frequency, for every category of the file.
+    Image records have `neg_category_ids`, the classes known to be absent, and `not_exhaustive_category_ids`, the
+    classes with instances that are not annotated.
     """
 
     groups: dict[int | str, Frequency]
 
     def frequencies(self) -> dict[int, Frequency]:
-        """Class index -> frequency, in class order."""
+        """Return class index -> frequency, in class order."""
         return {label: self.groups[id_] for id_, label in sorted(self.labels.items(), key=lambda item: item[1])}
 
 
 class LvisDataset(CustomDataset):
-    """LVIS v1 (arXiv 1908.03195): images below a folder, LVIS JSON for references and for targets.
+    """LVIS v1 (arXiv 1908.03195): images in a folder, one LVIS JSON for the references and one for the targets.
 
-    The first four arguments are `CustomDataset`'s. frequency: groups of classes to keep, by the targets' own field
-    `frequency`; None keeps all. classes: names to keep of those, in this order; None keeps all that both files know.
+    The first four arguments are those of `CustomDataset`.
+    frequency: groups of classes to keep, by the field `frequency` in the targets' file. None keeps all groups.
+    classes: names to keep in these groups, in this order. None keeps all classes that both files have.
     """
 
     def __init__(
@@ -52,21 +54,21 @@ class LvisDataset(CustomDataset):
         self.frequency = frequency or list(FREQUENCIES)
 
     def load(self) -> Data:
-        """Read both files. Raises RefexpError that names the file or key at fault."""
+        """Read both files. Raises RefexpError with the file or config key at fault."""
         references, targets = read_coco(self.references), read_coco(self.targets)
         groups = check_lvis(targets, str(self.targets))
         group = {category["name"]: groups[category["id"]] for category in targets["categories"]}
         known, _ = choose_classes(references, targets, self.classes, "dataset.classes")
         classes = [name for name in known if group[name] in self.frequency]
         if not classes:
-            raise RefexpError(f"dataset.frequency={self.frequency}: no class of {self.targets} is left.")
+            raise RefexpError(f"dataset.frequency={self.frequency}: no class of {self.targets} matches.")
         reference_split, target_split = self.splits(references, targets, classes)
         given = {field.name: getattr(target_split, field.name) for field in fields(target_split)}
         return Data(tuple(classes), reference_split, LvisSplit(**given, groups=groups))
 
 
 def check_lvis(content: dict[str, Any], source: str) -> dict[int | str, Frequency]:
-    """Category id -> frequency. Raises RefexpError if the COCO dict `content` lacks one of LVIS's own fields."""
+    """Return category id -> frequency. Raises RefexpError if the COCO dict `content` lacks one of LVIS's fields."""
     names = {name[0]: name for name in FREQUENCIES}
     for field in ("neg_category_ids", "not_exhaustive_category_ids"):
         _require(content["images"], field, lambda value: isinstance(value, list), source)
@@ -78,6 +80,6 @@ def _require(records: Sequence[Record], field: str, fits: Callable[[Any], bool],
     for record in records:
         if not fits(record.get(field)):
             raise RefexpError(
-                f"{source}: id {record['id']!r} has {field}={record.get(field)!r}; LVIS's own annotations are needed "
-                "(dataset=custom takes any others)."
+                f"{source}: id {record['id']!r} has {field}={record.get(field)!r}; dataset=lvis needs the original "
+                "LVIS annotations. For other annotations use dataset=custom."
             )

@@ -1,8 +1,8 @@
-"""Drawn scenes with exact instance masks: the pictures behind the `synthetic` dataset.
+"""Draws scenes with exact instance masks: the images of the `synthetic` dataset.
 
-Every class is one row of `CLASSES`: a layout function that says which colour layer each sample of the object belongs
-to, and the palettes that colour those layers. A new class is one such function and one row.
-Image `i` of a split depends on (seed, split, classes, i) alone, so a longer split starts with the shorter one.
+Every class is one row of `CLASSES`. Its layout function assigns each sample of the object to a color layer, and its
+palettes give the colors of the layers. To add a class, add a layout function and a row.
+Image `i` of a split depends only on (seed, split, classes, i), so a longer split starts with the shorter one.
 """
 
 from __future__ import annotations
@@ -18,23 +18,23 @@ from PIL import Image
 from refexp.data.coco import annotation_of
 
 SIZES = ((384, 288), (320, 240), (352, 264), (288, 384), (240, 320), (264, 352))
-"""Image sizes drawn from, (width, height)."""
+"""The image sizes, (width, height). Each scene draws one of them."""
 EMPTY_EVERY = 12
-"""One image in this many holds clutter only, and so has no annotation."""
+"""One image in this many contains only clutter and has no annotations."""
 MIN_VISIBLE = 0.4
-"""A placement that leaves less than this share of an object in sight is tried again."""
+"""Minimum visible share of each object. A placement that leaves less is tried again."""
 MIN_AREA = 150
-"""Fewest visible pixels of an annotated object."""
+"""Minimum number of visible pixels of an annotated object."""
 PLACEMENTS = 12
-"""Places tried for an object before it is left out."""
+"""Number of placements tried before an object is left out."""
 OVERSAMPLE = 2
-"""Samples per pixel and axis: edges are antialiased, and a mask pixel is one covered by half or more."""
+"""Samples per pixel and axis, for antialiased edges. The mask has the pixels of which at least half is covered."""
 
-COLOURS: dict[str, tuple[int, int, int]] = {
+COLORS: dict[str, tuple[int, int, int]] = {
     "red": (200, 38, 40), "orange": (236, 128, 36), "yellow": (244, 204, 62), "lime": (150, 190, 60),
     "green": (52, 128, 62), "teal": (32, 144, 146), "sky": (110, 184, 226), "blue": (36, 82, 170),
     "purple": (116, 62, 142), "pink": (240, 146, 168), "brown": (110, 66, 38), "tan": (206, 160, 104),
-    "cream": (246, 234, 206), "white": (250, 250, 248), "grey": (136, 138, 144), "black": (30, 28, 32),
+    "cream": (246, 234, 206), "white": (250, 250, 248), "gray": (136, 138, 144), "black": (30, 28, 32),
 }  # fmt: skip
 BACKDROPS = ((196, 186, 164), (150, 170, 140), (168, 186, 200), (120, 112, 108), (214, 200, 186), (98, 118, 112),
              (178, 160, 178), (86, 96, 116), (226, 222, 214), (160, 138, 112))  # fmt: skip
@@ -42,7 +42,7 @@ BACKDROPS = ((196, 186, 164), (150, 170, 140), (168, 186, 200), (120, 112, 108),
 
 @dataclass(frozen=True)
 class Frame:
-    """Sample positions in an object's own axes, f32 [n, n] each; the object fits into the unit disc."""
+    """Sample positions in the object's coordinates, f32 [n, n] each. The object fits into the unit disc."""
 
     x: np.ndarray
     y: np.ndarray
@@ -51,12 +51,15 @@ class Frame:
 
 
 Layout = Callable[[np.random.Generator, Frame], np.ndarray]
-"""Draws an object: u8 [n, n], 0 outside and k where the palette's k-th colour goes."""
+"""Draws an object as u8 [n, n]: 0 outside, k for the palette's k-th color."""
 
 
 @dataclass(frozen=True)
 class ObjectClass:
-    """layout: the shape and its layers; palettes: colour names, one per layer; dome: how round the shading is."""
+    """A class of objects.
+
+    layout: draws the shape and its layers. palettes: color names, one per layer. dome: roundness of the shading.
+    """
 
     layout: Layout
     palettes: tuple[str, ...]
@@ -65,27 +68,27 @@ class ObjectClass:
 
 @dataclass(frozen=True)
 class Sprite:
-    """A drawn object before it has a place. rgb: f32 [n, n, 3] in 0..255; coverage: f32 [n, n] in [0, 1]."""
+    """A drawn object without a position. rgb: f32 [n, n, 3] in 0..255. coverage: f32 [n, n] in [0, 1]."""
 
     rgb: np.ndarray
     coverage: np.ndarray
 
     @property
     def mask(self) -> np.ndarray:
-        """Pixels that belong to the object, bool [n, n]."""
+        """The pixels of the object, bool [n, n]."""
         return self.coverage >= 0.5
 
 
 def _stack(inside: np.ndarray, *layers: np.ndarray) -> np.ndarray:
-    """Colour 1 inside, then each layer (bool [n, n]) painted over it with colours 2, 3, ..."""
+    """Paint color 1 inside, then each layer (bool [n, n]) over it with colors 2, 3, ..."""
     drawn = np.ones(inside.shape, dtype=np.uint8)
-    for colour, layer in enumerate(layers, start=2):
-        drawn[layer] = colour
+    for color, layer in enumerate(layers, start=2):
+        drawn[layer] = color
     return np.where(inside, drawn, 0).astype(np.uint8)
 
 
 def _discs(frame: Frame, centres: Sequence[tuple[float, float]], radius: float) -> np.ndarray:
-    """Union of equal discs, bool [n, n]."""
+    """Return the union of discs with the same radius, bool [n, n]."""
     hit = np.zeros(frame.x.shape, dtype=bool)
     for cx, cy in centres:
         hit |= (frame.x - cx) ** 2 + (frame.y - cy) ** 2 < radius**2
@@ -93,13 +96,13 @@ def _discs(frame: Frame, centres: Sequence[tuple[float, float]], radius: float) 
 
 
 def _wave(frame: Frame, count: int, phase: float = 0.0) -> np.ndarray:
-    """Triangle wave around the centre with `count` peaks of height 1 and troughs of 0, f32 [n, n]."""
+    """Return a triangle wave around the center, f32 [n, n], with `count` peaks of 1 and troughs of 0."""
     turn = (frame.angle / (2 * np.pi) * count + phase) % 1
     return np.abs(2 * turn - 1)
 
 
 def _ladybird(rng: np.random.Generator, f: Frame) -> np.ndarray:
-    """Shell, spots, head: two large spots, seven middling ones or many small ones."""
+    """A shell with a head and either two large, seven medium or many small spots."""
     spots, radius = [
         ([(0.4, 0.15)], 0.24),
         ([(0.35, -0.2), (0.52, 0.2), (0.26, 0.52)], 0.16),
@@ -113,7 +116,7 @@ def _ladybird(rng: np.random.Generator, f: Frame) -> np.ndarray:
 
 
 def _dartboard(rng: np.random.Generator, f: Frame) -> np.ndarray:
-    """Two kinds of sector, two narrow rings over them, a bull's eye; or plain rings."""
+    """A disc with alternating sectors, two narrow rings and a bull's eye, or a disc with rings only."""
     sectors = (0, 8, 12, 20)[rng.integers(4)]
     odd = (f.r * 5 % 2 < 1) if sectors == 0 else _wave(f, sectors // 2, 0.25) > 0.5
     ring = ((f.r > 0.84) | (np.abs(f.r - 0.5) < 0.06)) & (sectors > 0)
@@ -121,7 +124,7 @@ def _dartboard(rng: np.random.Generator, f: Frame) -> np.ndarray:
 
 
 def _beach_ball(rng: np.random.Generator, f: Frame) -> np.ndarray:
-    """A sphere seen from a side: panels between meridians, and a cap at the pole."""
+    """A sphere with panels between meridians and a cap at the pole."""
     tilt, panels = rng.uniform(0.3, 1.2), (6, 8, 12)[rng.integers(3)]
     z = np.sqrt(np.clip(1 - f.r**2, 0, 1))
     pole, depth = f.y * np.sin(tilt) + z * np.cos(tilt), z * np.sin(tilt) - f.y * np.cos(tilt)
@@ -131,7 +134,7 @@ def _beach_ball(rng: np.random.Generator, f: Frame) -> np.ndarray:
 
 
 def _brick_wall(rng: np.random.Generator, f: Frame) -> np.ndarray:
-    """A rectangle of bricks of two shades in mortar, shifted row by row or stacked."""
+    """A rectangle of bricks in two colors with mortar. The rows are shifted or stacked."""
     half, rows = rng.uniform(0.42, 0.66), rng.integers(3, 6)
     row = np.floor((f.y / half + 1) / 2 * rows)
     column = f.x * rng.uniform(1.2, 2.4) + row * rng.choice([0.0, 0.5]) + rng.random()
@@ -142,7 +145,7 @@ def _brick_wall(rng: np.random.Generator, f: Frame) -> np.ndarray:
 
 
 def _zebra_rug(rng: np.random.Generator, f: Frame) -> np.ndarray:
-    """A rug with rounded or drawn-in sides and wavy stripes along, across or in arcs."""
+    """A rug with convex or concave sides and wavy stripes in one of three directions."""
     waist, stripes, bend = rng.uniform(-0.12, 0.2), rng.uniform(3.0, 6.0), rng.uniform(0.06, 0.2)
     width, height = 0.55 + waist * (np.abs(f.y) - 0.4), 0.78
     inside = np.abs(f.x / width) ** 5 + np.abs(f.y / height) ** 5 < 1
@@ -153,7 +156,7 @@ def _zebra_rug(rng: np.random.Generator, f: Frame) -> np.ndarray:
 
 
 def _leaf(rng: np.random.Generator, f: Frame) -> np.ndarray:
-    """A lance, an egg or a lobed maple-like blade with a midrib, side veins and a stalk."""
+    """A narrow, an oval or a lobed blade with a midrib, side veins and a stalk."""
     kind, slope, along = rng.integers(3), rng.uniform(0.5, 1.1), np.clip((f.y + 0.95) / 1.65, 0, 1)
     if kind == 2:
         lobes = np.cos(5 * (f.angle + np.pi / 2)) * 0.2 + np.cos(15 * (f.angle + np.pi / 2)) * 0.06
@@ -168,7 +171,7 @@ def _leaf(rng: np.random.Generator, f: Frame) -> np.ndarray:
 
 
 def _starfish(rng: np.random.Generator, f: Frame) -> np.ndarray:
-    """Five to eight arms, blunt or pointed, with a row of knobs or a stripe down each."""
+    """A star with five to eight arms, blunt or pointed. Each arm has a row of knobs or a stripe."""
     arms, body, power = (5, 5, 6, 8)[rng.integers(4)], rng.uniform(0.34, 0.46), rng.uniform(1.2, 2.2)
     peak = _wave(f, arms)
     inside = f.r < body + (0.97 - body) * peak**power
@@ -181,7 +184,7 @@ def _starfish(rng: np.random.Generator, f: Frame) -> np.ndarray:
 
 
 def _cookie(rng: np.random.Generator, f: Frame) -> np.ndarray:
-    """A lumpy disc with chips, iced on top or with jam in the middle."""
+    """An uneven disc with chips, and sometimes with icing or with jam in the middle."""
     kind, phase = rng.integers(3), rng.uniform(0, 6, 2)
     edge = 0.9 + 0.04 * np.sin(5 * f.angle + phase[0]) + 0.02 * np.sin(9 * f.angle + phase[1])
     turns = np.arange(9) * 2.4 + phase[0]
@@ -205,7 +208,7 @@ CLASSES: dict[str, ObjectClass] = {
         dome=0.9,
     ),
     "brick wall": ObjectClass(
-        _brick_wall, ("red brown cream", "tan orange grey", "grey sky white", "teal green cream")
+        _brick_wall, ("red brown cream", "tan orange gray", "gray sky white", "teal green cream")
     ),
     "zebra rug": ObjectClass(_zebra_rug, ("white black", "orange black", "cream brown", "sky blue")),
     "leaf": ObjectClass(_leaf, ("green lime", "red orange", "yellow brown", "brown tan"), dome=0.2),
@@ -216,11 +219,11 @@ CLASSES: dict[str, ObjectClass] = {
         _cookie, ("tan cream brown", "brown pink white", "cream brown red", "tan white purple"), dome=0.3
     ),
 }
-"""What can be drawn, by name."""
+"""The classes that can be drawn, by name."""
 
 
 def _clutter(rng: np.random.Generator, f: Frame) -> np.ndarray:
-    """A shape of no class: polygon, ring, cross or capsule, plain or with a border."""
+    """A shape that belongs to no class: polygon, ring, cross or capsule, with or without a border."""
     sides = rng.integers(3, 7)
     polygon = f.r * np.cos((f.angle % (2 * np.pi / sides)) - np.pi / sides)
     ring = np.abs(f.r - 0.68) + 0.25
@@ -230,23 +233,23 @@ def _clutter(rng: np.random.Generator, f: Frame) -> np.ndarray:
     return _stack(depth < 0.5, depth > rng.choice([0.4, 0.5]))
 
 
-CLUTTER = ObjectClass(_clutter, tuple(f"{a} {b}" for a, b in zip(COLOURS, reversed(COLOURS), strict=True)), 0.1)
+CLUTTER = ObjectClass(_clutter, tuple(f"{a} {b}" for a, b in zip(COLORS, reversed(COLORS), strict=True)), 0.1)
 
 
 def _noise(rng: np.random.Generator, size: tuple[int, int], cells: int) -> np.ndarray:
-    """Smooth noise, f32 [H, W] of about [-1, 1]; `cells` is the number of bumps along an axis."""
+    """Return smooth noise, f32 [H, W], of about [-1, 1]. `cells` is the number of bumps along an axis."""
     coarse = Image.fromarray(rng.uniform(-1, 1, (cells, cells)).astype(np.float32))
     return np.asarray(coarse.resize((size[1], size[0]), Image.Resampling.BICUBIC))
 
 
 def _grid(side: int) -> tuple[np.ndarray, np.ndarray]:
-    """Sample positions x, y in [-1, 1], f32 [side, side] each."""
+    """Return the sample positions x, y in [-1, 1], f32 [side, side] each."""
     line = (np.arange(side, dtype=np.float32) + 0.5) * 2 / side - 1
     return np.meshgrid(line, line)[0], line[:, None].repeat(side, axis=1)
 
 
 def _frame(rng: np.random.Generator, side: int) -> Frame:
-    """The object's axes: turned by any angle and foreshortened a little along one of them."""
+    """Return the object's coordinates: rotated by a random angle and slightly compressed along one axis."""
     x, y = _grid(side)
     turn, squash = rng.uniform(0, 2 * np.pi), rng.uniform(0.78, 1.0)
     cos, sin = np.float32(np.cos(turn)), np.float32(np.sin(turn))
@@ -255,13 +258,13 @@ def _frame(rng: np.random.Generator, side: int) -> Frame:
 
 
 def _palette(rng: np.random.Generator, names: str) -> np.ndarray:
-    """The named colours, each a little off, f32 [1 + layers, 3]; row 0 is the outside."""
-    pure = np.array([(0, 0, 0), *(COLOURS[name] for name in names.split())])
+    """Return the named colors with small random changes, f32 [1 + layers, 3]. Row 0 is the outside."""
+    pure = np.array([(0, 0, 0), *(COLORS[name] for name in names.split())])
     return np.clip(pure * rng.uniform(0.85, 1.1) + rng.normal(0, 7, pure.shape), 4, 254).astype(np.float32)
 
 
 def _shading(rng: np.random.Generator, side: int, dome: float, light: float) -> np.ndarray:
-    """Brightness factor, f32 [side, side]: domed towards the light, with a little grain."""
+    """Return the brightness factor, f32 [side, side]: a dome lit from the angle `light`, with some noise."""
     x, y = _grid(side)
     towards = x * np.float32(np.cos(light)) + y * np.float32(np.sin(light))
     height = np.sqrt(np.clip(1 - x * x - y * y, 0, 1))
@@ -270,11 +273,11 @@ def _shading(rng: np.random.Generator, side: int, dome: float, light: float) -> 
 
 
 def _draw(rng: np.random.Generator, kind: ObjectClass, side: int, light: float) -> Sprite:
-    """One object on a square of `side` pixels, lit from the angle `light`."""
+    """Draw one object on a square of `side` pixels, lit from the angle `light`."""
     layers = kind.layout(rng, _frame(rng, side * OVERSAMPLE))
     palette = _palette(rng, kind.palettes[rng.integers(len(kind.palettes))])
     blocks = layers.reshape(side, OVERSAMPLE, side, OVERSAMPLE)
-    # The share of each layer in a pixel gives its colour, without a colour per sample.
+    # Mixing the colors by the share of each layer in a pixel is faster than coloring every sample.
     shares = np.stack([(blocks == k).mean(axis=(1, 3), dtype=np.float32) for k in range(len(palette))], axis=-1)
     coverage = 1 - shares[..., 0]
     rgb = shares @ palette / np.maximum(coverage, 1e-6)[..., None]
@@ -282,7 +285,7 @@ def _draw(rng: np.random.Generator, kind: ObjectClass, side: int, light: float) 
 
 
 class _Canvas:
-    """A picture in the making. rgb: f32 [H, W, 3]; owner: i64 [H, W], the object seen at a pixel (-1: none)."""
+    """The scene during drawing. rgb: f32 [H, W, 3]. owner: i64 [H, W], the visible object at a pixel (-1: none)."""
 
     def __init__(self, rgb: np.ndarray) -> None:
         self.rgb = rgb
@@ -290,14 +293,14 @@ class _Canvas:
         self.full_area: list[int] = []
 
     def _windows(self, side: int, left: int, top: int) -> tuple[tuple[slice, slice], tuple[slice, slice]]:
-        """The overlap of a square placed at (left, top) with the picture: in the picture, in the square."""
+        """Return the overlap of the image and a square at (left, top): as slices of the image and of the square."""
         height, width = self.owner.shape
         rows, columns = slice(max(top, 0), min(top + side, height)), slice(max(left, 0), min(left + side, width))
         inner = slice(rows.start - top, rows.stop - top), slice(columns.start - left, columns.stop - left)
         return (rows, columns), inner
 
     def place(self, sprite: Sprite, left: int, top: int, visible: float) -> bool:
-        """Paste `sprite` unless less than the share `visible` of it or of an object below would stay in sight."""
+        """Paste `sprite`, unless it or an object below it would have a visible share of less than `visible`."""
         outer, inner = self._windows(len(sprite.coverage), left, top)
         mask = sprite.mask
         owner = self.owner.copy()
@@ -313,7 +316,7 @@ class _Canvas:
 
 
 def _backdrop(rng: np.random.Generator, size: tuple[int, int]) -> np.ndarray:
-    """A gradient with cloudy noise and, at times, weave, planks or gingham, f32 [H, W, 3]."""
+    """Draw a gradient with smooth noise and sometimes a pattern (weave, planks or gingham), f32 [H, W, 3]."""
     height, width = size
     first, second = (np.array(BACKDROPS[i], dtype=np.float32) for i in rng.choice(len(BACKDROPS), 2, replace=False))
     y, x = np.mgrid[0:height, 0:width].astype(np.float32)
@@ -332,14 +335,14 @@ def _backdrop(rng: np.random.Generator, size: tuple[int, int]) -> np.ndarray:
 
 
 def _corner(rng: np.random.Generator, size: tuple[int, int], side: int) -> tuple[int, int]:
-    """Where a square of `side` goes (left, top): well inside as a rule, now and then across the border."""
+    """Draw the position (left, top) of a square of `side`: usually inside the image, sometimes across its border."""
     margin = 8 if rng.random() < 0.88 else -side // 3
     top, left = rng.integers(margin, [max(length - side - margin, margin + 1) for length in size]).tolist()
     return left, top
 
 
 def _finish(rng: np.random.Generator, rgb: np.ndarray) -> np.ndarray:
-    """Light that falls off across the picture, a colour cast and sensor noise; f32 -> u8 [H, W, 3]."""
+    """Add uneven light, a color cast and sensor noise. f32 -> u8 [H, W, 3]."""
     light = rng.uniform(0.85, 1.08) * (1 + 0.12 * _noise(rng, rgb.shape[:2], 2))
     cast = rng.uniform(0.94, 1.06, 3)
     noisy = rgb * (light[..., None] * cast) + 2 * rng.standard_normal(rgb.shape, dtype=np.float32)
@@ -347,7 +350,7 @@ def _finish(rng: np.random.Generator, rgb: np.ndarray) -> np.ndarray:
 
 
 def _scene_classes(rng: np.random.Generator, classes: int, first: int) -> list[int]:
-    """Which classes a picture shows: `first`, then 1-4 more, a class twice only now and then."""
+    """Draw the classes of a scene: `first` and 1-4 others. Sometimes a class occurs twice."""
     count = int(rng.integers(2, 6))
     others = [int(i) for i in rng.permutation(classes) if i != first]
     chosen = [first, *others][:count]
@@ -359,21 +362,21 @@ def _scene_classes(rng: np.random.Generator, classes: int, first: int) -> list[i
 def render_scene(
     rng: np.random.Generator, classes: Sequence[str], first: int | None = 0
 ) -> tuple[np.ndarray, list[tuple[int, np.ndarray]]]:
-    """One picture: u8 [H, W, 3] and, per object, its class index and visible mask, bool [H, W].
+    """Draw one scene: u8 [H, W, 3] and, for each object, its class index and visible mask, bool [H, W].
 
-    first: index of a class to show for sure (so that a split is balanced); None for a picture of clutter alone.
+    first: index of a class that the scene must show, which balances a split. None draws only clutter.
     """
     width, height = SIZES[rng.integers(len(SIZES))]
     canvas, light = _Canvas(_backdrop(rng, (height, width))), rng.uniform(0, 2 * np.pi)
     shown = [] if first is None else _scene_classes(rng, len(classes), first)
-    # Clutter is -1: the first pieces lie below every object, a last one may lie on top.
+    # -1 means clutter. The first pieces lie below all objects, and sometimes a last piece lies on top.
     queue = [-1] * int(rng.integers(1, 3)) + shown + [-1] * int(rng.random() < 0.4)
     placed: list[int] = []
     for label in queue:
         kind = CLUTTER if label < 0 else CLASSES[classes[label]]
         side = int(rng.integers(24, 60) if label < 0 else 40 + 105 * rng.beta(1.6, 1.6))
         sprite = _draw(rng, kind, side, light)
-        # Trying for a free place first leaves occlusion to crowded scenes and to chance.
+        # Mostly an object tries free places first, so that occlusion occurs mainly in crowded scenes.
         shares = np.linspace(1.0, MIN_VISIBLE, PLACEMENTS) if rng.random() < 0.75 else [MIN_VISIBLE] * PLACEMENTS
         if any(canvas.place(sprite, *_corner(rng, (height, width), side), visible) for visible in shares):
             placed.append(label)
@@ -384,13 +387,14 @@ def render_scene(
 def render_split(
     seed: int, classes: Sequence[str], images: int, split: str = "train"
 ) -> tuple[list[np.ndarray], dict[str, Any]]:
-    """A whole split: `images` pictures, u8 [H, W, 3] each, and its COCO dict, ready for `json.dump`.
+    """Draw a split: `images` images, u8 [H, W, 3] each, and its COCO dict, ready for `json.dump`.
 
-    Category ids are 1..K in the order of `classes`; image ids are 1..images.
+    Category ids are 1..K in the order of `classes`. Image ids are 1..images.
+    Raises ValueError for an unknown class and for an empty list of classes.
     """
     unknown = [name for name in classes if name not in CLASSES]
     if unknown or not classes:
-        raise ValueError(f"cannot draw {unknown or 'no classes'}; there are {', '.join(CLASSES)}")
+        raise ValueError(f"cannot draw {unknown or 'no classes'}; choose from {', '.join(CLASSES)}")
     pictures: list[np.ndarray] = []
     records: list[dict[str, Any]] = []
     annotations: list[dict[str, Any]] = []

@@ -1,4 +1,4 @@
-"""Choosing the references: which annotated instances teach each class (METHOD 0)."""
+"""Choose the references: the annotated instances from which a run learns each class (METHOD 0)."""
 
 from __future__ import annotations
 
@@ -21,18 +21,20 @@ from refexp.types import Reference
 log = logging.getLogger(__name__)
 
 Features = Callable[[Sequence[Record]], torch.Tensor]
-"""n references -> their instance prototypes f32 [n, C] (METHOD 1.5, one reference each), in the same order."""
+"""n references -> their instance prototypes f32 [n, C] (METHOD 1.5 for one reference), in the same order."""
 
 
 @dataclass(frozen=True)
 class Shots:
-    """How many references a class gets, and which instances may serve.
+    """The number of references per class, and the filter for valid references.
 
-    missing: what happens to a class with fewer than `n` valid references: "error" refuses it by name, "drop" leaves
-    the class out of references and evaluation, "repeat" repeats the valid ones in order (the paper's way on LVIS),
-    "keep" makes do with them. A class without any is left out in all cases but "error".
-    valid: "paper" (METHOD 0's filter) or "any" (every instance that is no crowd).
-    min_side, border: of that filter, the box's shorter side and its distance from the image's border in pixels.
+    n: references per class.
+    missing: what to do with a class that has fewer than `n` valid references. "error" raises. "drop" leaves the class
+    out of references and evaluation. "repeat" repeats the valid ones in order, as the paper does on LVIS. "keep" uses
+    the valid ones only. Except with "error", a class without any valid reference is left out.
+    valid: "paper" (the filter of METHOD 0) or "any" (every instance that is not a crowd).
+    min_side, border: of the paper's filter, the minimum of the box's shorter side and of its distance from the image
+    border, in pixels.
     """
 
     n: Annotated[int, Field(ge=1)]
@@ -42,7 +44,7 @@ class Shots:
     border: Annotated[float, Field(ge=0)] = 10
 
     def may_serve(self, annotation: Record, image: Record) -> bool:
-        """Whether an instance may be a reference: no crowd, and past the filter that `valid` names."""
+        """Whether an instance is a valid reference: it is not a crowd and passes the filter `valid`."""
         if annotation.get("iscrowd", 0):
             return False
         x, y, w, h = annotation["bbox"]
@@ -56,7 +58,7 @@ class Shots:
 
 
 def candidates(split: Split, shots: Shots) -> list[Record]:
-    """Every instance that some seed could choose, in file order."""
+    """List every instance that some seed can choose, in file order."""
     return [
         annotation
         for annotation in split.annotations
@@ -66,9 +68,9 @@ def candidates(split: Split, shots: Shots) -> list[Record]:
 
 
 class Sampler(ABC):
-    """Split -> references per class, in class order.
+    """Chooses the references of each class from a split.
 
-    takes_all: shots and seed have no say, and classes may have different numbers of references.
+    takes_all: the sampler ignores shots and seed. Classes can have different numbers of references.
     """
 
     takes_all = False
@@ -77,14 +79,15 @@ class Sampler(ABC):
     def choose(
         self, split: Split, shots: Shots, seed: int, classes: Sequence[str] = (), features: Features | None = None
     ) -> dict[int, list[Record]]:
-        """At most `shots.n` references for each class index; fewer, or none, where there are no more.
+        """Return at most `shots.n` references for each class index. Fewer or none if the split has no more.
 
-        classes: the K class names, by index. features: costly, for who chooses by what references look like.
+        classes: the K class names, by index.
+        features: computes prototypes, for samplers that choose by appearance. It is expensive.
         """
 
 
 class PaperSampler(Sampler):
-    """The published order of drawing (METHOD 0): `seed=33` picks the references behind the published numbers."""
+    """Draws in the paper's order (METHOD 0). `seed=33` gives the references of the published results."""
 
     def choose(
         self, split: Split, shots: Shots, seed: int, classes: Sequence[str] = (), features: Features | None = None
@@ -95,7 +98,7 @@ class PaperSampler(Sampler):
             pools.setdefault(annotation["category_id"], []).append(annotation)
         chosen: dict[int, list[Record]] = {label: [] for label in split.labels.values()}
         without_mask = 0
-        # One random stream runs across the classes, so their order matters: that of their first annotation.
+        # All classes share one random stream, so their order matters: the order of their first annotations.
         for category, pool in pools.items():
             rng.shuffle(pool)
             used_images = set()
@@ -112,12 +115,12 @@ class PaperSampler(Sampler):
                 if len(chosen[label]) == shots.n:
                     break
         if without_mask:
-            log.warning("%s: %d annotations without a mask passed over as references", split.source, without_mask)
+            log.warning("%s: skipped %d annotations without a mask as references", split.source, without_mask)
         return chosen
 
 
 class AllSampler(Sampler):
-    """Every reference there is, crowds aside, in file order."""
+    """Takes every instance that is not a crowd, in file order."""
 
     takes_all = True
 
@@ -132,10 +135,10 @@ class AllSampler(Sampler):
 
 
 class FileSampler(Sampler):
-    """References that a file names, the first `shots.n` of each class in its order; `reference_files` reads it.
+    """Takes the references that a file lists: the first `shots.n` of each class. `reference_files` reads the file.
 
     path: a COCO file such as an earlier run's `references.json`, a published k-shot list, an FsDet seed folder or the
-    paper's pickle. Each reference must be among the dataset's; classes that the dataset lacks are passed over.
+    paper's pickle. Each listed reference must be in the dataset. Classes that the dataset lacks are skipped.
     """
 
     def __init__(self, path: str) -> None:
@@ -150,7 +153,7 @@ class FileSampler(Sampler):
         listed = [(reference, _label(reference, split, index)) for reference in read_references(self.path, shots.n)]
         if all(label is None for _, label in listed):
             raise RefexpError(
-                f"sampler.path: {self.path} lists none of the dataset's classes, but "
+                f"sampler.path: {self.path} lists none of the dataset's classes; it lists "
                 f"{', '.join(dict.fromkeys(reference.kind for reference, _ in listed))}."
             )
         for reference, label in listed:
@@ -160,32 +163,34 @@ class FileSampler(Sampler):
             if not found:
                 raise RefexpError(
                     f"sampler.path: {reference}, of {self.path} is not in {split.source}; "
-                    "dataset.references must be the annotations that it was drawn from."
+                    "set dataset.references to the annotations from which this file was drawn."
                 )
+            # An entry that lists only an image means those of its instances that are not difficult.
             chosen[label] += [a for a in found if not (reference.whole_image and _is_difficult(a))]
         return {label: found[: shots.n] for label, found in chosen.items()}
 
 
 def _is_difficult(annotation: Record) -> bool:
-    """Whether VOC, or a conversion of it, marks an instance as one not to be counted."""
+    """Whether VOC, or a conversion of VOC, marks an instance as not counted."""
     return any(annotation.get(key, 0) for key in ("difficult", "ignore", "iscrowd"))
 
 
 def _label(reference: Listed, split: Split, index: dict[str, int]) -> int | None:
-    """The class index by name, or by category id where there is no name to go by; None for a class left out."""
+    """Return the class index by name, or by category id if there is no name. None for a class that is left out."""
     if index and reference.name is not None:
         return index.get(reference.name)
     return None if reference.category is None else split.labels.get(reference.category)
 
 
 class DiverseSampler(Sampler):
-    """References that look least alike: a first one at random, then always the one farthest from those chosen.
+    """Chooses references that look different (farthest-point sampling): the first at random, then always the farthest.
 
-    The distance to the chosen ones is 1 - the highest cosine of instance prototypes; of equals the first in the file
-    is taken. A class's draw depends on the seed and its own annotations alone, and S shots are the first of S + 1.
+    The distance to the chosen references is 1 - the highest cosine between instance prototypes. Ties go to the first
+    in the file. The choice for a class depends only on the seed and on the annotations of that class. The references
+    for S shots are the first S of those for S + 1 shots.
 
-    pool: how many valid references of a class, drawn with the seed, are compared. Cost: each goes through the encoder
-    once (the store keeps its prototype), so K classes cost up to K x pool reference crops: 16000 for COCO's 80.
+    pool: the number of valid references per class, drawn with the seed, that are compared. The encoder processes each
+    of them once, and the store keeps the prototype. K classes cost up to K x pool crops: 16000 for the 80 COCO classes.
     """
 
     def __init__(self, pool: Annotated[int, Field(ge=1)] = 200) -> None:
@@ -197,7 +202,7 @@ class DiverseSampler(Sampler):
         assert features is not None, "DiverseSampler chooses by features"
         if self.pool < shots.n:
             raise RefexpError(
-                f"sampler.pool={self.pool}: less than shots.n={shots.n}; nothing would be left to choose."
+                f"sampler.pool={self.pool}: less than shots.n={shots.n}; set sampler.pool to at least shots.n."
             )
         valid: dict[Any, list[Record]] = {category: [] for category in split.labels}
         for annotation in candidates(split, shots):
@@ -217,18 +222,21 @@ class DiverseSampler(Sampler):
 
 
 def _draw(annotations: list[Record], count: int, rng: random.Random) -> list[Record]:
-    """At most `count` of them, at random, in their order."""
+    """Draw at most `count` annotations at random. They keep their order."""
     kept = rng.sample(range(len(annotations)), min(count, len(annotations)))
     return [annotations[i] for i in sorted(kept)]
 
 
 def farthest(prototypes: torch.Tensor, count: int, first: int) -> list[int]:
-    """Rows of f32 [n, C], at most `count`: `first`, then always the lowest of highest cosines to the rows taken."""
+    """Return at most `count` rows of f32 [n, C]: `first`, then always the row farthest from the rows taken.
+
+    The farthest row has the lowest maximum cosine to the rows taken.
+    """
     unit = torch.nn.functional.normalize(prototypes.double(), dim=1)
     nearest = torch.full((len(unit),), -torch.inf, dtype=unit.dtype)
     taken = [first]
     while len(taken) < min(count, len(unit)):
-        # Rounded, so that references that are equal stay equal in whatever order a product is summed.
+        # Rounding keeps equal references equal, whatever the summation order of the matrix product.
         nearest = torch.maximum(nearest, (unit @ unit[taken[-1]]).round(decimals=9))
         nearest[taken[-1]] = torch.inf
         taken.append(int(nearest.argmin()))
@@ -238,30 +246,30 @@ def farthest(prototypes: torch.Tensor, count: int, first: int) -> list[int]:
 def choose_references(
     data: Data, sampler: Sampler, shots: Shots, seed: int, features: Features | None = None
 ) -> tuple[Data, list[list[Reference]]]:
-    """Draw the references and settle what happens to classes with too few: the data that is left, S references a
-    class (fewer with "keep"), some perhaps without a mask.
+    """Draw the references and apply `shots.missing` to classes with too few of them.
 
-    features: of the references on offer, called by samplers that choose by what references look like.
-    Raises RefexpError that names the classes with too few valid references, if `shots.missing` is "error".
+    Returns the data of the remaining classes, and S references for each class (fewer with "keep"). A reference can be
+    without a mask. features: computes the prototypes of references, for samplers that choose by appearance.
+    Raises RefexpError with the classes that have too few valid references if `shots.missing` is "error".
     """
     chosen = sampler.choose(data.references, shots, seed, data.classes, features)
     if not sampler.takes_all:
-        chosen = settle(chosen, data, shots)
+        chosen = apply_missing(chosen, data, shots)
     kept = [label for label in range(len(data.classes)) if chosen[label]]
     if not kept:
-        drawn = f"no class has {shots.n} valid references"
-        why = "no annotations of the chosen classes, so no references" if sampler.takes_all else drawn
+        too_few = f"no class has {shots.n} valid references"
+        why = "no annotations of the chosen classes, so no references" if sampler.takes_all else too_few
         raise RefexpError(f"{data.references.source}: {why}.")
     if len(kept) < len(data.classes):
         names = [name for label, name in enumerate(data.classes) if label not in set(kept)]
         why = "without references" if sampler.takes_all else "too few valid references"
         log.warning("%d classes left out, %s: %s", len(names), why, ", ".join(names))
-    left = data.restrict(kept)
-    return left, [[left.references.reference(annotation) for annotation in chosen[label]] for label in kept]
+    remaining = data.restrict(kept)
+    return remaining, [[remaining.references.reference(one) for one in chosen[label]] for label in kept]
 
 
-def settle(chosen: dict[int, list[Record]], data: Data, shots: Shots) -> dict[int, list[Record]]:
-    """`shots.n` references for each class index, fewer or none, as `shots.missing` says."""
+def apply_missing(chosen: dict[int, list[Record]], data: Data, shots: Shots) -> dict[int, list[Record]]:
+    """Apply `shots.missing`: return `shots.n` references for each class index, or fewer or none."""
     counts = {name: len(chosen[label]) for label, name in enumerate(data.classes)}
     short = {name: count for name, count in counts.items() if count < shots.n}
     if short and shots.missing == "error":
@@ -269,7 +277,7 @@ def settle(chosen: dict[int, list[Record]], data: Data, shots: Shots) -> dict[in
         more = f" and {len(short) - 10} more" if len(short) > 10 else ""
         raise RefexpError(
             f"{data.references.source}: too few valid references for {shots.n} shots: {shown}{more}. "
-            "Use fewer shots, shots.missing=drop, repeat or keep, shots.valid=any, or name the classes in "
+            "Use fewer shots, set shots.missing to drop, repeat or keep, set shots.valid=any, or choose classes with "
             "dataset.classes."
         )
     if shots.missing == "keep":

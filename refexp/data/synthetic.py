@@ -1,4 +1,4 @@
-"""Drawn scenes as a dataset: nothing to download, exact masks, any number of images."""
+"""Synthetic scenes as a dataset: no download, exact masks, any number of images."""
 
 from __future__ import annotations
 
@@ -13,15 +13,15 @@ from refexp.data.coco import Data, Record, Split, make_split
 from refexp.data.rendering import CLASSES, render_split
 from refexp.errors import RefexpError, did_you_mean
 
-# The jobs of a multirun share a process: they draw the same images once.
+# The jobs of a multirun share a process, so the cache saves them drawing the same images again.
 draw_split = lru_cache(maxsize=4)(render_split)
 
 
 class SyntheticDataset:
-    """Scenes of textured objects among clutter, drawn from `seed`.
+    """Scenes of textured objects and clutter, drawn from `seed`.
 
-    references, targets: how many images each split gets. classes: which to draw, in this order; None draws all.
-    Drawing costs some 20 ms an image.
+    references, targets: number of images in each split. classes: classes to draw, in this order. None draws all.
+    Drawing takes about 20 ms per image.
     """
 
     def __init__(
@@ -33,9 +33,9 @@ class SyntheticDataset:
     ) -> None:
         for name in classes or ():
             if name not in CLASSES:
-                raise RefexpError(f"dataset.classes: no class is called '{name}'. {did_you_mean(name, CLASSES)}")
+                raise RefexpError(f"dataset.classes: unknown class '{name}'. {did_you_mean(name, CLASSES)}")
         if len(set(classes or ())) < len(classes or ()):
-            raise RefexpError(f"dataset.classes: give each class once, not {classes}.")
+            raise RefexpError(f"dataset.classes: list each class only once; not {classes}.")
         self.seed, self.references, self.targets = seed, references, targets
         self.classes = tuple(classes or CLASSES)
 

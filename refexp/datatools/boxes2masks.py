@@ -1,4 +1,4 @@
-"""Masks for annotations that have boxes only, made of the boxes by a proposer (SAM2's box prompts)."""
+"""Make masks for annotations that have only boxes. A proposer makes them from the boxes (SAM2: box prompts)."""
 
 from __future__ import annotations
 
@@ -25,17 +25,17 @@ from refexp.types import ImageId, Reference
 def boxes2masks(
     path: Path, images: Path, proposer: Proposer, device: torch.device, overlays: Path | None = None
 ) -> dict[str, Any]:
-    """The COCO file's content, every annotation without a mask completed by one; all else stays as it is.
+    """Return the content of the COCO file with a mask added to every annotation without one. The rest is unchanged.
 
-    overlays: folder for a picture of each image with the boxes and the masks made of them. Raises RefexpError for a
-    box that is not inside its image and for an image that is missing, before the proposer is loaded.
+    overlays: folder for a picture of each image with its boxes and the new masks.
+    Raises RefexpError for a box outside its image and for a missing image, before it loads the proposer.
     """
     content = read_coco(path)
     names = [category["name"] for category in content["categories"]]
     split = make_split(content, str(path), names, *access(existing_folder(str(images), "--images")))
     lacking = without_mask(split.reference(annotation) for annotation in split.annotations)
     if not lacking:
-        raise RefexpError(f"{path}: every annotation has a mask already; there is nothing to do.")
+        raise RefexpError(f"{path}: every annotation already has a mask; boxes2masks is not needed.")
     for box in (box for boxes in lacking.values() for box in boxes):
         check_box(box, split)
     check_files([split.images[image_id] for image_id in lacking], images, str(path))
@@ -54,7 +54,7 @@ def boxes2masks(
 
 
 def made_by(proposer: Proposer) -> str:
-    """Who makes the masks, with the origin of the weights."""
+    """Describe the proposer and the origin of its weights, for the output file."""
     weights = proposer.provenance()
     return f"{type(proposer).__name__}, weights: {weights.origin}" + (f", {weights.sha256}" if weights.sha256 else "")
 

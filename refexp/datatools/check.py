@@ -1,4 +1,4 @@
-"""What is missing or wrong below a data root, for each option of the group `dataset`, and what to do about it."""
+"""Check the files of each `dataset` option in the data root: list what is missing or wrong, and how to fix it."""
 
 from __future__ import annotations
 
@@ -21,13 +21,13 @@ from refexp.errors import RefexpError, data_command, did_you_mean, first_line
 CONF = conf_folder()
 KEYS = ("images", "reference_images", "references", "targets")
 SHOTS = (1, 5, 10)
-"""The numbers of shots for which data sets with a list of references per number (CD-FSOD) publish one."""
+"""The numbers of shots for which CD-FSOD publishes a list of references."""
 SAMPLE = 5
-"""Images of each annotation file that are opened, spread evenly, to compare their size with the annotated one."""
+"""Number of images per annotation file, evenly spaced, whose size is compared with the annotated size."""
 
 BOXES_ONLY = (
-    "the references have boxes only: a run has its proposer (SAM2, regions) make masks of those it takes; "
-    "refexp data boxes2masks makes all beforehand"
+    "the references have only boxes: the proposer of a run (SAM2, regions) makes the masks of the references it "
+    "uses; refexp data boxes2masks makes all masks beforehand"
 )
 
 
@@ -47,7 +47,7 @@ MADE: dict[str, tuple[str, tuple[str, ...]]] = {
         ("lvis/lvis_v1_val.json", "lvis/lvis_v1_minival_inserted_image_name.json"),
     ),
 }
-"""Files below the root that a refexp data command makes: its words, {0} the root, and the files that it reads."""
+"""Files that a `refexp data` command makes in the data root: its arguments ({0}: the root) and its input files."""
 
 FETCHED = {
     "coco": "coco",
@@ -56,11 +56,11 @@ FETCHED = {
     "voc/VOCdevkit/VOC2012": "voc2012",
     **{f"cdfsod/{folder}": name for name, folder in BY_HAND.items()},
 }
-"""The data set that `refexp data download` fetches for a path below the root: that of the longest key above it."""
+"""The data set that `refexp data download` fetches for a path. The longest matching parent folder decides."""
 
 
 def next_steps(path: str, root: Path) -> list[str]:
-    """The commands, in order, that make a path below `root` that is missing; none if nobody knows."""
+    """List the commands, in order, that make a missing path in `root`. Empty if no command makes it."""
     if path in MADE:
         words, needs = MADE[path]
         steps = [step for need in needs if not (root / need).exists() for step in next_steps(need, root)]
@@ -71,7 +71,7 @@ def next_steps(path: str, root: Path) -> list[str]:
     name = FETCHED[max(above, key=len)]
     if name in BY_HAND:
         return [by_hand(name, root)]
-    # What lacks only some of its files is taken to be here already. Deleted, it alone is fetched again.
+    # `download` skips a folder that exists, even with missing files. After deletion it fetches only this folder.
     items = DOWNLOADS[name]
     half = [root / made for item in items for made in item.makes if PurePosixPath(path).is_relative_to(made)]
     if half and half[0].exists():
@@ -82,9 +82,10 @@ def next_steps(path: str, root: Path) -> list[str]:
 
 @dataclass
 class Report:
-    """What was found for one option: `problems`, what to do about them in order, and otherwise what is there.
+    """The result of the check of one option.
 
-    notes: what is no problem, but good to know. All are sets in the order of their keys.
+    problems: what is missing or wrong. steps: how to fix it, in order. found: the complete annotation files.
+    notes: information that is not a problem. All are ordered sets (the keys of a dict).
     """
 
     problems: dict[str, None] = field(default_factory=dict)
@@ -93,18 +94,19 @@ class Report:
     notes: dict[str, None] = field(default_factory=dict)
 
     def add(self, problem: str, *steps: str) -> None:
+        """Add a problem and the steps to fix it."""
         self.problems[problem] = None
         self.steps.update(dict.fromkeys(steps))
 
 
 class Checker:
-    """Checks options one after the other; a file that several of them use is read once."""
+    """Checks options one after the other. It reads a file that several options use only once."""
 
     def __init__(self, root: Path) -> None:
         self.root, self.read, self.look = root, cache(_read), cache(self._look)
 
     def check(self, name: str) -> Report:
-        """Everything that the option `dataset=name` reads."""
+        """Check every file that the option `dataset=name` reads."""
         report = Report()
         for paths in option_paths(name, self.root):
             images = paths.get("images")
@@ -136,17 +138,17 @@ class Checker:
         report.found[f"{annotations.name} ({len(records)} images)"] = None
 
     def _steps(self, path: Path) -> list[str]:
-        """Every path comes from an option below the root, or leads out of it, and then nobody knows."""
+        """List the steps that make a missing path. No command makes a path outside the data root."""
         steps = next_steps(path.relative_to(self.root).as_posix(), self.root) if path.is_relative_to(self.root) else []
         return steps or [f"put {path} there yourself"]
 
     def _topmost_missing(self, path: Path) -> Path:
-        """Of a missing path the first folder below the root that is not there: what lacks all is told in one line."""
+        """Return the topmost missing folder of a path, so that a missing data set takes only one line."""
         below = [folder for folder in path.parents if self.root in folder.parents]
         return next((folder for folder in reversed(below) if not folder.exists()), path)
 
     def _look(self, annotations: Path, folder: Path) -> tuple[int, str, str]:
-        """How many images are missing, the first of them, and what is wrong with the first bad one of a sample."""
+        """Return the number of missing images, the first missing one, and the error of the first bad sampled image."""
         parts: tuple[list[Record], list[Record]] = ([], [])
         for record in self.read(annotations)[0]:
             parts[(folder / record["file_name"]).is_file()].append(record)
@@ -155,13 +157,16 @@ class Checker:
 
 
 def _read(path: Path) -> tuple[list[Record], bool]:
-    """The image records of an annotation file, and whether none has a mask. Annotations are large, and not kept."""
+    """Read the image records of an annotation file, and whether no annotation has a mask.
+
+    The annotations are not kept, because they are large.
+    """
     content = read_coco(path)
     return content["images"], not any(has_mask(annotation) for annotation in content["annotations"])
 
 
 def bad_image(records: Sequence[Record], folder: Path) -> str:
-    """What is wrong with the first of a few images spread evenly over `records`; nothing: an empty text."""
+    """Return the error of the first bad image in an evenly spaced sample of `records`, or an empty string."""
     for record in records[:: max(1, len(records) // SAMPLE)][:SAMPLE]:
         try:
             read_rgb(folder / record["file_name"], record["height"], record["width"])
@@ -171,23 +176,24 @@ def bad_image(records: Sequence[Record], folder: Path) -> str:
 
 
 def options() -> list[str]:
-    """The options of the group `dataset` that read files below the data root."""
+    """List the options of the group `dataset` that read files in the data root."""
     names = sorted(path.stem for path in (CONF / "dataset").glob("[!_]*.yaml"))
     if not names:
         raise RefexpError(
-            f"no dataset options in {CONF / 'dataset'}; run this from an installation with its conf folder."
+            f"no dataset options in {CONF / 'dataset'}; reinstall refexp, because its conf folder is missing."
         )
     return [name for name in names if option_paths(name, Path("data"))]
 
 
 def option_paths(name: str, root: Path) -> list[dict[str, Path]]:
-    """The paths that `dataset=name` reads, by key, once for every number of shots if they depend on that.
+    """Return the paths that `dataset=name` reads, by config key: one dict, or one per number of shots if they differ.
 
-    Empty for an option without files, or whose files the user names. Raises RefexpError for an unknown or broken one.
+    The list is empty for an option without files and for an option whose files the user sets.
+    Raises RefexpError for an unknown or invalid option.
     """
     found: list[dict[str, Path]] = []
     for shots in SHOTS:
-        # All that these paths may refer to, beside the option itself.
+        # The only keys outside the option that these paths interpolate.
         around = {"data_root": str(root), "shots": {"n": shots}}
         try:
             node = OmegaConf.create({**_composed(name, CONF), **around}).dataset
@@ -202,10 +208,10 @@ def option_paths(name: str, root: Path) -> list[dict[str, Path]]:
 
 @cache
 def _composed(name: str, conf: Path) -> dict[str, Any]:
-    """The option, its references to other keys unresolved: {"dataset": {...}}."""
+    """Compose the option without resolving its interpolations: {"dataset": {...}}."""
     names = sorted(path.stem for path in (conf / "dataset").glob("[!_]*.yaml"))
     if name not in names:
-        raise RefexpError(f"dataset={name}: no such option. {did_you_mean(name, names)}")
+        raise RefexpError(f"dataset={name}: unknown option. {did_you_mean(name, names)}")
     try:
         content = OmegaConf.to_container(compose_config([f"dataset={name}"], conf))
     except RefexpError as error:
@@ -214,7 +220,10 @@ def _composed(name: str, conf: Path) -> dict[str, Any]:
 
 
 def print_reports(names: Sequence[str], root: Path) -> bool:
-    """Check these options, or all, and tell, neighbours of which the same holds in one; whether all are complete."""
+    """Check the given options (default: all) and print one block per group of equal results.
+
+    Returns whether all options are complete.
+    """
     checker, complete = Checker(root), True
     reports = ((name, checker.check(name)) for name in names or options())
     for report, group in groupby(reports, key=lambda pair: pair[1]):
@@ -223,7 +232,7 @@ def print_reports(names: Sequence[str], root: Path) -> bool:
             complete = False
             lines = [f"{title}: incomplete", *report.problems, *(f"do: {step}" for step in report.steps)]
         else:
-            found = ", ".join(report.found) or "reads no file below the data root"
+            found = ", ".join(report.found) or "reads no files in the data root"
             lines = [f"{title}: complete, {found}", *(f"note: {note}" for note in report.notes)]
         print("\n    ".join(lines), flush=True)
     return complete

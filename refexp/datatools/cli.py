@@ -1,4 +1,4 @@
-"""The commands `refexp data ...`: preparing published data sets, and your own."""
+"""The commands `refexp data ...`: prepare published data sets and your own data."""
 
 from __future__ import annotations
 
@@ -15,20 +15,23 @@ from refexp.datatools.download import BY_HAND, DOWNLOADS
 from refexp.errors import RefexpError
 from refexp.files import write_json
 
-# What a command needs beside these it imports itself: `refexp --help` need not wait for it.
+# Each command imports its other modules itself, so that `refexp --help` is fast.
 
 Names = tuple[str, ...]
 PATH = click.Path(path_type=Path)
-ROOT = click.option("--root", type=PATH, default="data", show_default=True, help="The data root (data_root).")
+ROOT = click.option(
+    "--root", type=PATH, default="data", show_default=True, help="Root folder of the data sets (data_root)."
+)
 ANNOTATIONS = click.argument("annotations", type=PATH)
 
 
 class Command(click.Command):
-    """A command whose options may take several values each, as in `--years 2007 2012`; click wants each one named."""
+    """A command whose options can take several values, as in `--years 2007 2012`."""
 
     def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
+        """Repeat the option before each of its values, because click accepts only one value per option."""
         several = {name for option in self.params if getattr(option, "multiple", False) for name in option.opts}
-        option, named = "", []
+        option, named = "", []  # the last "-" marks the end of the arguments
         for word, after in zip(args, [*args[1:], "-"], strict=True):
             if word.startswith("-"):
                 option = word if word in several else ""
@@ -39,15 +42,16 @@ class Command(click.Command):
 
 
 class Group(click.Group):
-    """Commands whose mistakes are one line."""
+    """Commands that print their errors in one line."""
 
     command_class = Command
 
     def invoke(self, ctx: click.Context) -> Any:
+        """Run the command. For a user error, print one line and exit with 1."""
         try:
             return super().invoke(ctx)
         except KeyboardInterrupt:
-            click.echo("interrupted; the same command starts again, a download where it was", err=True)
+            click.echo("interrupted. Run the same command again; a download resumes.", err=True)
             sys.exit(130)
         except (RefexpError, OSError) as error:
             file = f"{error.filename or ''}: " if isinstance(error, OSError) else ""
@@ -56,18 +60,18 @@ class Group(click.Group):
 
 
 def _writable(ctx: click.Context, parameter: click.Parameter, path: Path | None) -> Path | None:
-    """Raise RefexpError if nothing can be written there, before the work is done."""
+    """Raise RefexpError if the path is not writable, before the work starts."""
     if path is None:
         return None
     if path.is_dir():
-        raise RefexpError(f"--out: {path} is a folder; name a file in it.")
+        raise RefexpError(f"--out: {path} is a folder; give a file name.")
     above = next(folder for folder in path.absolute().parents if folder.exists())
     if not above.is_dir() or not os.access(above, os.W_OK):
-        raise RefexpError(f"--out: cannot write {path}: {above} is no folder that one may write to.")
+        raise RefexpError(f"--out: cannot write {path}: {above} is not a writable folder.")
     return path
 
 
-OUT = click.option("--out", type=PATH, required=True, callback=_writable, help="The COCO file to write.")
+OUT = click.option("--out", type=PATH, required=True, callback=_writable, help="COCO file to write.")
 
 
 def _write(path: Path, content: dict[str, Any]) -> None:
@@ -77,34 +81,34 @@ def _write(path: Path, content: dict[str, Any]) -> None:
 
 @click.group(cls=Group, context_settings={"help_option_names": ["-h", "--help"]})
 def data() -> None:
-    """Prepare data sets, published and your own.
+    """Prepare published data sets and your own data.
 
     \b
-    refexp data check                                   # what is missing, and what to do about it
+    refexp data check                                   # list what is missing and how to get it
     refexp data download coco                           # fetch and unpack
     refexp data voc2coco DEVKIT --years 2007 --set test --out FILE
     refexp data subset ANNOTATIONS --images 42 73 --classes bird boat --out FILE
     """
-    logging.basicConfig(level=logging.INFO, format="%(message)s")  # progress, where there is no terminal for a bar
+    logging.basicConfig(level=logging.INFO, format="%(message)s")  # shows progress without a terminal
 
 
 @data.command()
 @click.argument("names", nargs=-1)
 @ROOT
 def check(names: Names, root: Path) -> None:
-    """Tell what is missing or wrong below the data root, and what to do about it.
+    """Check the files in the data root. List what is missing or wrong and how to fix it.
 
-    NAMES are options of the group `dataset`; none checks all.
+    NAMES are options of the group `dataset`. Default: all.
     """
     from refexp.datatools.check import print_reports
 
     sys.exit(0 if print_reports(names, root) else 1)
 
 
-@data.command(help=f"Fetch and unpack a published data set.\n\nNAME is one of {', '.join([*DOWNLOADS, *BY_HAND])}.")
+@data.command(help=f"Download and unpack a published data set.\n\nNAME is one of {', '.join([*DOWNLOADS, *BY_HAND])}.")
 @click.argument("name")
 @ROOT
-@click.option("--force", is_flag=True, help="Fetch and unpack even what is there.")
+@click.option("--force", is_flag=True, help="Download again, even if the files exist.")
 def download(name: str, root: Path, force: bool) -> None:  # noqa: D103
     from refexp.datatools.download import download
 
@@ -113,11 +117,11 @@ def download(name: str, root: Path, force: bool) -> None:  # noqa: D103
 
 @data.command()
 @click.argument("devkit", type=PATH)
-@click.option("--years", multiple=True, type=click.Choice(["2007", "2012"]), required=True, help="One, or both.")
-@click.option("--set", "image_set", required=True, help="trainval, test, ...: a file of ImageSets/Main.")
+@click.option("--years", multiple=True, type=click.Choice(["2007", "2012"]), required=True, help="One year or both.")
+@click.option("--set", "image_set", required=True, help="Name of a file in ImageSets/Main: trainval, test, ...")
 @OUT
 def voc2coco(devkit: Path, years: Names, image_set: str, out: Path) -> None:
-    """Write PASCAL VOC's XML, in the folder VOCdevkit, as a COCO file."""
+    """Convert the PASCAL VOC XML files in DEVKIT (the folder VOCdevkit) to a COCO file."""
     from refexp.datatools import voc
 
     _write(out, voc.convert(devkit, [int(year) for year in dict.fromkeys(years)], image_set))
@@ -125,12 +129,12 @@ def voc2coco(devkit: Path, years: Names, image_set: str, out: Path) -> None:
 
 @data.command()
 @ANNOTATIONS
-@click.option("--minival", type=PATH, help="Only this file's images and annotations, of lvis_v1_val.json.")
+@click.option("--minival", type=PATH, help="Keep only the images and annotations that this file lists.")
 @click.option(
     "--out", type=PATH, callback=_writable, help="Default: lvis_v1_{train,val,minival}_refexp.json beside ANNOTATIONS."
 )
 def lvis(annotations: Path, minival: Path | None, out: Path | None) -> None:
-    """Write LVIS v1 (lvis_v1_train.json or lvis_v1_val.json) as a COCO file, with image file names."""
+    """Convert LVIS v1 (lvis_v1_train.json or lvis_v1_val.json) to a COCO file with image file names."""
     from refexp.datatools import lvis_files
 
     name = "lvis_v1_minival" if minival else annotations.stem
@@ -140,12 +144,12 @@ def lvis(annotations: Path, minival: Path | None, out: Path | None) -> None:
 
 @data.command()
 @ANNOTATIONS
-@click.option("--images", multiple=True, required=True, metavar="ID...", help="Ids of the images to keep.")
-@click.option("--classes", multiple=True, metavar="NAME...", help="Classes to keep; none given: all that occur.")
+@click.option("--images", multiple=True, required=True, metavar="ID...", help="IDs of the images to keep.")
+@click.option("--classes", multiple=True, metavar="NAME...", help="Classes to keep. Default: all in these images.")
 @OUT
-@click.option("--copy-images", type=(PATH, PATH), metavar="FROM TO", help="Copy the images too, between these folders.")
+@click.option("--copy-images", type=(PATH, PATH), metavar="FROM TO", help="Also copy the images from FROM to TO.")
 def subset(annotations: Path, images: Names, classes: Names, out: Path, copy_images: tuple[Path, Path] | None) -> None:
-    """Write some images, and classes, of a COCO file."""
+    """Write a COCO file with some images and classes of another."""
     from refexp.datatools import subset
 
     content = subset.subset(annotations, images, classes or None)
@@ -158,18 +162,21 @@ def subset(annotations: Path, images: Names, classes: Names, out: Path, copy_ima
 
 @data.command()
 @ANNOTATIONS
-@click.option("--images", type=PATH, required=True, help="The folder of its images.")
+@click.option("--images", type=PATH, required=True, help="Folder of the images.")
 @OUT
-@click.option("--proposer", default="sam2_hiera_l", show_default=True, help="Who makes the masks.")
+@click.option("--proposer", default="sam2_hiera_l", show_default=True, help="Proposer that makes the masks.")
 @click.option("--checkpoints", type=PATH, default="checkpoints", help="Folder of the official weights.")
-@click.option("--overlays", type=PATH, help="Folder for pictures of the masks, to check by eye.")
+@click.option("--overlays", type=PATH, help="Folder for images with the masks drawn in, for inspection.")
 @click.option(
-    "--weights", type=click.Choice(["official", "random"]), default="official", help="random: for tests only."
+    "--weights",
+    type=click.Choice(["official", "random"]),
+    default="official",
+    help="Weights of the proposer. Use random only for tests.",
 )
 def boxes2masks(
     annotations: Path, images: Path, out: Path, proposer: str, checkpoints: Path, overlays: Path | None, weights: str
 ) -> None:
-    """Write masks for the annotations of a COCO file that have a box only."""
+    """Add masks to the annotations of a COCO file that have only a box."""
     from refexp.machine.processes import wait_briefly
 
     wait_briefly()
@@ -180,10 +187,10 @@ def boxes2masks(
 
     settings = resolve(compose_config([f"proposer={proposer}", f"weights={weights}", f"checkpoints.dir={checkpoints}"]))
     keep_heap()
-    masks_by, device = build(settings["proposer"], "--proposer"), Runtime().prepare()
+    mask_maker, device = build(settings["proposer"], "--proposer"), Runtime().prepare()
     if weights == "random":
-        click.echo("RANDOM WEIGHTS: the masks mean nothing.", err=True)
-    _write(out, boxes2masks(annotations, images, masks_by, device, overlays))
+        click.echo("RANDOM WEIGHTS: the masks are meaningless.", err=True)
+    _write(out, boxes2masks(annotations, images, mask_maker, device, overlays))
 
 
 @data.command()
@@ -191,11 +198,11 @@ def boxes2masks(
 @click.option(
     "--classes", multiple=True, default=["ladybird", "leaf", "starfish"], metavar="NAME...", show_default=True
 )
-@click.option("--references", type=click.IntRange(1), default=5, show_default=True, help="Images of each class.")
-@click.option("--photos", type=click.IntRange(1), default=8, show_default=True, help="Images to search.")
+@click.option("--references", type=click.IntRange(1), default=5, show_default=True, help="Images per class.")
+@click.option("--photos", type=click.IntRange(1), default=8, show_default=True, help="Number of target images.")
 @click.option("--seed", type=click.IntRange(0), default=0)
 def synthetic(folder: Path, classes: Names, references: int, photos: int, seed: int) -> None:
-    """Draw references and photographs into a folder, to try things on."""
+    """Draw references and photos into a folder, to try refexp without your own data."""
     from refexp.datatools.draw import write_folder
 
     content = write_folder(folder, list(dict.fromkeys(classes)), references, photos, seed)

@@ -1,4 +1,4 @@
-"""Fetching published data sets: resumed, checked, unpacked beside their place and then moved into it."""
+"""Download published data sets: resume, verify the checksum, unpack to a temporary folder, and move into place."""
 
 from __future__ import annotations
 
@@ -23,10 +23,10 @@ CDFSOD_FILES = "https://drive.google.com/drive/folders/16SDv_V7RDjTKDk8uodL2ubyu
 
 @dataclass(frozen=True)
 class Download:
-    """A published file. All paths are below the data root.
+    """A published file. All paths are relative to the data root.
 
-    makes: what is there when it is fetched, and unpacked if it is an archive, and not before; all in one folder.
-    md5: as published, or on record in several independent projects; None where neither is so.
+    makes: the paths that exist after the download (and unpacking), but not before. All are in the same folder.
+    md5: the published checksum, or the checksum that several independent projects record. None if there is neither.
     """
 
     url: str
@@ -35,14 +35,16 @@ class Download:
 
     @property
     def file(self) -> str:
+        """The file name in the URL."""
         return self.url.rsplit("/", 1)[1]
 
     @property
     def folder(self) -> str:
+        """The folder of the data set in the data root."""
         return self.makes[0].split("/")[0]
 
     def here(self, root: Path) -> bool:
-        """Whether everything it makes is in place."""
+        """Whether all paths that it makes exist."""
         return all((root / path).exists() for path in self.makes)
 
 
@@ -61,7 +63,7 @@ DOWNLOADS: dict[str, tuple[Download, ...]] = {
         Download(f"{COCO_SITE}/zips/train2017.zip", ("coco/train2017",), "cced6f7f71b7629ddf16f17bbcfab6b2"),
     ),
     "lvis": (
-        # Meta publishes no sums; that of the training part is not on record often enough, but a zip checks itself.
+        # Meta publishes no checksums. Too few projects record that of the training part; a zip has its own checksums.
         Download(f"{LVIS_SITE}/lvis_v1_train.json.zip", ("lvis/lvis_v1_train.json",)),
         Download(f"{LVIS_SITE}/lvis_v1_val.json.zip", ("lvis/lvis_v1_val.json",), "87734a7f895990b9552075d7ce723e27"),
         Download(f"{GLIP_SITE}/{LVIS_MINIVAL}", (f"lvis/{LVIS_MINIVAL}",)),
@@ -81,23 +83,24 @@ BY_HAND: dict[str, str] = {
     "neu_det": "NEU-DET",
     "uodd": "UODD",
 }
-"""CD-FSOD's sets, by the name of their folder on its page: a Google Drive, which hands files only to a browser."""
+"""The CD-FSOD data sets and their folders on the download page. Google Drive serves the files only to browsers."""
 
 
 def download(name: str, root: Path, force: bool = False) -> None:
-    """Fetch and unpack what the data set `name` lacks below `root`; with `force`, also what is there.
+    """Download and unpack the missing files of the data set `name` in `root`. With `force`, download all files.
 
-    Raises RefexpError: unknown name, nothing that a program may fetch, no connection, a wrong checksum, a bad archive.
+    Raises RefexpError for an unknown name, a data set that needs a browser, no connection, a wrong checksum or a
+    damaged archive.
     """
-    from refexp.machine.fetching import fetch  # imports rich, which --help need not wait for
+    from refexp.machine.fetching import fetch  # imports rich, which would slow down --help
 
     if name in BY_HAND:
         raise RefexpError(f"{by_hand(name, root)}; then run: {data_command('check', name, '--root', root)}")
     if name not in DOWNLOADS:
-        raise RefexpError(f"no data set is called '{name}'. {did_you_mean(name, [*DOWNLOADS, *BY_HAND])}")
+        raise RefexpError(f"unknown data set '{name}'. {did_you_mean(name, [*DOWNLOADS, *BY_HAND])}")
     for item in DOWNLOADS[name]:
         if item.here(root) and not force:
-            print(f"{item.file}: here already ({root / item.makes[0]})")
+            print(f"{item.file}: already downloaded ({root / item.makes[0]})")
             continue
         print(f"{item.url} -> {root / item.folder}", flush=True)
         path = root / item.folder / item.file
@@ -108,27 +111,30 @@ def download(name: str, root: Path, force: bool = False) -> None:
 
 
 def by_hand(name: str, root: Path) -> str:
-    """What a person has to do for one of CD-FSOD's sets."""
+    """Describe how to download one of the CD-FSOD data sets by hand."""
     folder = root / "cdfsod" / BY_HAND[name]
     return (
-        f"{name} can only be fetched by hand: open {CDFSOD_FILES} (CD-FSOD, linked from {CDFSOD_PAGE}) in a browser, "
+        f"{name} must be downloaded by hand: open {CDFSOD_FILES} (CD-FSOD, linked from {CDFSOD_PAGE}) in a browser, "
         f"download {BY_HAND[name]} and unpack it so that {folder / 'annotations/test.json'} exists, with the images "
-        f"below {folder / 'train'} and {folder / 'test'}{' (new_train and new_test in them)' if name == 'dior' else ''}"
+        f"in {folder / 'train'} and {folder / 'test'}{' (subfolders new_train, new_test)' if name == 'dior' else ''}"
     )
 
 
 def install(archive: Path, root: Path, item: Download) -> None:
-    """Unpack an archive next to its place and move the content there, `item.makes` last."""
+    """Unpack an archive into a temporary folder and move the content into place.
+
+    `item.makes` moves last, because these paths mean that the download is complete.
+    """
     temporary = archive.with_name(f".{archive.name}.unpacking")
     content = temporary / item.folder
-    shutil.rmtree(temporary, ignore_errors=True)  # of a killed attempt
+    shutil.rmtree(temporary, ignore_errors=True)  # left by an interrupted attempt
     try:
         print(f"unpacking {archive}", flush=True)
         unpack(archive, content)
         for number, made in enumerate(item.makes):
             if not (temporary / made).exists():
-                raise RefexpError(f"{archive} does not hold {Path(made).name}; delete it and try again.")
-            (temporary / made).rename(temporary / str(number))
+                raise RefexpError(f"{archive} does not contain {Path(made).name}; delete it and try again.")
+            (temporary / made).rename(temporary / str(number))  # aside, so that the other content moves first
         _move(content, root / item.folder)
         for number, made in enumerate(item.makes):
             _move(temporary / str(number), root / made)
@@ -137,20 +143,20 @@ def install(archive: Path, root: Path, item: Download) -> None:
 
 
 def unpack(archive: Path, folder: Path) -> None:
-    """Write the files of a zip or tar below `folder`; a tar's links and devices are left out.
+    """Unpack the files of a zip or tar into `folder`. Links and devices of a tar are skipped.
 
-    Raises RefexpError for an archive that is damaged, or holds a path that leads out of the folder.
+    Raises RefexpError for a damaged archive, and for an archive with a path outside the folder.
     """
     try:
         if archive.suffix == ".zip":
             with zipfile.ZipFile(archive) as bundle:
-                _refuse_outside(archive, bundle.namelist(), folder)  # zipfile would put them inside
+                _refuse_outside(archive, bundle.namelist(), folder)  # zipfile would silently change such paths
                 bundle.extractall(folder)
         else:
             with tarfile.open(archive, "r:") as tar:
                 members = [member for member in tar if member.isfile()]
                 _refuse_outside(archive, [member.name for member in members], folder)
-                tar.extraction_filter = getattr(tarfile, "data_filter", None)  # as of Python 3.10.12, 3.11.4
+                tar.extraction_filter = getattr(tarfile, "data_filter", None)  # exists since Python 3.10.12 and 3.11.4
                 tar.extractall(folder, members)
     except (zipfile.BadZipFile, tarfile.TarError, zlib.error, EOFError, NotImplementedError) as error:
         raise RefexpError(f"{archive} is damaged ({error}); delete it and run the same command again.") from None
@@ -159,11 +165,11 @@ def unpack(archive: Path, folder: Path) -> None:
 def _refuse_outside(archive: Path, names: Iterable[str], folder: Path) -> None:
     for name in names:
         if not (folder / name).resolve().is_relative_to(folder.resolve()):
-            raise RefexpError(f"{archive} holds {name}, a path that leads out of its folder; it is not unpacked.")
+            raise RefexpError(f"{archive} contains {name}, a path outside its folder; refexp does not unpack it.")
 
 
 def _move(source: Path, target: Path) -> None:
-    """Move a file or folder to its place, a new folder at once; into one that is there already, what it holds."""
+    """Move a file or folder. If the target folder exists, merge the contents into it."""
     if source.is_dir() and target.is_dir():
         for path in sorted(source.iterdir()):
             _move(path, target / path.name)

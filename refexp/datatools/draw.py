@@ -1,4 +1,4 @@
-"""Drawn scenes as files: what a person with photographs of their own would have, to try things on."""
+"""Write synthetic scenes as files, in the same layout as a user's own references and photos."""
 
 from __future__ import annotations
 
@@ -16,19 +16,19 @@ from refexp.errors import RefexpError, did_you_mean
 from refexp.files import atomic_path, write_json, write_text
 from refexp.masks import decode
 
-LABEL = "SYNTHETIC: drawn by `refexp data synthetic`. Numbers on these images say nothing of photographs.\n"
+LABEL = "SYNTHETIC: drawn by `refexp data synthetic`. Results on these images say nothing about photos.\n"
 
 
 def write_folder(folder: Path, classes: Sequence[str], references: int, photos: int, seed: int) -> dict[str, Any]:
-    """refs/<class>/ with images and masks, photos/, photos.json (their annotations) and SYNTHETIC.txt; the annotations.
+    """Write refs/<class>/ with images and masks, photos/, photos.json (annotations of the photos) and SYNTHETIC.txt.
 
-    references: images a class. Raises RefexpError for a class that cannot be drawn.
+    references: images per class. Returns the content of photos.json. Raises RefexpError for an unknown class.
     """
     for name in classes:
         if name not in CLASSES:
-            raise RefexpError(f"no class is called '{name}'. {did_you_mean(name, CLASSES)}")
+            raise RefexpError(f"unknown class '{name}'. {did_you_mean(name, CLASSES)}")
     write_text(folder / "SYNTHETIC.txt", LABEL)
-    # More scenes than are needed: one in twelve is empty, and not every instance is a good reference.
+    # Draw more scenes than needed: one in twelve is empty, and not every instance is a valid reference.
     pictures, content = render_split(seed, classes, 2 * references * len(classes) + 12, "references")
     for label, name in enumerate(classes):
         chosen = _references(content, label + 1)[:references]
@@ -45,7 +45,7 @@ def write_folder(folder: Path, classes: Sequence[str], references: int, photos: 
 
 
 def _references(content: dict[str, Any], category: int) -> list[dict[str, Any]]:
-    """Instances of a class away from the border, one an image, the largest first, as a person would choose them."""
+    """Choose instances of a class as a person would: valid references, one per image, the largest first."""
     images, shots = {image["id"]: image for image in content["images"]}, Shots(1)
     found: dict[int, dict[str, Any]] = {}
     for annotation in content["annotations"]:

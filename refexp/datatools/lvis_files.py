@@ -1,4 +1,4 @@
-"""LVIS v1's annotation files as COCO files, and its minival with masks."""
+"""Convert LVIS v1 annotation files to COCO files, and make its minival with masks."""
 
 from __future__ import annotations
 
@@ -12,10 +12,10 @@ from refexp.errors import RefexpError
 
 
 def convert(path: Path) -> dict[str, Any]:
-    """LVIS's content with `file_name` ("train2017/000000391895.jpg") in every image; all else stays.
+    """Read an LVIS file and add `file_name` ("train2017/000000391895.jpg") to every image. The rest is unchanged.
 
-    So categories keep `frequency`, images `neg_category_ids` and `not_exhaustive_category_ids`, which LVIS's evaluation
-    needs. Raises RefexpError naming the file and the record at fault.
+    Categories keep `frequency`, and images keep `neg_category_ids` and `not_exhaustive_category_ids`, because the LVIS
+    evaluation needs these fields. Raises RefexpError with the file and the record at fault.
     """
     content = _read(path)
     for image in content["images"]:
@@ -25,33 +25,33 @@ def convert(path: Path) -> dict[str, Any]:
 
 
 def file_name(image: Record, source: Path) -> str:
-    """Where the image is below COCO's folder; LVIS's validation part also takes images from train2017."""
+    """Return the image path in the COCO folder. LVIS's validation set also has images from train2017."""
     found = re.fullmatch(r"https?://.*/(\w+2017/\d+\.jpg)", str(image.get("coco_url")))
     if not found:
         raise RefexpError(
             f"{source}: image {image.get('id')} has no coco_url such as "
-            "http://images.cocodataset.org/train2017/000000391895.jpg; this is no LVIS v1 file."
+            "http://images.cocodataset.org/train2017/000000391895.jpg; this is not an LVIS v1 file."
         )
     return found[1]
 
 
 def minival(val: Path, listed: Path) -> dict[str, Any]:
-    """The images and annotations of lvis_v1_val.json that `listed` names by id, with the masks of lvis_v1_val.json.
+    """Return the images and annotations of lvis_v1_val.json whose ids `listed` contains, with their masks.
 
-    Raises RefexpError where an image or annotation is not in lvis_v1_val.json, or is another one there.
+    Raises RefexpError if an image or annotation is not in lvis_v1_val.json, or differs there.
     """
     content, wanted = convert(val), _read(listed)
     images = {image["id"]: image for image in content["images"]}
     annotations = {annotation["id"]: annotation for annotation in content["annotations"]}
     for image in wanted["images"]:
         if image.get("id") not in images:
-            raise RefexpError(f"{listed}: image {image.get('id')} is not in {val}; it is no minival of this file.")
+            raise RefexpError(f"{listed}: image {image.get('id')} is not in {val}; it is not a minival of this file.")
     for annotation in wanted["annotations"]:
         same = annotations.get(annotation.get("id"))
         if same is None or any(same[key] != annotation.get(key) for key in ("image_id", "category_id")):
             raise RefexpError(
-                f"{listed}: annotation {annotation.get('id')} is not in {val}, or is another one there; "
-                "it is no minival of this file."
+                f"{listed}: annotation {annotation.get('id')} is not in {val} or differs there; "
+                "it is not a minival of this file."
             )
     return content | {
         "images": [images[image["id"]] for image in wanted["images"]],
@@ -60,15 +60,15 @@ def minival(val: Path, listed: Path) -> dict[str, Any]:
 
 
 def _read(path: Path) -> dict[str, Any]:
-    """The JSON of an LVIS file: its three lists of records. They need no file names yet, hence not `read_coco`."""
+    """Read the JSON of an LVIS file. `read_coco` is not used, because it requires the file names."""
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
     except OSError:
-        raise RefexpError(f"annotation file not found: {path}; `refexp data download lvis` fetches LVIS's.") from None
+        raise RefexpError(f"annotation file not found: {path}; run: refexp data download lvis") from None
     except (json.JSONDecodeError, UnicodeDecodeError) as error:
         raise RefexpError(f"{path} is not valid JSON: {error}") from None
     for part in ("images", "annotations", "categories"):
         records = content.get(part) if isinstance(content, dict) else None
         if not isinstance(records, list) or not all(isinstance(record, dict) for record in records):
-            raise RefexpError(f"{path}: has no list '{part}' of records; an LVIS v1 file is needed.")
+            raise RefexpError(f"{path}: has no list '{part}' of records; expected an LVIS v1 file.")
     return content

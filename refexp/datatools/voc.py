@@ -1,4 +1,4 @@
-"""PASCAL VOC's XML annotations as one COCO file."""
+"""Convert PASCAL VOC's XML annotations to one COCO file."""
 
 from __future__ import annotations
 
@@ -16,18 +16,18 @@ CLASSES = (
     "aeroplane", "bicycle", "bird", "boat", "bottle", "bus", "car", "cat", "chair", "cow",
     "diningtable", "dog", "horse", "motorbike", "person", "pottedplant", "sheep", "sofa", "train", "tvmonitor",
 )  # fmt: skip
-"""VOC's own order; their category ids are 1 to 20."""
+"""The classes in VOC's order. Their category ids are 1 to 20."""
 
 CATEGORY = {name: id_ for id_, name in enumerate(CLASSES, start=1)}
 ROUNDING = 1.0
-"""Pixels that a box may reach beyond its image; VOC2012 has fractional corners."""
+"""Number of pixels by which a box can extend beyond its image. VOC2012 has fractional corners."""
 
 
 def convert(devkit: Path, years: Sequence[int], image_set: str) -> dict[str, Any]:
-    """The images of `image_set` ("trainval", "test", ...) of these years, below VOCdevkit, as COCO content.
+    """Convert the images of `image_set` ("trainval", "test", ...) of these years to COCO content.
 
-    `file_name` is relative to `devkit`. There are boxes but no masks: VOC's XML has none. Raises RefexpError that names
-    the file at fault.
+    devkit: the folder VOCdevkit. Each `file_name` is relative to it. The annotations have boxes but no masks, because
+    VOC's XML has no masks. Raises RefexpError with the file at fault.
     """
     images: list[Record] = []
     annotations: list[Record] = []
@@ -46,29 +46,31 @@ def convert(devkit: Path, years: Sequence[int], image_set: str) -> dict[str, Any
 
 
 def read_image_set(devkit: Path, year: int, image_set: str) -> list[str]:
-    """Image names without extension, in file order. Raises RefexpError naming the file."""
+    """Read the image names without extension, in file order. Raises RefexpError with the file at fault."""
     folder = devkit / f"VOC{year}/ImageSets/Main"
     try:
         lines = (folder / f"{image_set}.txt").read_text(encoding="utf-8").splitlines()
     except OSError:
         raise RefexpError(
-            f"no image set {folder / image_set}.txt; {devkit} must be the folder that holds VOC{year}, and "
-            f"`refexp data download voc{year}` fetches it (the test part of 2012 was never published)."
+            f"no image set {folder / image_set}.txt; {devkit} must contain VOC{year}. "
+            f"`refexp data download voc{year}` downloads it (the test set of 2012 was never published)."
         ) from None
     names = [line.split()[0] for line in lines if line.strip()]
     for name in names:
         if not re.fullmatch(r"\d{6}|\d{4}_\d{6}", name):
-            raise RefexpError(f"{folder / image_set}.txt: '{name}' is no VOC image name such as 000005 or 2008_000008.")
+            raise RefexpError(
+                f"{folder / image_set}.txt: '{name}' is not a VOC image name such as 000005 or 2008_000008."
+            )
     return names
 
 
 def image_id(name: str) -> int:
-    """VOC2007's 000005 -> 5, VOC2012's 2008_000008 -> 2008000008: the same whichever sets are converted together."""
+    """VOC2007's 000005 -> 5, VOC2012's 2008_000008 -> 2008000008. Ids do not depend on the sets converted together."""
     return int(name.replace("_", ""))
 
 
 def read_annotation(devkit: Path, year: int, name: str) -> tuple[Record, list[Record]]:
-    """COCO image record, and annotation records without their ids. Raises RefexpError naming the file at fault."""
+    """Read a COCO image record, and annotation records without ids. Raises RefexpError with the file at fault."""
     path = devkit / f"VOC{year}/Annotations/{name}.xml"
     file_name = f"VOC{year}/JPEGImages/{name}.jpg"
     if not (devkit / file_name).is_file():
@@ -80,11 +82,17 @@ def read_annotation(devkit: Path, year: int, name: str) -> tuple[Record, list[Re
 
 
 def parse(path: Path) -> ElementTree.Element:
-    """An XML file without document type: VOC has none, and entities are how an XML file attacks its reader."""
+    """Read an XML file without a document type.
+
+    VOC files have none, and refusing it prevents entity attacks (such as "billion laughs").
+    Raises RefexpError for a file that is missing, invalid or has a document type.
+    """
     try:
         text = path.read_text(encoding="utf-8")
         if "<!DOCTYPE" in text or "<!ENTITY" in text:
-            raise RefexpError(f"{path} declares a document type, which no VOC annotation does; it is not read.")
+            raise RefexpError(
+                f"{path} declares a document type, but VOC annotations have none; refexp does not read it."
+            )
         return ElementTree.fromstring(text)
     except OSError as error:
         raise RefexpError(f"cannot read {path}: {error.strerror}; unpack the archive again.") from None
@@ -96,7 +104,7 @@ def _objects(root: ElementTree.Element, width: int, height: int, path: Path) -> 
     for element in root.iterfind("object"):
         name = (element.findtext("name") or "").strip()
         if name not in CATEGORY:
-            raise RefexpError(f"{path}: no VOC class is called '{name}'. {did_you_mean(name, CLASSES)}")
+            raise RefexpError(f"{path}: unknown VOC class '{name}'. {did_you_mean(name, CLASSES)}")
         box = _box(element, width, height, path)
         difficult = int((element.findtext("difficult") or "0").strip() == "1")
         yield {
@@ -104,14 +112,14 @@ def _objects(root: ElementTree.Element, width: int, height: int, path: Path) -> 
             "bbox": box,
             "area": box[2] * box[3],
             "difficult": difficult,
-            # VOC counts a difficult object neither as found nor as missed, and a detection of it as no mistake.
-            # COCO's evaluation does that for crowds alone; nor does a crowd become a reference.
+            # VOC ignores difficult objects: neither a missed one nor a detection of one counts as an error.
+            # COCO's evaluation treats only crowds like this. A crowd is also never a reference.
             "iscrowd": difficult,
         }
 
 
 def _box(element: ElementTree.Element, width: int, height: int, path: Path) -> list[float]:
-    """VOC's first and last pixel, counted from 1, as COCO's x, y, width, height, counted from 0."""
+    """Convert VOC's first and last pixel, counted from 1, to COCO's x, y, width, height, counted from 0."""
     first_x, first_y, last_x, last_y = (
         _number(element, f"bndbox/{corner}", path) for corner in ("xmin", "ymin", "xmax", "ymax")
     )
@@ -119,7 +127,7 @@ def _box(element: ElementTree.Element, width: int, height: int, path: Path) -> l
     if min(left, top) < -ROUNDING or right > width + ROUNDING or bottom > height + ROUNDING:
         raise RefexpError(
             f"{path}: the box {first_x:g}, {first_y:g} to {last_x:g}, {last_y:g} "
-            f"reaches out of the {width} x {height} image."
+            f"extends beyond the {width} x {height} image."
         )
     left, top, right, bottom = max(left, 0.0), max(top, 0.0), min(right, width), min(bottom, height)
     if right <= left or bottom <= top:
@@ -129,7 +137,7 @@ def _box(element: ElementTree.Element, width: int, height: int, path: Path) -> l
 
 def _number(element: ElementTree.Element, tag: str, path: Path) -> float:
     text = element.findtext(tag)
-    # Not float() alone, which also takes "nan" and "inf".
+    # float() alone would also accept "nan" and "inf".
     if text is None or not re.fullmatch(r"\s*-?\d+(\.\d*)?(e[+-]?\d+)?\s*", text):
         raise RefexpError(f"{path}: <{tag}> must hold a number, not {text!r}.")
     return float(text)

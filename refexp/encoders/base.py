@@ -1,4 +1,4 @@
-"""What every encoder shares: how an image becomes a network input."""
+"""The base class of the encoders: their interface and the preparation of the network input."""
 
 from __future__ import annotations
 
@@ -13,11 +13,12 @@ from refexp.types import Weights
 
 
 class Encoder(ABC):
-    """Image -> feature grid. Constructors check their arguments only; `load` builds the network.
+    """Maps an image to a feature grid. The constructor only checks its arguments, and `load` builds the network.
 
     input_size: side of the square network input in pixels. grid: side G of the feature grid.
-    reference_context: how references are shown: the box's longer side times (1 + this), cropped; None: the whole image.
-    batch: targets encoded together.
+    reference_context: references are cropped to a square with side (1 + reference_context) times the longer side of
+        their box. None uses the whole image.
+    batch: number of targets encoded together.
     """
 
     input_size: int
@@ -25,14 +26,14 @@ class Encoder(ABC):
     reference_context: float | None
     batch: int = 1
     antialias: ClassVar[bool] = False
-    """Whether shrinking to `input_size` filters first. The paper's recipe does not (METHOD 2.2)."""
+    """Whether resizing to `input_size` is antialiased. The paper's recipe is not (METHOD 2.2)."""
 
     inert: ClassVar[frozenset[str]] = frozenset({"checkpoints_dir"})
-    """Settings that cannot change a result, and so are no part of a store key."""
+    """Settings that cannot change a result, so they are not part of the store keys."""
 
     @abstractmethod
     def provenance(self) -> Weights:
-        """Where the weights come from; reads their file, but builds nothing."""
+        """Return the origin of the weights. Reads their file, but does not build the network."""
 
     @abstractmethod
     def load(self, device: torch.device) -> None:
@@ -40,15 +41,15 @@ class Encoder(ABC):
 
     @abstractmethod
     def forward(self, inputs: torch.Tensor) -> torch.Tensor:
-        """Normalised f32 [B, 3, input_size, input_size] -> f32 [B, G * G, C], row-major."""
+        """Map normalised f32 [B, 3, input_size, input_size] to f32 [B, G * G, C], row-major."""
 
     def prepare(self, images: torch.Tensor) -> torch.Tensor:
-        """f32 [B, 3, h, w] in [0, 1] -> normalised network input (bicubic, not clamped; METHOD 1.2, 2.2)."""
+        """Resize f32 [B, 3, h, w] in [0, 1] to the normalised network input (bicubic, not clamped; METHOD 1.2, 2.2)."""
         size = (self.input_size, self.input_size)
         resized = F.interpolate(images, size=size, mode="bicubic", align_corners=False, antialias=self.antialias)
         return normalise(resized)
 
     def encode(self, images: torch.Tensor) -> torch.Tensor:
-        """f32 [B, 3, h, w] in [0, 1] -> f32 [B, G * G, C]."""
+        """Encode images: f32 [B, 3, h, w] in [0, 1] -> f32 [B, G * G, C]."""
         with torch.inference_mode(), computing(images.device):
             return self.forward(self.prepare(images))

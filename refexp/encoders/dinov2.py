@@ -1,4 +1,4 @@
-"""DINOv2 through timm, reading the official `.pth` files (METHOD 1.3)."""
+"""DINOv2 from timm, with the official `.pth` files (METHOD 1.3)."""
 
 from __future__ import annotations
 
@@ -22,12 +22,14 @@ PATCH = 14
 
 
 class DINOv2(Encoder):
-    """Patch tokens after the last norm; G = input_size / 14.
+    """Returns the patch tokens after the last norm. G = input_size / 14.
 
-    batch: targets encoded together, faster on a GPU; the last digits then depend on which images meet in a batch.
-    precision: see `networks.computing`; the halves are faster and less exact. compile: torch.compile the network.
-    weights: "official" reads the published file in `checkpoints_dir`; "random" is seeded, for tests and benchmarks.
-    Raises RefexpError for a missing checkpoint, before anything is built.
+    batch: number of targets encoded together. Larger batches are faster on a GPU, but then the last digits depend on
+        which images are in the same batch.
+    precision: see `networks.computing`. Half precision is faster and less exact.
+    compile: compile the network with torch.compile.
+    weights: "official" reads the published file in `checkpoints_dir`. "random" is seeded, for tests and benchmarks.
+    Raises RefexpError for a missing checkpoint, before the network is built.
     """
 
     def __init__(
@@ -54,6 +56,7 @@ class DINOv2(Encoder):
 
     @property
     def name(self) -> str:
+        """The name of the checkpoint."""
         return f"dinov2_{self.arch}"
 
     def provenance(self) -> Weights:
@@ -66,7 +69,7 @@ class DINOv2(Encoder):
         timm_name = f"vit_{TIMM_SIZE[base]}_patch14_{'reg4_' if registers else ''}dinov2"
         overlay = {"file": str(self.file)} if self.file else {}
         try:
-            with torch.random.fork_rng(devices=[]):
+            with torch.random.fork_rng(devices=[]):  # keeps the caller's random state
                 torch.manual_seed(self.random_seed)
                 model = timm.create_model(
                     timm_name,
@@ -76,7 +79,7 @@ class DINOv2(Encoder):
                     img_size=self.input_size,
                 )
         except (RuntimeError, KeyError, EOFError, OSError) as error:
-            raise RefexpError(f"{self.file} does not hold the weights of {self.name}: {first_line(error)}") from None
+            raise RefexpError(f"{self.file} does not contain the weights of {self.name}: {first_line(error)}") from None
         self.model: Any = model.eval().requires_grad_(False).to(device)
         features: Any = self.model.forward_features
         self.features = torch.compile(features) if self.compile else features

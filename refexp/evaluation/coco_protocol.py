@@ -1,4 +1,4 @@
-"""COCO protocol for boxes and masks, restricted to the experiment's classes (METHOD 5)."""
+"""The COCO protocol for boxes and masks, restricted to the classes of the experiment (METHOD 5)."""
 
 from __future__ import annotations
 
@@ -24,18 +24,20 @@ SUMMARY = (
     "nAP", "nAP50", "nAP75", "nAP_small", "nAP_medium", "nAP_large",
     "AR1", "AR10", "AR100", "AR_small", "AR_medium", "AR_large",
 )  # fmt: skip
-"""Names of COCOeval's twelve summary numbers, in its order."""
+"""Names of COCOeval's twelve summary metrics, in its order."""
 
 
 class CocoEvaluation(Evaluation):
-    """nAP (IoU .50:.95), nAP50, nAP75, per size, AR, per class; pycocotools is the reference.
+    """Computes nAP (IoU .50:.95), nAP50, nAP75, nAP by size, AR, and nAP by class.
 
-    kinds: what is compared: boxes, masks or both. Targets without masks can be evaluated by boxes alone.
-    engine: "pycocotools", the reference, or "faster", faster-coco-eval, with the same numbers to 1e-9.
-    box_end: where a detection's box ends: "past" its last pixel, as COCO's do, or on the "last", one pixel less, as the
-    published implementation's do. Truth is as annotated. For small things the difference is several points of box nAP.
-    diagnostics: also say what holds the experiment back, in diagnostics.json; detections of a score below
-    confusion_threshold are no part of its confusion matrix (None: as many as there are instances, the best, are).
+    kinds: boxes, masks or both. Targets without masks can be evaluated only by boxes.
+    engine: "pycocotools" (the reference) or "faster" (faster-coco-eval, equal to 1e-9).
+    box_end: where a detection's box ends. "past": after its last pixel, as in COCO. "last": on its last pixel, one
+    pixel less, as in the published implementation. Ground-truth boxes are not changed. For small objects the difference
+    is several points of box nAP.
+    diagnostics: also write diagnostics.json, an analysis of what limits the result.
+    confusion_threshold: minimum score of the detections in its confusion matrix. None takes the N detections of highest
+    score, N = number of instances.
     """
 
     def __init__(
@@ -52,7 +54,7 @@ class CocoEvaluation(Evaluation):
         self.diagnostics, self.confusion_threshold = diagnostics, confusion_threshold
 
     def check(self, targets: Split) -> None:
-        """Raise RefexpError if these targets cannot be evaluated, before anything costly is done."""
+        """Raise RefexpError if these targets cannot be evaluated, before any expensive step."""
         engine_classes(self.engine)
         if self.diagnostics and self.box_end == "last":
             raise RefexpError("evaluation.diagnostics=true needs evaluation.box_end=past.")
@@ -61,7 +63,7 @@ class CocoEvaluation(Evaluation):
             need_masks(targets)
 
     def evaluate(self, targets: Split, detections: Sequence[Detections], classes: Sequence[str]) -> Evaluated:
-        """Metrics and curves of each kind."""
+        """Compute the metrics and curves of each kind."""
         evaluated = Evaluated({}, {})
         for kind in self.kinds:
             of_kind, precision = evaluate_kind(kind, targets, detections, classes, self.engine, self.box_end)
@@ -71,7 +73,7 @@ class CocoEvaluation(Evaluation):
 
 
 def engine_classes(engine: Engine) -> tuple[Any, Any]:
-    """COCO and COCOeval of the chosen engine. Raises RefexpError if its package is missing."""
+    """Return COCO and COCOeval of an engine. Raises RefexpError with the pip command if its package is missing."""
     if engine == "pycocotools":
         from pycocotools.coco import COCO
         from pycocotools.cocoeval import COCOeval
@@ -81,7 +83,7 @@ def engine_classes(engine: Engine) -> tuple[Any, Any]:
         import faster_coco_eval
     except ImportError:
         raise RefexpError("evaluation=fast and evaluation=lvis need a package: pip install faster-coco-eval") from None
-    logging.getLogger("faster_coco_eval").setLevel(logging.WARNING)  # it tells of every step
+    logging.getLogger("faster_coco_eval").setLevel(logging.WARNING)  # it logs every step
     return faster_coco_eval.COCO, faster_coco_eval.COCOeval_faster
 
 
@@ -93,12 +95,12 @@ def evaluate_kind(
     engine: Engine,
     box_end: BoxEnd = "past",
 ) -> tuple[dict[str, float | None], np.ndarray]:
-    """One COCOeval run: metrics and precision f64 [10 IoUs, 101 recalls, K], -1 where no instance counts.
+    """Run COCOeval once. Returns the metrics, and precision f64 [10 IoUs, 101 recalls, K], -1 where no instance counts.
 
-    Costs O(images x classes x detections x instances) box or run-length overlaps.
+    Cost: O(images x classes x detections x instances) box or run-length overlaps.
     """
     COCO, COCOeval = engine_classes(engine)
-    # COCOeval needs integer image ids and takes annotation id 0 for "no match": number everything from 1.
+    # COCOeval needs integer image ids, and for it annotation id 0 means "no match". So all numbers start at 1.
     number = {image_id: position for position, image_id in enumerate(targets.images, start=1)}
     with contextlib.redirect_stdout(io.StringIO()):
         truth = COCO()
@@ -117,13 +119,13 @@ def evaluate_kind(
         evaluation.accumulate()
         evaluation.summarize()
     metrics = {f"{kind}/{name}": _fraction(value) for name, value in zip(SUMMARY, evaluation.stats, strict=True)}
-    # precision: [IoU thresholds, recall thresholds, classes, areas, max detections]; all areas, 100 detections.
+    # precision: [IoU thresholds, recall thresholds, classes, areas, max detections]. Take all areas, 100 detections.
     precision = evaluation.eval["precision"][:, :, :, 0, -1]
     return metrics | {f"{kind}/{name}": value for name, value in per_class(precision, classes).items()}, precision
 
 
 def per_class(precision: np.ndarray, classes: Sequence[str]) -> dict[str, float | None]:
-    """`nAP/<class>`, `nAP50/<class>` and `nAP75/<class>` from precision f64 [10 IoUs, 101 recalls, K]."""
+    """Compute `nAP/<class>`, `nAP50/<class>` and `nAP75/<class>` from precision f64 [10 IoUs, 101 recalls, K]."""
     of_ious = {"nAP": slice(None), "nAP50": slice(0, 1), "nAP75": slice(5, 6)}
     return {
         f"{metric}/{name}": mean_precision(precision[ious, :, label])
@@ -135,7 +137,7 @@ def per_class(precision: np.ndarray, classes: Sequence[str]) -> dict[str, float 
 def truth_row(
     kind: Kind, annotation: dict[str, Any], targets: Split, number: dict[ImageId, int], id_: int
 ) -> dict[str, Any]:
-    """An annotation as COCOeval takes it, for boxes without its mask."""
+    """Convert an annotation to COCOeval's input. For boxes, the mask is left out."""
     segmentation = targets.mask(annotation) if kind == "segm" else None
     area = annotation.get("area")
     if area is None:
@@ -154,8 +156,8 @@ def truth_row(
 def result_rows(
     kind: Kind, detections: Detections, number: dict[ImageId, int], box_end: BoxEnd = "past"
 ) -> list[dict[str, Any]]:
-    """An image's detections as COCOeval takes them."""
-    # The area decides in which size range an unmatched detection counts: of the box for boxes, of the mask for masks.
+    """Convert the detections of an image to COCOeval's input."""
+    # The area decides the size range in which an unmatched detection counts: box area for boxes, mask area for masks.
     boxes = boxes_xywh(detections.masks)
     if box_end == "last":
         boxes[:, 2:] -= 1
@@ -177,11 +179,11 @@ def result_rows(
 
 
 def _fraction(value: float) -> float | None:
-    """COCOeval says -1 where no instance counts."""
+    """Return None for COCOeval's -1, which means that no instance counts."""
     return None if value < 0 else float(value)
 
 
 def mean_precision(precision: np.ndarray) -> float | None:
-    """The mean over what counts; None if nothing does."""
+    """Return the mean over the valid entries, or None if there are none."""
     valid = precision[precision > -1]
     return float(valid.mean()) if valid.size else None

@@ -1,7 +1,7 @@
-"""What holds an experiment back, segmentation or matching: recall of the proposals, upper bounds, confusion, errors.
+"""Analyze what limits a result, segmentation or matching: proposal recall, upper bounds, confusion, error kinds.
 
-Each image is examined where its proposals are; the small records that come of it are gathered, and the first rank
-concludes. The order of the records does not matter.
+Each rank examines the images that it processes and returns small records. The first rank gathers them and computes the
+result. The order of the records does not matter.
 """
 
 from __future__ import annotations
@@ -23,18 +23,18 @@ from refexp.masks import Rle, box_mask, boxes_xywh
 from refexp.types import Detections, ImageId, Proposals
 
 COUNTS = (1, 2, 5, 10, 20, 50, 100, 200, 500, 1000, 2000)
-"""Numbers of proposals, an image's best by the proposer's own quality, at which recall is measured; then all."""
+"""Numbers of proposals per image at which recall is measured. The best by the proposer's quality come first."""
 
 IOUS = np.linspace(0.5, 0.95, 10)
 
 
 @dataclass(frozen=True)
 class Examined:
-    """One image by boxes or by masks: N detections, T annotations, of which T' are no crowds.
+    """The record of one image by boxes or by masks: N detections, T annotations, T' of them not crowds.
 
-    closest, overlap: i64 [N], f64 [N] of `oracles.closest`. confused: f64 [P, 3] of `confused`.
-    best: f64 [T', len(COUNTS) + 1], IoU of the best among so many proposals, and among all.
-    fitting: T', the best proposal of all, None where none touches the instance.
+    closest, overlap: i64 [N] and f64 [N], from `oracles.closest`. confused: f64 [P, 3], from `confused`.
+    best: f64 [T', len(COUNTS) + 1], the highest IoU among the first COUNTS proposals, and among all.
+    fitting: T' best proposals of all, None if no proposal overlaps the instance.
     """
 
     judgement: Judgement
@@ -47,7 +47,7 @@ class Examined:
 
 @dataclass(frozen=True)
 class ImageDiagnosis:
-    """What is known of one image: arrays and run-length codes, some kilobytes. proposals: how many there were."""
+    """The record of one image: arrays and run-length codes, some kilobytes. proposals: number of proposals."""
 
     image_id: ImageId
     proposals: int
@@ -55,13 +55,15 @@ class ImageDiagnosis:
 
 
 class Diagnostics:
-    """Examines images one by one, and concludes.
+    """Examines images one by one, then computes the content of diagnostics.json.
 
-    targets: with annotations. kinds, engine: as of the evaluation. confusion_threshold: detections of a lower score
-    are no part of the confusion matrix; None takes as many detections as there are instances, those of highest score.
+    targets: annotated targets. kinds, engine: see `CocoEvaluation`.
+    confusion_threshold: minimum score of the detections in the confusion matrix. None takes the N detections of highest
+    score, N = number of instances.
 
-    An image costs (M + N) x T overlaps of run-length codes where boxes meet (5 ms for 160 proposals and 3 instances,
-    30 to 160 ms for 400 and 20) and 10 to 100 KB in the gathered records; the conclusion three evaluations of a kind.
+    Cost per image: (M + N) x T overlaps of run-length codes where boxes intersect (5 ms for 160 proposals and 3
+    instances, 30 to 160 ms for 400 and 20), and 10 to 100 KB in the gathered records. `conclude` costs three
+    evaluations of each kind.
     """
 
     def __init__(
@@ -75,7 +77,7 @@ class Diagnostics:
         self.confusion_threshold = confusion_threshold
 
     def examine(self, proposals: Proposals, detections: Detections) -> ImageDiagnosis:
-        """One image; `detections` is what matching and postprocessing made of `proposals`."""
+        """Examine one image. detections: the result of matching and postprocessing for `proposals`."""
         order = torch.argsort(proposals.quality, descending=True, stable=True).tolist()
         ranked = [proposals.masks[row] for row in order]
         by_kind = {kind: self._examine(kind, ranked, detections) for kind in self.kinds}
@@ -103,14 +105,15 @@ class Diagnostics:
         classes: Sequence[str],
         metrics: Mapping[str, float | None],
     ) -> dict[str, Any]:
-        """The content of diagnostics.json: fractions and counts, by kind; None where no instance counts.
+        """Compute the content of diagnostics.json: fractions and counts, by kind. None where no instance counts.
 
-        images: a record for each target, in any order; metrics: of the evaluation. Raises ValueError if one is missing.
+        images: one record for each target, in any order. metrics: the metrics of the evaluation.
+        Raises ValueError if the record of a target is missing.
         """
         by_image = {image.image_id: image for image in images}
         missing = [image_id for image_id in self.targets.images if image_id not in by_image]
         if missing:
-            raise ValueError(f"{len(missing)} images were not examined, the first of them is {missing[0]}")
+            raise ValueError(f"{len(missing)} images were not examined, first {missing[0]}")
         found = {of_image.image_id: of_image for of_image in detections}
         counts = [by_image[image_id].proposals for image_id in self.targets.images]
         threshold = self.confusion_threshold
@@ -170,7 +173,7 @@ class Diagnostics:
         return {name: metrics[f"{kind}/{name}"] for name in ("nAP", "nAP50")}
 
     def _masks(self, image_id: ImageId) -> list[Rle]:
-        """The annotations' masks; of those with a box only the box, to whole pixels."""
+        """Return the masks of the annotations. An annotation with only a box gives its box, in whole pixels."""
         image = self.targets.images[image_id]
         size = image["height"], image["width"]
         annotations = self.targets.by_image[image_id]
@@ -178,22 +181,23 @@ class Diagnostics:
 
 
 def best_of_first(ious: np.ndarray) -> np.ndarray:
-    """IoU f64 [M, T] of proposals, best quality first -> f64 [T, len(COUNTS) + 1], the largest of so many, and of all.
+    """Return f64 [T, len(COUNTS) + 1]: the highest IoU among the first COUNTS proposals, and among all.
 
-    0 where there is no proposal at all.
+    ious: f64 [M, T], best quality first. The result is 0 if there are no proposals.
     """
     columns = [ious[:count].max(axis=0, initial=0.0) for count in COUNTS]
     return np.stack([*columns, ious.max(axis=0, initial=0.0)], axis=1)
 
 
 def recall(best: np.ndarray, most: int) -> dict[str, list[float] | list[int]]:
-    """Share of instances with a proposal of IoU .5, .75 and, on average, .5 to .95, by the number of proposals kept.
+    """Compute the recall of the proposals at IoU .5 and .75, and the mean over .5 to .95, by the number kept.
 
-    best: [T, len(COUNTS) + 1] of all images; most: the number of proposals of the image that has most: "all".
-    An instance is reached if any proposal fits, even one that fits another instance too.
+    best: [T, len(COUNTS) + 1] of all images. most: the largest number of proposals of an image, which stands for "all".
+    An instance counts as reached if any proposal fits, even if this proposal also fits another instance.
     """
     columns = [column for column, count in enumerate(COUNTS) if count < most] + [len(COUNTS)]
     kept = best[:, columns]
+    # The tolerance counts IoUs that equal the threshold up to a rounding error.
     reached = {iou_: (kept >= iou_ - 1e-9).mean(axis=0) if len(kept) else np.zeros(len(columns)) for iou_ in IOUS}
     return {
         "proposals": [*(COUNTS[column] for column in columns[:-1]), most],
@@ -204,9 +208,9 @@ def recall(best: np.ndarray, most: int) -> dict[str, list[float] | list[int]]:
 
 
 def account(images: Sequence[Judgement], best: np.ndarray) -> dict[str, int]:
-    """What became of each instance at IoU .5: found; lost, though a proposal covers it; unproposed.
+    """Count the instances at IoU .5 that are found, lost (although a proposal covers them) or unproposed.
 
-    best: [T', len(COUNTS) + 1] of the same images, crowds left out.
+    best: [T', len(COUNTS) + 1] of the same images, without crowds.
     """
     hit = np.concatenate([image.matched[~image.ignored] for image in images])
     offered = best[:, -1] >= MATCH
@@ -218,24 +222,24 @@ def account(images: Sequence[Judgement], best: np.ndarray) -> dict[str, int]:
 
 
 def count_errors(images: Sequence[Judgement]) -> dict[str, int]:
-    """How many detections (and, for MISSED, instances) there are of each kind of error."""
+    """Count the detections (for MISSED: the instances) of each kind of error."""
     counts = Counter(kind for image in images for kind in image.kinds)
     counts[MISSED] = sum(int(image.missed.sum()) for image in images)
     return {kind: counts[kind] for kind in KINDS}
 
 
 def score_of_rank(detections: Sequence[Detections], rank: int) -> float:
-    """The score of which `rank` detections have that much or more; the lowest if there are fewer, 0 without any."""
+    """Return the score that `rank` detections reach: the lowest score if there are fewer, 0 without detections."""
     scores = torch.cat([of_image.scores for of_image in detections]).sort(descending=True).values
     return float(scores[min(rank, len(scores)) - 1]) if len(scores) and rank else 0.0
 
 
 def confused(judgement: Judgement, ious: np.ndarray) -> np.ndarray:
-    """Score, true class and found class f64 [P, 3] of detections, best first, -1 being background.
+    """Return score, true class and detected class of detections, f64 [P, 3], best first. -1 is background.
 
-    The best detection chooses first, whatever its class: the free instance that it overlaps most, by .5 at least. What
-    is left is background found; a crowd excuses its own class. Instances that nobody chose follow, found as background
-    with an infinite score.
+    Detections are matched in the order of their scores, whatever their class, to the free instance that they overlap
+    most (IoU of at least .5). An unmatched detection has the true class background, unless it lies in a crowd of its
+    class: then it is left out. Unmatched instances follow, with the detected class background and an infinite score.
     """
     free, rows = ~judgement.ignored, []
     for row in np.argsort(-judgement.scores, kind="stable").tolist():
@@ -252,9 +256,10 @@ def confused(judgement: Judgement, ious: np.ndarray) -> np.ndarray:
 
 
 def confusion(images: Sequence[np.ndarray], classes: Sequence[str], threshold: float) -> dict[str, Any]:
-    """How often each true class (row) was found as which (column), at IoU .5; the last of both is background.
+    """Compute the confusion matrix at IoU .5: true class (row) by detected class (column). Background comes last.
 
-    images: of `confused`. An instance whose detection has a score below the threshold was found as background.
+    images: the arrays of `confused`. An instance whose detection has a score below the threshold counts as detected
+    as background.
     """
     size = len(classes) + 1
     rows = np.concatenate([np.zeros((0, 3)), *images])

@@ -1,4 +1,4 @@
-"""LVIS protocol: average precision where every image is annotated for some classes only (arXiv 1908.03195)."""
+"""The LVIS protocol: average precision where each image is annotated for some classes only (arXiv 1908.03195)."""
 
 from __future__ import annotations
 
@@ -27,15 +27,16 @@ from refexp.evaluation.protocol import Evaluated
 from refexp.types import Detections, ImageId
 
 CLASSES_AT_ONCE = 64
-"""Classes do not depend on each other, and the engine keeps some 200 bytes for each pair of an image and a class."""
+"""Classes evaluated together. It limits memory: the engine keeps about 200 bytes per pair of image and class."""
 
 
 class LvisEvaluation(CocoEvaluation):
-    """The numbers of `CocoEvaluation` by the rules of LVIS, with nAP_rare, nAP_common, nAP_frequent and AR300.
+    """Computes the metrics of `CocoEvaluation` by the LVIS rules, and nAP_rare, nAP_common, nAP_frequent and AR300.
 
-    In an image, a detection counts only if its class is annotated there or listed in `neg_category_ids`; an unmatched
-    one of a class in `not_exhaustive_category_ids` is ignored. kinds: what is compared: boxes, masks or both.
-    max_detections: of an image, over all classes, the best so many count. AR1, AR10, AR100 limit a class in an image.
+    A detection counts only if the image has annotations of its class or lists the class in `neg_category_ids`.
+    An unmatched detection of a class in `not_exhaustive_category_ids` is ignored.
+    kinds: boxes, masks or both. max_detections: number of detections per image that count, over all classes.
+    AR1, AR10 and AR100 limit the detections per image and class.
     """
 
     def __init__(
@@ -47,14 +48,14 @@ class LvisEvaluation(CocoEvaluation):
         self.max_detections = max_detections
 
     def check(self, targets: Split) -> None:
-        """Raise RefexpError if these targets cannot be evaluated, before anything costly is done."""
+        """Raise RefexpError if these targets cannot be evaluated, before any expensive step."""
         if not isinstance(targets, LvisSplit):
-            raise RefexpError(f"evaluation=lvis needs annotations of LVIS (dataset=lvis); {targets.source} has others.")
+            raise RefexpError(f"evaluation=lvis needs LVIS annotations (dataset=lvis); {targets.source} has none.")
         super().check(targets)
 
     def evaluate(self, targets: Split, detections: Sequence[Detections], classes: Sequence[str]) -> Evaluated:
-        """Metrics and curves of each kind."""
-        assert isinstance(targets, LvisSplit)  # `check` has seen to it
+        """Compute the metrics and curves of each kind."""
+        assert isinstance(targets, LvisSplit)  # `check` guarantees this
         evaluated = Evaluated({}, {})
         for kind in self.kinds:
             precision, recall = accumulate(kind, targets, detections, self.max_detections)
@@ -72,14 +73,14 @@ class LvisEvaluation(CocoEvaluation):
 def accumulate(
     kind: Kind, targets: LvisSplit, detections: Sequence[Detections], max_detections: int
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Precision f64 [10 IoUs, 101 recalls, K, 4, 4] and recall f64 [10, K, 4, 4]; -1 where no instance counts.
+    """Compute precision f64 [10 IoUs, 101 recalls, K, 4, 4] and recall f64 [10, K, 4, 4]. -1: no instance counts.
 
     The last two axes are areas (all, small, medium, large) and limits of detections (1, 10, 100, `max_detections`).
     """
     images = federated_images(targets)
     number: dict[ImageId, int] = {image_id: image["id"] for image_id, image in images.items()}
     truth = [truth_row(kind, a, targets, number, id_) for id_, a in enumerate(targets.annotations, start=1)]
-    counted = (known(best(found, max_detections), images[found.image_id]) for found in detections)
+    counted = (in_known_classes(top_scores(found, max_detections), images[found.image_id]) for found in detections)
     rows = [row for found in counted for row in result_rows(kind, found, number)]
     results = [row | {"id": id_} for id_, row in enumerate(rows, start=1)]
 
@@ -98,10 +99,11 @@ def accumulate(
 
 
 def federated_images(targets: LvisSplit) -> dict[ImageId, Record]:
-    """Records for the engine by image id: images numbered from 1, lists of categories (label + 1), and `known` ones.
+    """Return the engine's image records by image id. Images are numbered from 1. Category ids are label + 1.
 
-    neg_category_ids: classes known to be absent. not_exhaustive_category_ids: classes whose instances are not all
-    annotated. known: classes known to be absent or present, the only ones that can be evaluated in this image.
+    Fields: `neg_category_ids`, the classes known to be absent; `not_exhaustive_category_ids`, the classes with
+    instances that are not annotated; `known`, the classes known to be absent or present. Only known classes can be
+    evaluated in an image.
     """
     category = {id_: label + 1 for id_, label in targets.labels.items()}
     images = {}
@@ -115,13 +117,16 @@ def federated_images(targets: LvisSplit) -> dict[ImageId, Record]:
     return images
 
 
-def best(found: Detections, count: int) -> Detections:
-    """The `count` detections of highest score."""
+def top_scores(found: Detections, count: int) -> Detections:
+    """Return the `count` detections of highest score."""
     return found.pick(torch.argsort(found.scores, descending=True, stable=True)[:count].tolist())
 
 
-def known(found: Detections, image: Record) -> Detections:
-    """The detections that can be evaluated; the engine would drop the others too, but of all LVIS they are millions."""
+def in_known_classes(found: Detections, image: Record) -> Detections:
+    """Return the detections of the image's known classes.
+
+    The engine would drop the others too, but on LVIS they are millions.
+    """
     return found.pick([row for row, label in enumerate(found.labels.tolist()) if label + 1 in image["known"]])
 
 
@@ -132,7 +137,10 @@ def run_engine(
     rows: tuple[list[Record], list[Record]],
     limits: list[int],
 ) -> dict[str, np.ndarray]:
-    """faster-coco-eval's arrays for these categories; rows: annotations and results. The `lvis` package's numbers."""
+    """Run faster-coco-eval for these categories and return its arrays. The numbers equal those of the `lvis` package.
+
+    rows: annotations and results.
+    """
     COCO, COCOeval = engine_classes("faster")
     ids = {category["id"] for category in categories}
     sides = []
@@ -154,7 +162,7 @@ def run_engine(
 
 
 def summarise(precision: np.ndarray, recall: np.ndarray, max_detections: int) -> dict[str, float | None]:
-    """`CocoEvaluation`'s twelve numbers and AR at `max_detections`, from the arrays of `accumulate`."""
+    """Compute `CocoEvaluation`'s twelve metrics and AR at `max_detections` from the arrays of `accumulate`."""
     overall: Any = precision[:, :, :, 0, -1]
     named = {"nAP": mean_precision(overall), "nAP50": mean_precision(overall[0]), "nAP75": mean_precision(overall[5])}
     for area, name in enumerate(("small", "medium", "large"), start=1):

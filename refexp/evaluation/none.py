@@ -10,11 +10,11 @@ from refexp.types import Detections
 
 
 class NoEvaluation(Evaluation):
-    """Takes any targets, and has nothing to say of them."""
+    """Accepts any targets and returns no metrics."""
 
     def check(self, targets: Split) -> None:
-        """Any targets will do."""
+        """Accept any targets."""
 
     def evaluate(self, targets: Split, detections: Sequence[Detections], classes: Sequence[str]) -> Evaluated:
-        """No metrics."""
+        """Return no metrics."""
         return Evaluated({}, {})

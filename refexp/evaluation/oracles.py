@@ -1,4 +1,4 @@
-"""One image as it would be detected if a part of the method knew the truth; evaluated, these are upper bounds."""
+"""Upper bounds: the detections of one image if a part of the method knew the ground truth."""
 
 from __future__ import annotations
 
@@ -14,9 +14,10 @@ from refexp.types import Detections, ImageId
 
 
 def closest(judgement: Judgement, ious: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """The instance of any class that each detection overlaps most, i64 [N], and IoU f64 [N]; -1 and 0 below .1.
+    """Return the instance, of any class, that each detection overlaps most, i64 [N], and the IoU, f64 [N].
 
-    ious: f64 [N, T]. A hit's is the instance it was matched with. Crowds are none.
+    ious: f64 [N, T]. Below an IoU of .1 the result is -1 and 0. For a hit it is the matched instance. Crowds are not
+    considered.
     """
     chosen = np.full(len(ious), -1, dtype=np.int64)
     if not ious.size:
@@ -31,10 +32,10 @@ def closest(judgement: Judgement, ious: np.ndarray) -> tuple[np.ndarray, np.ndar
 
 
 def oracle_class(found: Detections, judgement: Judgement, instance: np.ndarray, overlap: np.ndarray) -> Detections:
-    """Right classes: what was detected gets the class of the instance it overlaps most (`closest`).
+    """Correct classes: each detection gets the class of the instance that it overlaps most (`closest`).
 
-    Of several that come to one instance the best overlap stays, with the highest score among them: naming them right,
-    merging would have known them for the same. Detections that overlap no instance by .1 stay as they are.
+    If several detections belong to one instance, the one with the highest overlap stays and gets their highest score:
+    with correct classes, merging would have joined them. Detections without an overlap of .1 do not change.
     """
     rows, labels, scores = [], [], []
     for row in np.flatnonzero(instance < 0).tolist():
@@ -50,10 +51,11 @@ def oracle_class(found: Detections, judgement: Judgement, instance: np.ndarray, 
 
 
 def oracle_mask(found: Detections, judgement: Judgement, truth: Sequence[Rle]) -> Detections:
-    """Exact masks: what was detected near an instance of its class (IoU of at least .1) gets that instance's mask.
+    """Exact masks: a detection near an instance of its class (IoU of at least .1) gets the mask of this instance.
 
-    Class and score stay. Of several that come to one instance the highest score stays. The rest keep their masks.
-    truth: the annotations' masks, T. Instances without such a detection stay missed: this knows no better proposals.
+    Class and score do not change. If several detections belong to one instance, only the one of highest score stays.
+    Other detections keep their masks. truth: the T masks of the annotations.
+    Instances without such a detection stay missed, because this bound adds no proposals.
     """
     masks, kept, given = list(found.masks), [], set()
     for row in np.argsort(-judgement.scores, kind="stable").tolist():
@@ -68,17 +70,17 @@ def oracle_mask(found: Detections, judgement: Judgement, truth: Sequence[Rle]) -
 
 
 def oracle_matching(image_id: ImageId, labels: np.ndarray, best: np.ndarray, masks: Sequence[Rle | None]) -> Detections:
-    """Perfect matching and merging: each instance is answered by its best proposal, with their IoU as score.
+    """Perfect matching and merging: each instance is detected by its best proposal, with their IoU as the score.
 
-    labels: i64 [T]; best: [T], IoU with the best proposal; masks: those proposals, None where none touches.
+    labels: i64 [T]. best: [T], IoU with the best proposal. masks: the best proposals, None if no proposal overlaps.
     """
-    there = [row for row, mask in enumerate(masks) if mask is not None]
+    rows = [row for row, mask in enumerate(masks) if mask is not None]
     chosen = [mask for mask in masks if mask is not None]
-    return _detections(image_id, labels[there].tolist(), best[there].tolist(), chosen)
+    return _detections(image_id, labels[rows].tolist(), best[rows].tolist(), chosen)
 
 
 def _detections(image_id: ImageId, labels: list[int], scores: list[float], masks: list[Rle]) -> Detections:
-    """Best first, as everywhere."""
+    """Make detections, sorted by score."""
     ranked = torch.tensor(scores, dtype=torch.float64).argsort(descending=True, stable=True)
     return Detections(
         image_id,

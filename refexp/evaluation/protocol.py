@@ -1,4 +1,4 @@
-"""What every evaluation protocol is asked for."""
+"""The interface of the evaluation protocols."""
 
 from __future__ import annotations
 
@@ -14,10 +14,12 @@ from refexp.types import Detections
 
 
 class Evaluated(NamedTuple):
-    """metrics: flat, `<kind>/<number>` and `<kind>/<number>/<class>`, fractions; None where nothing counts.
+    """The result of an evaluation.
 
-    curves: by kind ("bbox", "segm"), precision f64 [10 IoUs, 101 recalls, K], -1 where no instance counts; empty for
-    protocols without them.
+    metrics: a flat dict with keys `<kind>/<number>` and `<kind>/<number>/<class>`. Values are fractions, None where no
+    instance counts.
+    curves: by kind ("bbox", "segm"), precision f64 [10 IoUs, 101 recalls, K], -1 where no instance counts. Empty for
+    protocols without curves.
     """
 
     metrics: dict[str, float | None]
@@ -25,26 +27,26 @@ class Evaluated(NamedTuple):
 
 
 class Evaluation(ABC):
-    """A protocol: which targets it can judge, and what numbers it makes of their detections."""
+    """A protocol: checks whether it can evaluate the targets, and computes the metrics of the detections."""
 
     @abstractmethod
     def check(self, targets: Split) -> None:
-        """Raise RefexpError if these targets cannot be evaluated, before anything costly is done."""
+        """Raise RefexpError if these targets cannot be evaluated, before any expensive step."""
 
     @abstractmethod
     def evaluate(self, targets: Split, detections: Sequence[Detections], classes: Sequence[str]) -> Evaluated:
-        """What the detections are worth; classes: the K names."""
+        """Compute the metrics of the detections. classes: the K class names."""
 
 
 def need_instances(targets: Split) -> None:
-    """Raise RefexpError if no annotation of the chosen classes counts."""
+    """Raise RefexpError if the chosen classes have no annotation apart from crowds."""
     if not any(not a.get("iscrowd", 0) for a in targets.annotations):
         raise RefexpError(f"{targets.source}: no annotation of the chosen classes, so nothing to evaluate.")
 
 
 def need_masks(targets: Split) -> None:
-    """Raise RefexpError if an annotation has no mask, or one that cannot be read."""
+    """Raise RefexpError if an annotation has no mask or a mask that cannot be read."""
     if not any(has_mask(a) for a in targets.annotations):
-        raise RefexpError(f"{targets.source}: its annotations have no masks, only boxes; evaluation=boxes.")
+        raise RefexpError(f"{targets.source}: the annotations have no masks, only boxes; use evaluation=boxes.")
     for annotation in targets.annotations:
         targets.mask(annotation)

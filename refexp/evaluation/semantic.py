@@ -1,4 +1,4 @@
-"""Semantic intersection over union from instances, as COCO-20i asks for it (METHOD 5)."""
+"""Semantic intersection over union, computed from instances, for COCO-20i (METHOD 5)."""
 
 from __future__ import annotations
 
@@ -18,16 +18,17 @@ BACKGROUND, VOID = 0, -1
 
 
 class SemanticEvaluation(Evaluation):
-    """IoU of painted pictures, from pixels counted over the whole split.
+    """Computes the IoU of label maps, from pixel counts over the whole split.
 
-    threshold: detections of at least this score are painted over each other, the best on top.
-    Annotations are painted largest first, so that what lies on a thing (a tie) is not lost under it (a person). Crowd
-    regions are void: but for instances painted there, their pixels count neither way.
+    threshold: minimum score of the detections in the label map. Higher scores are painted over lower scores.
+    Annotations are painted from the largest to the smallest, so that an object (a person) does not hide a smaller
+    object on it (a tie). Crowd regions are void: their pixels do not count, except where an instance is painted.
 
-    protocol "classes": `semantic/IoU/<class>` of every class against all else, `semantic/mIoU` their mean (background
-    is none of them). "foreground": labels are forgotten; `semantic/FB-IoU` is the mean of foreground and background.
-    Every class is looked for in every image of the split; the few-shot segmentation literature draws episodes of one
-    class and an image that shows it, which is easier, so numbers of the two kinds do not compare.
+    protocol: "classes" gives `semantic/IoU/<class>` of each class and their mean `semantic/mIoU`, without background.
+    "foreground" ignores the labels. `semantic/FB-IoU` is the mean IoU of foreground and background.
+
+    Every class is evaluated in every image of the split. The few-shot segmentation literature draws episodes: one class
+    and an image that shows it. This is easier, so the two kinds of numbers are not comparable.
     """
 
     def __init__(
@@ -39,12 +40,12 @@ class SemanticEvaluation(Evaluation):
         self.protocol = protocol
 
     def check(self, targets: Split) -> None:
-        """Raise RefexpError if these targets cannot be evaluated, before anything costly is done."""
+        """Raise RefexpError if these targets cannot be evaluated, before any expensive step."""
         need_instances(targets)
         need_masks(targets)
 
     def evaluate(self, targets: Split, detections: Sequence[Detections], classes: Sequence[str]) -> Evaluated:
-        """Metrics; None for a class without a pixel of ground truth, which does not count."""
+        """Compute the metrics. A class without ground-truth pixels gets None and is not part of the mean."""
         pixels = self.count(targets, detections, len(classes))
         if self.protocol == "foreground":
             hit, missed, invented = pixels[1:, 1:].sum(), pixels[1:, 0].sum(), pixels[0, 1:].sum()
@@ -55,9 +56,9 @@ class SemanticEvaluation(Evaluation):
         return Evaluated({"semantic/mIoU": mean(of_class), **named}, {})
 
     def count(self, targets: Split, detections: Sequence[Detections], classes: int) -> np.ndarray:
-        """Pixels i64 [1 + K, 1 + K] by true class (row) and painted class (column), 0 being background.
+        """Count pixels, i64 [1 + K, 1 + K], by true class (row) and predicted class (column). 0 is background.
 
-        Holds one picture at a time: two i32 [H, W].
+        Keeps the label maps of only one image in memory: two i32 [H, W].
         """
         layers = {found.image_id: found_layers(found, self.threshold) for found in detections}
         pixels = np.zeros((1 + classes) ** 2, dtype=np.int64)
@@ -66,12 +67,13 @@ class SemanticEvaluation(Evaluation):
             truth = paint(size, true_layers(targets.by_image[image_id], targets))
             guess = paint(size, layers.get(image_id, ()))
             seen = truth != VOID
+            # One bincount over pairs (true, predicted) fills the whole matrix.
             pixels += np.bincount(truth[seen] * (1 + classes) + guess[seen], minlength=len(pixels))
         return pixels.reshape(1 + classes, 1 + classes)
 
 
 def paint(size: tuple[int, int], layers: Iterable[tuple[int, Rle]]) -> np.ndarray:
-    """Values painted over each other, the last on top, i32 [H, W]; BACKGROUND where there is none."""
+    """Paint the layers over each other, i32 [H, W]. The last layer is on top. BACKGROUND where there is no layer."""
     picture = np.full(size, BACKGROUND, dtype=np.int32)
     for value, mask in layers:
         picture[decode([mask])[0]] = value
@@ -79,30 +81,30 @@ def paint(size: tuple[int, int], layers: Iterable[tuple[int, Rle]]) -> np.ndarra
 
 
 def true_layers(annotations: Sequence[Record], split: Split) -> list[tuple[int, Rle]]:
-    """(label + 1, mask) of an image's annotations: crowds, as VOID, then instances by falling area."""
+    """Return (label + 1, mask) of an image's annotations: first crowds as VOID, then instances by decreasing area."""
     layers = []
     for annotation in annotations:
         mask, crowd = split.mask(annotation), annotation.get("iscrowd", 0)
         value = VOID if crowd else 1 + split.labels[annotation["category_id"]]
         layers.append((not crowd, -int(areas([mask])[0]), value, mask))
-    # Not by file order: results must not depend on it. Equal areas that overlap go by class.
+    # Results must not depend on the file order, so equal areas are sorted by class.
     return [(value, mask) for *_, value, mask in sorted(layers, key=lambda layer: layer[:3])]
 
 
 def found_layers(found: Detections, threshold: float) -> list[tuple[int, Rle]]:
-    """(label + 1, mask) of the detections of at least this score, the lowest first."""
+    """Return (label + 1, mask) of the detections of at least this score, the lowest first."""
     order = torch.argsort(found.scores, descending=True, stable=True).flip(0).tolist()
     return [(1 + int(found.labels[i]), found.masks[i]) for i in order if float(found.scores[i]) >= threshold]
 
 
 def intersection_over_union(pixels: np.ndarray) -> list[float | None]:
-    """IoU of each class from a confusion matrix [K, K]; None where the class has no true pixel."""
+    """Compute the IoU of each class from a confusion matrix [K, K]. None for a class without true pixels."""
     hits, true = np.diag(pixels), pixels.sum(axis=1)
     union = true + pixels.sum(axis=0) - hits
     return [float(h / u) if t else None for h, u, t in zip(hits, union, true, strict=True)]
 
 
 def mean(values: Sequence[float | None]) -> float | None:
-    """Mean of what there is; None if there is nothing."""
-    there = [value for value in values if value is not None]
-    return float(np.mean(there)) if there else None
+    """Return the mean of the values that are not None, or None if there are none."""
+    valid = [value for value in values if value is not None]
+    return float(np.mean(valid)) if valid else None

@@ -1,10 +1,12 @@
-"""What is wrong with each detection, and what each kind of error costs: the error kinds of TIDE (arXiv 2008.08115).
+"""The error kind of each detection and the cost of each kind, as defined by TIDE (arXiv 2008.08115).
 
-Own code, not the authors' package `tidecv`: that one runs with numpy 2, and a test compares the figures with it. But
-it judges a whole data set at once in one process, says of no detection what is wrong with it
-through a public interface, and needs OpenCV and seaborn. Two of its rules differ from
-pycocotools, which decides here: it counts a class without any instance as AP 0, and it looks for errors in
-detections that a crowd excuses. Everything else is as there: thresholds, order of the tests, what a fix does.
+This is our own code. The authors' package `tidecv` evaluates a whole data set in one process, its public interface does
+not return the error of each detection, and it needs OpenCV and seaborn. A test compares the numbers with `tidecv`,
+which runs with numpy 2.
+
+Two rules follow pycocotools instead of `tidecv`. `tidecv` counts a class without instances as AP 0, and it assigns
+errors to detections in a crowd of their class. All other rules are the same: the thresholds, the order of the tests
+and the effect of a fix.
 """
 
 from __future__ import annotations
@@ -30,23 +32,23 @@ MISSED = "missed"
 IGNORED = "ignored"
 
 KINDS = (CLASS, LOCALISATION, BOTH, DUPLICATE, BACKGROUND, MISSED)
-"""The kinds of error, in TIDE's order: five of detections, and MISSED of instances."""
+"""The kinds of error, in TIDE's order. Five are errors of detections, and MISSED is an error of instances."""
 
 MATCH = 0.5
-"""IoU from which on a detection and an instance are the same thing."""
+"""Minimum IoU at which a detection matches an instance."""
 NEAR = 0.1
-"""IoU below which a detection has nothing to do with an instance."""
+"""Minimum IoU at which a detection is related to an instance."""
 MOST = 100
-"""Detections of a class in an image that count, as in the COCO protocol; the rest is ignored."""
+"""Number of detections per class and image that count, as in the COCO protocol. The rest is ignored."""
 
 
 @dataclass(frozen=True)
 class Judgement:
-    """One image's detections against its instances.
+    """The detections of one image, compared with its instances.
 
-    labels: i64 [N]; scores: f64 [N]; kinds: N of HIT, IGNORED and `KINDS`, in the order of the detections.
-    nearest: i64 [N], the instance that a detection was matched with or that its error is about; -1: none.
-    truth: i64 [T], classes of the instances; ignored: bool [T], crowds; missed: bool [T].
+    labels: i64 [N]. scores: f64 [N]. kinds: N values of HIT, IGNORED or `KINDS`, in the order of the detections.
+    nearest: i64 [N], the instance that the detection matches or to which its error belongs. -1: none.
+    truth: i64 [T], classes of the instances. ignored: bool [T], crowds. missed: bool [T].
     """
 
     labels: np.ndarray
@@ -59,7 +61,7 @@ class Judgement:
 
     @property
     def matched(self) -> np.ndarray:
-        """Instances that a detection hit, bool [T]."""
+        """The instances that a detection matches, bool [T]."""
         hit = np.zeros(len(self.truth), dtype=bool)
         hit[self.nearest[[kind == HIT for kind in self.kinds]]] = True
         return hit
@@ -67,9 +69,9 @@ class Judgement:
 
 @dataclass(frozen=True)
 class Truth:
-    """One image's T annotations, in file order.
+    """The T annotations of one image, in file order.
 
-    labels: i64 [T]; crowd: bool [T]; shapes: T RLEs for "segm", boxes `x y w h` f64 [T, 4] for "bbox".
+    labels: i64 [T]. crowd: bool [T]. shapes: T RLEs for "segm", boxes `x y w h` f64 [T, 4] for "bbox".
     """
 
     labels: np.ndarray
@@ -78,7 +80,7 @@ class Truth:
 
     @classmethod
     def of(cls, targets: Split, image_id: ImageId, kind: Kind) -> Truth:
-        """What is to be found in a target. Raises RefexpError if a mask is asked for and missing."""
+        """Return the ground truth of a target. Raises RefexpError if kind is "segm" and a mask is missing."""
         annotations = targets.by_image[image_id]
         labels = np.array([targets.labels[a["category_id"]] for a in annotations], dtype=np.int64)
         crowd = np.array([bool(a.get("iscrowd", 0)) for a in annotations], dtype=bool)
@@ -88,13 +90,13 @@ class Truth:
 
 
 def judge_image(kind: Kind, found: Detections, truth: Truth) -> tuple[Judgement, np.ndarray]:
-    """One image's detections beside its annotations: `judge` of them, and their overlaps f64 [N, T]."""
+    """Compare the detections of one image with its annotations. Returns the judgement and the IoUs f64 [N, T]."""
     ious = overlaps(kind, found, truth.shapes, truth.crowd.tolist())
     return judge(found.labels.numpy(), found.scores.numpy(), ious, truth.labels, truth.crowd), ious
 
 
 def overlaps(kind: Kind, found: Detections, truth: Sequence[Rle] | np.ndarray, crowd: Sequence[bool]) -> np.ndarray:
-    """IoU f64 [N, T] of detections and instances; with a crowd, the covered share of the detection.
+    """Compute the IoU f64 [N, T] of detections and instances. For a crowd it is the covered share of the detection.
 
     truth: T RLEs for "segm", boxes `x y w h` [T, 4] for "bbox".
     """
@@ -102,9 +104,9 @@ def overlaps(kind: Kind, found: Detections, truth: Sequence[Rle] | np.ndarray, c
 
 
 def iou(found: Sequence[Rle] | np.ndarray, truth: Sequence[Rle] | np.ndarray, crowd: Sequence[bool]) -> np.ndarray:
-    """IoU f64 [N, T] by pycocotools, of RLEs or of boxes `x y w h`. Costs O(N x T) run-length intersections.
+    """Compute the IoU f64 [N, T] of RLEs or of boxes `x y w h` with pycocotools.
 
-    Masks whose boxes are apart are not compared.
+    Cost: O(N x T) run-length intersections, without pairs whose boxes do not intersect.
     """
     if not len(found) or not len(truth):
         return np.zeros((len(found), len(truth)))
@@ -115,14 +117,19 @@ def iou(found: Sequence[Rle] | np.ndarray, truth: Sequence[Rle] | np.ndarray, cr
 def judge(
     labels: np.ndarray, scores: np.ndarray, ious: np.ndarray, truth: np.ndarray, ignored: np.ndarray
 ) -> Judgement:
-    """Match as COCO does at IoU .5, and name each error as TIDE does.
+    """Match as COCO does at IoU .5, and classify each error as TIDE does.
 
-    labels: int [N]; scores: [N]; ious: [N, T] of `overlaps`; truth: int [T], classes; ignored: bool [T], crowds.
-    The best detection chooses first, among the instances of its class that are free. What is left is, by the first
-    rule that holds: IGNORED inside a crowd of its class; LOCALISATION, IoU of .1 to .5 with the instance of its class
-    that it overlaps most; CLASS, .5 with one of another class; DUPLICATE, .5 with one of its class that is taken;
-    BACKGROUND, at most .1 with all; else BOTH. MISSED are instances without a hit that no CLASS or LOCALISATION error
-    is about.
+    labels: int [N]. scores: [N]. ious: [N, T] of `overlaps`. truth: int [T], classes. ignored: bool [T], crowds.
+
+    Detections are matched in the order of their scores, to the free instances of their class. For an unmatched
+    detection, the first rule that holds decides:
+        IGNORED: inside a crowd of its class.
+        LOCALISATION: IoU of .1 to .5 with the instance of its class that it overlaps most.
+        CLASS: IoU of at least .5 with an instance of another class.
+        DUPLICATE: IoU of at least .5 with an instance of its class that another detection matches.
+        BACKGROUND: IoU of at most .1 with all instances.
+        BOTH: all others.
+    MISSED are the instances without a match and without a CLASS or LOCALISATION error that belongs to them.
     """
     labels, scores, truth = np.asarray(labels, np.int64), np.asarray(scores, np.float64), np.asarray(truth, np.int64)
     ignored = np.asarray(ignored, dtype=bool)
@@ -148,7 +155,10 @@ def judge(
 
 
 def _error(ious: np.ndarray, same: np.ndarray, ignored: np.ndarray) -> tuple[str, int]:
-    """The kind of a wrong detection's error, and the instance it is about; ious [T], same: of its class, bool [T]."""
+    """Return the error kind of an unmatched detection, and the instance to which the error belongs (-1: none).
+
+    ious: [T]. same: bool [T], the instances of its class.
+    """
     own, other, any_ = (_first_best(ious, rows & ~ignored) for rows in (same, ~same, np.ones_like(same)))
     if own >= 0 and NEAR <= ious[own] <= MATCH:
         return LOCALISATION, own
@@ -162,51 +172,58 @@ def _error(ious: np.ndarray, same: np.ndarray, ignored: np.ndarray) -> tuple[str
 
 
 def _first_best(values: np.ndarray, rows: np.ndarray) -> int:
-    """Index of the largest of the chosen values; -1 if none is chosen."""
+    """Return the index of the largest value among `rows`, or -1 if `rows` is empty. Ties go to the first."""
     return int(np.where(rows, values, -1).argmax()) if rows.any() else -1
 
 
 def _last_best(values: np.ndarray, rows: np.ndarray) -> int:
-    """The same; of equal ones the last, as pycocotools takes it."""
+    """Do the same, but ties go to the last, as in pycocotools."""
     reverse = _first_best(values[::-1], rows[::-1])
     return len(values) - 1 - reverse if reverse >= 0 else -1
 
 
 def cost_of_errors(images: Sequence[Judgement], classes: int) -> tuple[float | None, dict[str, float | None]]:
-    """nAP50, and per kind of error dAP, by how much nAP50 rises if errors of this kind alone are put right (TIDE 2.4).
+    """Compute nAP50 and, for each kind of error, dAP: the gain in nAP50 if only this kind is fixed (TIDE 2.4).
 
-    Fractions; None where no instance counts. CLASS and LOCALISATION errors about an instance without a hit become hits,
-    only the best of them an instance, the others vanish; DUPLICATE, BACKGROUND and BOTH vanish; of MISSED instances
-    nobody asks. These do not add up: what several kinds hold back together, none frees alone.
+    All values are fractions, None where no instance counts. The fixes are:
+        CLASS, LOCALISATION: for each unmatched instance, the error of highest score becomes a hit. The others are
+        removed.
+        DUPLICATE, BACKGROUND, BOTH: the detections are removed.
+        MISSED: the instances are removed.
+    The gains do not add up, because several kinds of error can limit nAP50 together.
     """
     points = _points(images)
-    asked = sum((_count(i.truth[~i.ignored], classes) for i in images), np.zeros(classes, dtype=np.int64))
-    if not asked.any():
+    instances = sum((_count(i.truth[~i.ignored], classes) for i in images), np.zeros(classes, dtype=np.int64))
+    if not instances.any():
         return None, dict.fromkeys(KINDS)
-    known = asked[points.labels] > 0
-    before = _mean_ap(points.labels, points.scores, points.kinds == HIT, points.counts & known, asked)
+    evaluated = instances[points.labels] > 0
+    before = _mean_ap(points.labels, points.scores, points.kinds == HIT, points.counts & evaluated, instances)
     costs: dict[str, float | None] = {}
     for kind in KINDS:
-        labels, positives = points.labels.copy(), asked.copy()
+        labels, positives = points.labels.copy(), instances.copy()
         hits, counts = points.kinds == HIT, points.counts.copy()
         concerned = points.kinds == kind
         if kind == MISSED:
-            positives -= sum((_count(i.truth[i.missed], classes) for i in images), np.zeros_like(asked))
+            positives -= sum((_count(i.truth[i.missed], classes) for i in images), np.zeros_like(instances))
         elif kind in (CLASS, LOCALISATION):
-            mended = concerned & points.best
-            hits |= mended
-            labels[mended] = points.about[mended]
-            counts &= ~concerned | mended
+            fixed = concerned & points.best
+            hits |= fixed
+            labels[fixed] = points.about[fixed]
+            counts &= ~concerned | fixed
         else:
             counts &= ~concerned
-        counts &= asked[labels] > 0
+        counts &= instances[labels] > 0
         costs[kind] = max(0.0, _mean_ap(labels, points.scores, hits, counts, positives) - before)
     return before, costs
 
 
 @dataclass(frozen=True)
 class _Points:
-    """All detections end to end. about: class of the nearest instance; best: the one that may claim it; counts."""
+    """The detections of all images, concatenated.
+
+    about: class of the nearest instance. best: whether a fix turns the detection into the hit of this instance.
+    counts: whether the detection is not ignored.
+    """
 
     labels: np.ndarray
     scores: np.ndarray
@@ -234,7 +251,7 @@ def _points(images: Sequence[Judgement]) -> _Points:
 
 
 def _best_claims(image: Judgement) -> np.ndarray:
-    """Of the CLASS and LOCALISATION errors about one instance without a hit, the one of highest score; bool [N]."""
+    """Return, for each unmatched instance, its CLASS or LOCALISATION error of highest score, as bool [N]."""
     claimed, best = image.matched, np.zeros(len(image.labels), dtype=bool)
     for row in np.argsort(-image.scores, kind="stable").tolist():
         if image.kinds[row] in (CLASS, LOCALISATION) and not claimed[image.nearest[row]]:
@@ -249,15 +266,19 @@ def _count(labels: np.ndarray, classes: int) -> np.ndarray:
 def _mean_ap(
     labels: np.ndarray, scores: np.ndarray, hits: np.ndarray, counts: np.ndarray, positives: np.ndarray
 ) -> float:
-    """Mean over the classes that have an instance or a detection."""
-    there = np.flatnonzero((positives > 0) | (_count(labels[counts], len(positives)) > 0))
-    rows = [np.flatnonzero(counts & (labels == label)) for label in there]
-    found = [average_precision(scores[r], hits[r], int(positives[label])) for label, r in zip(there, rows, strict=True)]
-    return float(np.mean(found)) if found else 0.0
+    """Return the mean AP over the classes that have an instance or a detection."""
+    present = np.flatnonzero((positives > 0) | (_count(labels[counts], len(positives)) > 0))
+    rows = [np.flatnonzero(counts & (labels == label)) for label in present]
+    pairs = zip(present, rows, strict=True)
+    precisions = [average_precision(scores[r], hits[r], int(positives[label])) for label, r in pairs]
+    return float(np.mean(precisions)) if precisions else 0.0
 
 
 def average_precision(scores: np.ndarray, hits: np.ndarray, positives: int) -> float:
-    """COCO's AP of one class at one IoU: the envelope of precision at 101 recalls. 0 if nothing is asked for."""
+    """Compute COCO's AP of one class at one IoU: the mean of the precision envelope at 101 recalls.
+
+    The result is 0 without instances.
+    """
     if not positives or not len(scores):
         return 0.0
     right = hits[np.argsort(-scores, kind="stable")].cumsum()

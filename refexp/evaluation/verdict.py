@@ -1,4 +1,4 @@
-"""Segmentation or matching: the diagnosis in plain words."""
+"""The verdict of the diagnostics in plain words: does segmentation or matching limit the result?"""
 
 from __future__ import annotations
 
@@ -7,18 +7,18 @@ from typing import Any
 
 SEGMENTATION, MATCHING, BOTH, LITTLE = "segmentation", "matching", "both", "little"
 LITTLE_LEFT = 0.05
-"""nAP short of 1 that is not worth a verdict."""
+"""If nAP lacks less than this of 1, the verdict is LITTLE."""
 CLEARLY = 1.5
-"""How many times more one part must lose than the other to be called the one."""
+"""One part is named alone if it loses more than this factor times the loss of the other."""
 
 NOUNS = {"segm": "masks", "bbox": "boxes"}
 MEANINGS = {
-    "class": "named wrongly",
-    "localisation": "outlined badly",
-    "both": "outlined badly and named wrongly",
-    "duplicate": "found twice",
-    "background": "found where nothing is",
-    "missed": "missed altogether",
+    "class": "objects with the wrong class",
+    "localisation": "objects with inexact outlines",
+    "both": "objects with inexact outlines and the wrong class",
+    "duplicate": "objects detected twice",
+    "background": "detections of background",
+    "missed": "missed objects",
 }
 
 
@@ -29,28 +29,30 @@ def reach_verdict(
     instances: Mapping[str, int],
     costs: Mapping[str, float | None],
 ) -> dict[str, Any]:
-    """What holds an experiment back, at IoU .5 and over all IoUs, and a paragraph that says so.
+    """Decide what limits the result, over all IoUs (`by`) and at IoU .5 (`by50`), and explain it in `text`.
 
     as_it_is, perfect: "nAP" and "nAP50" of the run, and of perfect matching on its proposals (`oracle_matching`).
-    What perfect matching adds is matching's loss (naming, ranking, merging); what it leaves below 1 is segmentation's.
-    instances: of `account`. costs: dAP50 by kind of error. `by` and `by50` are None where no instance counts.
+    The loss of matching (classification, ranking, merging) is what perfect matching adds. The loss of segmentation is
+    what perfect matching lacks of 1.
+    instances: the result of `account`. costs: dAP50 by kind of error.
+    `by` and `by50` are None if no instance counts.
     """
     if as_it_is["nAP"] is None:
-        return {"by": None, "by50": None, "text": "No instance counts, so nothing can be said."}
+        return {"by": None, "by50": None, "text": "No instance counts, so there is no verdict."}
     by, by50 = (weigh(*losses(as_it_is[name], perfect[name])) for name in ("nAP", "nAP50"))
     noun = NOUNS[kind]
     return {"by": by, "by50": by50, "text": " ".join(_sentences(noun, by, by50, as_it_is, perfect, instances, costs))}
 
 
 def losses(as_it_is: float | None, perfect: float | None) -> tuple[float, float]:
-    """What matching and what segmentation lose of a nAP; together what it lacks of 1."""
-    assert as_it_is is not None and perfect is not None  # where instances count, both are numbers
+    """Return the losses of matching and segmentation. Their sum is 1 - nAP."""
+    assert as_it_is is not None and perfect is not None  # both are numbers if instances count
     ceiling = max(as_it_is, perfect)
     return ceiling - as_it_is, 1 - ceiling
 
 
 def weigh(matching: float, segmentation: float) -> str:
-    """Which of the two losses is the one to work on."""
+    """Return which of the two losses is larger: MATCHING, SEGMENTATION, BOTH or LITTLE."""
     if matching + segmentation < LITTLE_LEFT:
         return LITTLE
     if matching > CLEARLY * segmentation:
@@ -67,30 +69,30 @@ def _sentences(
     instances: Mapping[str, int],
     costs: Mapping[str, float | None],
 ) -> list[str]:
-    says = {
-        MATCHING: "matching holds this experiment back",
-        SEGMENTATION: "segmentation holds this experiment back",
-        BOTH: "segmentation and matching hold this experiment back about equally",
-        LITTLE: "little is left to gain",
+    verdicts = {
+        MATCHING: "matching limits the result",
+        SEGMENTATION: "segmentation limits the result",
+        BOTH: "segmentation and matching limit the result about equally",
+        LITTLE: "little improvement is possible",
     }
     if by == by50:
-        sentences = [f"{says[by].capitalize()} ({noun})."]
+        sentences = [f"{verdicts[by].capitalize()} ({noun})."]
     else:
-        sentences = [f"At IoU .5 {says[by50]}; over all IoUs {says[by].replace('this experiment', 'it')} ({noun})."]
+        sentences = [f"At IoU .5, {verdicts[by50]} ({noun}). Over all IoUs, {verdicts[by]}."]
     for name in ("nAP50", "nAP"):
         matching, segmentation = losses(as_it_is[name], perfect[name])
         sentences.append(
             f"{name} is {_percent(as_it_is[name])}: perfect matching and merging of the same proposals would add "
-            f"{_percent(matching)}, the other {_percent(segmentation)} takes better proposals."
+            f"{_percent(matching)}; the remaining {_percent(segmentation)} requires better proposals."
         )
     sentences.append(
-        f"Of {sum(instances.values())} instances, at IoU .5 and any score: found {instances['found']}, lost although a "
-        f"proposal covers them {instances['lost']}, never proposed {instances['unproposed']}."
+        f"Of {sum(instances.values())} instances (IoU .5, any score), {instances['found']} are found, "
+        f"{instances['lost']} are lost although a proposal covers them, and {instances['unproposed']} have no proposal."
     )
     worst, cost = max(costs.items(), key=lambda item: item[1] or 0.0)
     if cost:
         sentences.append(
-            f"The costliest errors are things {MEANINGS[worst]}: without them nAP50 rises by {_percent(cost)}."
+            f"The costliest errors are {MEANINGS[worst]}: without them, nAP50 would rise by {_percent(cost)}."
         )
     return sentences
 

@@ -1,4 +1,4 @@
-"""Chance level: what a matcher scores when the references' labels mean nothing."""
+"""Chance level: matching with random labels of the references."""
 
 from __future__ import annotations
 
@@ -10,13 +10,13 @@ from refexp.types import Candidates, MemoryBank, Proposals
 
 
 class ShuffledMatcher:
-    """Control: prototype matching after the references were dealt out to the classes at random."""
+    """A control experiment: assigns the references to the classes at random, then matches with prototypes."""
 
     def __init__(self, seed: int = 0) -> None:
         self.seed = seed
 
     def match(self, proposals: Proposals, bank: MemoryBank) -> Candidates:
-        """M proposals -> N = M candidates, in proposal order; each class keeps its number of references."""
+        """Match M proposals. Returns N = M candidates, in proposal order. Each class keeps its number of references."""
         generator = torch.Generator().manual_seed(self.seed)
         pool = torch.cat(bank.instances)
         pool = pool[torch.randperm(len(pool), generator=generator)]

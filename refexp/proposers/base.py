@@ -1,4 +1,4 @@
-"""What every proposer offers."""
+"""The base class of the proposers."""
 
 from __future__ import annotations
 
@@ -13,34 +13,35 @@ from refexp.types import MaskProposals, Target, Weights
 
 
 class Proposer(ABC):
-    """Target image -> class-agnostic mask proposals. Constructors check their arguments only.
+    """Makes class-agnostic mask proposals for a target image. The constructor only checks its arguments.
 
-    image_size: side S of the square every target is resized to, for proposer and encoder alike (METHOD 2.1).
+    image_size: side S of the square to which every target is resized, for the proposer and the encoder (METHOD 2.1).
     """
 
     image_size: int
     inert: ClassVar[frozenset[str]] = frozenset({"checkpoints_dir"})
-    """Settings that cannot change a result, and so are no part of a store key."""
+    """Settings that cannot change a result, so they are not part of the store keys."""
     sees_truth: ClassVar[bool] = False
     """Whether the proposals depend on the ground truth."""
 
     def provenance(self) -> Weights:
-        """Where the weights come from; reads their file, but builds nothing."""
+        """Return the origin of the weights. Reads their file, but does not build the network."""
         return Weights(origin="none needed")
 
     def load(self, device: torch.device) -> None:  # noqa: B027 - not every proposer has a network
-        """Build what is needed on `device`."""
+        """Build the network on `device`, if there is one."""
 
     def masks_in_boxes(self, target: Target, boxes: torch.Tensor) -> list[Rle]:
-        """For references that come with boxes only: one mask a box, in order.
+        """Make one mask for each box, in order, for references that have only boxes.
 
-        boxes: f32 [B, 4] as `x1 y1 x2 y2` in pixels of the image. Raises RefexpError if this proposer cannot.
+        boxes: f32 [B, 4], `x1 y1 x2 y2` in pixels of the image.
+        Raises RefexpError if this proposer cannot make masks from boxes.
         """
         raise RefexpError(
-            f"these references have boxes but no masks, and {type(self).__name__} cannot make masks of boxes: take a "
-            "proposer that can (SAM2, regions), or run `refexp data boxes2masks` first."
+            f"these references have boxes but no masks, and {type(self).__name__} cannot make masks from boxes. Choose "
+            "a proposer that can (SAM2, regions), or run `refexp data boxes2masks` first."
         )
 
     @abstractmethod
     def propose(self, target: Target) -> MaskProposals:
-        """All proposals of one image, in any order, empty masks left out."""
+        """Return all proposals of one image, in any order, without empty masks."""

@@ -1,4 +1,4 @@
-"""The ground-truth masks as proposals: what is left to lose is matching alone."""
+"""The ground-truth masks as proposals, so that all remaining errors are matching errors."""
 
 from __future__ import annotations
 
@@ -13,7 +13,10 @@ from refexp.types import MaskProposals, Target
 
 
 class OracleProposer(Proposer):
-    """Every ground-truth mask of the chosen classes, quality 1: splits segmentation error from matching error."""
+    """Returns every ground-truth mask of the chosen classes, with quality 1.
+
+    It separates segmentation errors from matching errors.
+    """
 
     sees_truth = True
 

@@ -1,4 +1,4 @@
-"""SAM2 over a grid of points (METHOD 2.3)."""
+"""SAM2 prompted with a grid of points (METHOD 2.3)."""
 
 from __future__ import annotations
 
@@ -25,31 +25,30 @@ Model = Literal[
 ]  # fmt: skip
 
 ON_OBJECT, TOP_LEFT, BOTTOM_RIGHT = 1, 2, 3
-"""SAM2's labels of points."""
+"""SAM2's labels of prompt points."""
 STABILITY, STABILITY_MARGIN = 0.98, 0.05
-"""A single mask is unstable if less than this share of it stays when its logits are lowered by twice the margin.
+"""The single mask is unstable if its area above +margin is less than STABILITY times its area above -margin.
 
-These are the values with which SAM2 builds its image predictor.
+SAM2's image predictor uses the same values.
 """
 
 
 def point_grid(image_size: int, points_per_side: int) -> torch.Tensor:
-    """f32 [n * n, 2] as (x, y) in pixels: `linspace(0, size - 1, n) + 0.5` in both axes, x varying slowest."""
+    """Make a grid of (x, y) in pixels, f32 [n * n, 2]: `linspace(0, size - 1, n) + 0.5` on both axes, x slowest."""
     line = torch.linspace(0, image_size - 1, points_per_side) + 0.5
     return torch.cartesian_prod(line, line)
 
 
 class SAM2Proposer(Proposer):
-    """For each grid point the best of the decoder's three masks, if its predicted IoU exceeds `iou_threshold`.
+    """Keeps, for each grid point, the best of the decoder's three masks if its predicted IoU exceeds `iou_threshold`.
 
-    points_per_batch: points decoded together; None takes 32 on a CPU and 64 on a GPU. It bounds memory and does not
-        change results.
-    no_mem_embed: add SAM2's "no memory" embedding for the grid's points, as its own image predictor does; off in the
-        paper.
-    precision: see `networks.computing`; "bfloat16" moves predicted IoUs by some 1e-3.
-    compile: torch.compile the image encoder.
-    weights: "official" reads the published file in `checkpoints_dir`; "random" is seeded, for tests and benchmarks.
-    Raises RefexpError for a missing checkpoint, before anything is built.
+    points_per_batch: number of points decoded together. None takes 32 on a CPU and 64 on a GPU. It limits the memory
+        and does not change the results.
+    no_mem_embed: add SAM2's "no memory" embedding for the grid points, as its image predictor does. The paper does not.
+    precision: see `networks.computing`. "bfloat16" changes predicted IoUs by about 1e-3.
+    compile: compile the image encoder with torch.compile.
+    weights: "official" reads the published file in `checkpoints_dir`. "random" is seeded, for tests and benchmarks.
+    Raises RefexpError for a missing checkpoint, before the network is built.
     """
 
     image_size = 1024
@@ -91,7 +90,7 @@ class SAM2Proposer(Proposer):
             model = build_sam2(self.model_name)
         if self.file:
             load_official(model, self.file, self.model_name)
-        # The video half of SAM2 (its memory of earlier frames) is not used here.
+        # SAM2's memory of earlier video frames is not used here.
         del model.memory_attention, model.memory_encoder
         self.model = model.eval().requires_grad_(False).to(device)
         if self.compile:
@@ -120,7 +119,7 @@ class SAM2Proposer(Proposer):
 
     @torch.inference_mode()
     def masks_in_boxes(self, target: Target, boxes: torch.Tensor) -> list[Rle]:
-        """One mask a box, as SAM2's own image predictor makes it: a box is its two corners as prompts."""
+        """Make one mask for each box as SAM2's image predictor does: the two corners of the box are the prompts."""
         height, width = target.size
         corners = boxes.reshape(-1, 2, 2) * torch.tensor([self.image_size / width, self.image_size / height])
         masks: list[Rle] = []
@@ -131,7 +130,7 @@ class SAM2Proposer(Proposer):
         return masks
 
     def embed(self, square: torch.Tensor, no_mem_embed: bool) -> Image:
-        """f32 [3, 1024, 1024] in [0, 1] -> what all prompts on this image share."""
+        """Encode an image, f32 [3, 1024, 1024] in [0, 1]. All prompts on the image share the result."""
         backbone = self.model.forward_image(normalise(square.to(self.device, non_blocking=True))[None])
         _, features, _, sizes = self.model._prepare_backbone_features(backbone)
         if no_mem_embed:
@@ -141,45 +140,50 @@ class SAM2Proposer(Proposer):
         return self.decoder.prepare(embedding + no_mask, self.position, finer)
 
     def embed_prompts(self, points: torch.Tensor, kinds: tuple[int, ...]) -> torch.Tensor:
-        """B prompts of P points each, f32 [B, P, 2] in pixels of the square, -> embeddings f32 [B, P + 1, D].
+        """Embed B prompts of P points each, f32 [B, P, 2] in pixels of the square, as f32 [B, P + 1, D].
 
-        kinds: what each of the P points is: ON_OBJECT, TOP_LEFT or BOTTOM_RIGHT.
+        kinds: the label of each of the P points: ON_OBJECT, TOP_LEFT or BOTTOM_RIGHT.
         """
         labels = torch.tensor([kinds], dtype=torch.int32).expand(len(points), len(kinds))
         prompts = points.to(self.device), labels.to(self.device)
-        with computing(self.device):  # bfloat16 would move a point by up to 4 pixels
+        with computing(self.device):  # in bfloat16 a point would shift by up to 4 pixels
             return self.model.sam_prompt_encoder(points=prompts, boxes=None, masks=None)[0]
 
     def decode(self, prompts: torch.Tensor, image: Image) -> tuple[torch.Tensor, torch.Tensor]:
-        """Embedded points [B, 2, D] -> predicted IoU f32 [M] and logits f32 [M, 256, 256] of those above the threshold.
+        """Decode embedded points [B, 2, D]. Returns predicted IoU f32 [M] and logits f32 [M, 256, 256].
 
-        Waits for a GPU once, to learn which ones these are: they are a third to all, and upscaling is half the work.
+        Only masks with a predicted IoU above the threshold are returned.
+        It waits for the GPU once to select these masks. This is worth it: upscaling is half of the work, and a third to
+        all of the masks are above the threshold.
         """
         tokens, state = self.decoder.attend(prompts, image)
-        with computing(self.device):  # predicted IoUs rank and drop proposals: no TF32 here
+        with computing(self.device):  # no TF32, because predicted IoUs rank and drop proposals
             iou, hyper = self.decoder.best(tokens)
         passed = torch.nonzero(iou > self.iou_threshold)[:, 0]
         return iou[passed], self.decoder.upscale(state, passed, hyper[passed], image).float()
 
     def decode_boxes(self, prompts: torch.Tensor, image: Image) -> torch.Tensor:
-        """Embedded boxes [B, 3, D] -> logits f32 [B, 256, 256]: the single mask, or if unstable the best of three."""
+        """Decode embedded boxes [B, 3, D] to logits f32 [B, 256, 256].
+
+        Each is the single mask or, if that is unstable, the best of three masks.
+        """
         tokens, state = self.decoder.attend(prompts, image)
         every = torch.arange(len(tokens), device=tokens.device)
         logits = self.decoder.upscale(state, every, self.decoder.single(tokens), image).float()
         inner, outer = ((logits > margin).sum(dim=(1, 2)) for margin in (STABILITY_MARGIN, -STABILITY_MARGIN))
-        shaky = torch.nonzero(inner < STABILITY * outer)[:, 0]
-        if len(shaky):
-            _, hyper = self.decoder.best(tokens[shaky])
-            logits[shaky] = self.decoder.upscale(state, shaky, hyper, image).float()
+        unstable = torch.nonzero(inner < STABILITY * outer)[:, 0]
+        if len(unstable):
+            _, hyper = self.decoder.best(tokens[unstable])
+            logits[unstable] = self.decoder.upscale(state, unstable, hyper, image).float()
         return logits
 
 
 def build_sam2(name: str) -> Any:
-    """The network `name` with fresh weights, from the configuration that the `sam2` package carries.
+    """Build the network `name` with new random weights, from the configuration in the `sam2` package.
 
-    `sam2` composes its configurations through Hydra's global state, which belongs to the running experiment (or to
-    nobody, in a library); so the file is read as plain YAML and that state is left as it was. It also puts tables on
-    the first GPU while it is built, even for a run on the CPU, which then fails if that GPU is full; it sees none here.
+    `sam2` composes its configurations through Hydra's global state, which belongs to the running experiment. So the
+    file is read as plain YAML, and the state does not change. While it is built, `sam2` also puts tables on the first
+    GPU, even for a run on the CPU, and fails if this GPU is full. So the GPUs are hidden from it here.
     """
     from hydra.core.global_hydra import GlobalHydra
     from hydra.utils import instantiate
@@ -197,9 +201,9 @@ def build_sam2(name: str) -> Any:
 
 
 def load_official(model: torch.nn.Module, file: Path, name: str) -> None:
-    """Read the published layout `{"model": state_dict}`. Raises RefexpError if the file holds something else."""
+    """Read the published layout `{"model": state_dict}`. Raises RefexpError for a file with other content."""
     try:
         content = torch.load(file, map_location="cpu", weights_only=True)
         model.load_state_dict(content["model"])
-    except Exception as error:  # torch.load raises anything from pickle errors to zip errors on a damaged file
-        raise RefexpError(f"{file} does not hold the weights of {name}: {first_line(error)}") from None
+    except Exception as error:  # for a damaged file, torch.load raises pickle errors, zip errors and others
+        raise RefexpError(f"{file} does not contain the weights of {name}: {first_line(error)}") from None

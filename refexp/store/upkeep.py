@@ -1,4 +1,4 @@
-"""Looking after a store: what it holds, what is damaged, what can go."""
+"""Maintain a store: list, verify and delete its entries."""
 
 from __future__ import annotations
 
@@ -17,12 +17,12 @@ DAY = 86400
 
 
 def entries(folder: Path) -> Iterator[Path]:
-    """All entry files below a store's folder."""
+    """Yield all entry files in a store's folder."""
     yield from sorted(folder.glob("[0-9a-f][0-9a-f]/[0-9a-f]*.npz"))
 
 
 def leftovers(folder: Path) -> Iterator[Path]:
-    """Temporary files and claims that a killed job left behind: those more than a day old."""
+    """Yield the temporary files and claims that killed jobs left: those older than a day."""
     for pattern in ("[0-9a-f][0-9a-f]/.*", "[0-9a-f][0-9a-f]/*.claim"):
         for path in folder.glob(pattern):
             if time.time() - path.stat().st_mtime > DAY:
@@ -30,18 +30,18 @@ def leftovers(folder: Path) -> Iterator[Path]:
 
 
 def made_by(path: Path) -> dict[str, Any]:
-    """What made an entry. Raises one of DAMAGE for a damaged file."""
+    """Read the settings that made an entry. Raises one of DAMAGE for a damaged file."""
     with np.load(path, allow_pickle=False) as arrays:
         return json.loads(arrays[MADE_BY].tobytes())
 
 
 def describe(about: Mapping[str, Any]) -> str:
-    """What made an entry, as `ls` shows it."""
+    """Format the settings that made an entry, as `ls` shows them."""
     return ", ".join(f"{key}={value}" for key, value in about.items())
 
 
 def list_entries(folder: Path) -> None:
-    """Print count and size of the entries by what made them."""
+    """Print the number and size of the entries, grouped by the settings that made them."""
     count: dict[str, int] = defaultdict(int)
     size: dict[str, int] = defaultdict(int)
     for path in entries(folder):
@@ -58,7 +58,7 @@ def list_entries(folder: Path) -> None:
 
 
 def verify(folder: Path, delete: bool) -> int:
-    """Read every entry; print the damaged ones and, if asked, delete them. The number of damaged ones left."""
+    """Read every entry and print the damaged ones. With `delete`, delete them. Returns how many damaged ones remain."""
     damaged = 0
     for path in entries(folder):
         try:
@@ -75,10 +75,10 @@ def verify(folder: Path, delete: bool) -> int:
 
 
 def prune(folder: Path, older_than_days: float | None, text: str | None, everything: bool) -> None:
-    """Delete entries written more than some days ago, or whose line in `ls` holds `text`, or all; and leftovers."""
+    """Delete entries older than some days, or with `text` in their line in `ls`, or all. Also delete leftovers."""
     freed, deleted = 0, 0
     for path in entries(folder):
-        # Reading an entry does not touch its file; its age is that of its writing.
+        # Reading an entry does not change its file time, so the age counts from the write.
         old = older_than_days is not None and time.time() - path.stat().st_mtime > older_than_days * DAY
         if everything or old or (text is not None and text in describe(_made_by_or_nothing(path))):
             freed, deleted = freed + path.stat().st_size, deleted + 1
@@ -89,6 +89,7 @@ def prune(folder: Path, older_than_days: float | None, text: str | None, everyth
 
 
 def _made_by_or_nothing(path: Path) -> dict[str, Any]:
+    """Read the settings that made an entry. A damaged entry has none, so that `prune` can still delete it."""
     try:
         return made_by(path)
     except DAMAGE:

@@ -93,7 +93,7 @@ def test_unreadable_files_are_named(tmp_path, content):
 
 
 def test_wrong_size_is_named_with_both_sizes(tmp_path):
-    with pytest.raises(RefexpError, match="is 40 x 30 pixels, but its annotations say 50 x 30"):
+    with pytest.raises(RefexpError, match="has 40 x 30 pixels, but its annotations say 50 x 30"):
         read_rgb(save(tmp_path / "a.png", RAMP), 30, 50)
 
 

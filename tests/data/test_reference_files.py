@@ -249,7 +249,7 @@ def test_a_pickle_that_would_run_something_is_refused(tmp_path, protocol, name):
         with pytest.raises(RefexpError, match=rf"the pickle .*{name} asks for (posix|nt)\.system"):
             read_references(path, 1)
     else:
-        with pytest.raises(RefexpError, match="no known format"):
+        with pytest.raises(RefexpError, match="unknown format"):
             read_references(path, 1)
     assert not trace.exists()
 
@@ -266,17 +266,17 @@ def test_even_harmless_classes_are_not_looked_up(tmp_path):
     ("name", "content", "message"),
     [
         ("x.json", "{", "is not valid JSON"),
-        ("x.json", "[1]", "is in no known format; what can be read: COCO JSON"),
+        ("x.json", "[1]", "has an unknown format; supported formats: COCO JSON"),
         ("x.json", "{}", "lists no references"),
         ("x.json", {"annotations": []}, "has no list 'images'"),
-        ("x.json", {"bird": 3}, "is in no known format"),
-        ("x.json", {"bird": [{"bbox": [1, 2, 3, 4]}]}, r"x.json: bird\[0\] names no image"),
+        ("x.json", {"bird": 3}, "has an unknown format"),
+        ("x.json", {"bird": [{"bbox": [1, 2, 3, 4]}]}, r"x.json: bird\[0\] has no image"),
         ("x.json", {"bird": [{"image": "a.jpg", "bbox": [1, 2, 3]}]}, r"bird\[0\]: bbox must be .* not \[1, 2, 3\]"),
         ("x.json", '{"bird": [{"image": "a.jpg", "bbox": [1, 2, 3, NaN]}]}', r"bird\[0\]: bbox must be"),
-        ("x.json", {"dog": [{"image": "a.jpg", "bbox": [1, 2, 3, 4]}]}, "none of the dataset's classes, but dog"),
-        ("x.txt", "a.jpg\n", r"a list of images is called box_<n>shot_<class>_train.txt"),
-        ("x.pkl", "no pickle", "is no readable pickle"),
-        ("seed1/x.txt", "a.jpg\n", "is in no known format"),
+        ("x.json", {"dog": [{"image": "a.jpg", "bbox": [1, 2, 3, 4]}]}, "none of the dataset's classes; it lists dog"),
+        ("x.txt", "a.jpg\n", r"the name of an image list must be box_<n>shot_<class>_train.txt"),
+        ("x.pkl", "no pickle", "is not a readable pickle"),
+        ("seed1/x.txt", "a.jpg\n", "has an unknown format"),
     ],
 )
 def test_what_cannot_be_read_says_so_in_one_line(tmp_path, name, content, message):
@@ -294,5 +294,5 @@ def test_a_pickle_of_something_else_is_refused(tmp_path, content):
 def test_what_is_not_there_is_named(tmp_path):
     with pytest.raises(RefexpError, match=r"sampler.path: .*nowhere cannot be read \(No such file"):
         read_references(tmp_path / "nowhere", 1)
-    with pytest.raises(RefexpError, match=r"holds no full_box_<n>shot_<class>_trainval.json"):
+    with pytest.raises(RefexpError, match=r"contains no full_box_<n>shot_<class>_trainval.json"):
         read_references(tmp_path, 1)

@@ -24,5 +24,5 @@ def test_splits_differ_and_follow_the_seed():
 
 
 def test_unknown_class_is_named():
-    with pytest.raises(RefexpError, match=r"dataset\.classes: no class is called 'laef'. Did you mean 'leaf'"):
+    with pytest.raises(RefexpError, match=r"dataset\.classes: unknown class 'laef'. Did you mean 'leaf'"):
         SyntheticDataset(classes=["laef"])

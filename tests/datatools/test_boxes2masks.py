@@ -118,8 +118,8 @@ def fill_all(boxes):
     [
         (spoil_box, ["--proposer", "regions"], "of annotation 3 is not inside its image scene_02.jpg"),
         (remove_image, ["--proposer", "regions"], "first scene_02.jpg"),
-        (fill_all, ["--proposer", "regions"], "every annotation has a mask already"),
-        (None, ["--proposer", "oracle"], "OracleProposer cannot make masks of boxes"),
+        (fill_all, ["--proposer", "regions"], "every annotation already has a mask"),
+        (None, ["--proposer", "oracle"], "OracleProposer cannot make masks from boxes"),
         (None, ["--proposer", "sam3"], "proposer=sam3: no such option"),
         (None, ["--checkpoints", "no weights, here"], "no weights, here/sam2_hiera_large.pt"),
     ],
@@ -143,4 +143,4 @@ def test_synthetic_folder(tmp_path, capsys):
     for image in content["images"]:
         assert Image.open(tmp_path / "a/photos" / image["file_name"]).size == (image["width"], image["height"])
     assert data("synthetic", tmp_path / "b", "--classes", "laef") == 1
-    assert "no class is called 'laef'. Did you mean 'leaf'" in capsys.readouterr().err
+    assert "unknown class 'laef'. Did you mean 'leaf'" in capsys.readouterr().err

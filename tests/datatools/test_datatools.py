@@ -62,7 +62,7 @@ def test_what_ends_a_command(tmp_path, capsys, monkeypatch):
 
     monkeypatch.setattr(download, "download", interrupt)
     assert run("download", "coco", "--root", tmp_path) == 130
-    assert capsys.readouterr().err.startswith("interrupted; ")
+    assert capsys.readouterr().err.startswith("interrupted. ")
     (tmp_path / "file").write_text("")
     assert run("synthetic", tmp_path / "file") == 1
     assert capsys.readouterr().err.startswith(f"error: {tmp_path}/file")
@@ -119,7 +119,7 @@ def test_voc_corners_touch_the_border_and_may_be_fractions(devkit, tmp_path):
         ("<annotation><size>", "not valid XML"),
         ("<!DOCTYPE a [<!ENTITY b 'c'>]><annotation/>", "document type"),
         (voc_xml(voc_object("doge", [20, 20, 40, 40])), "'doge'. Did you mean 'dog'"),
-        (voc_xml(voc_object("dog", [300, 20, 40, 40])), "reaches out of the 320 x 240 image"),
+        (voc_xml(voc_object("dog", [300, 20, 40, 40])), "extends beyond the 320 x 240 image"),
         (voc_xml(voc_object("dog", [20, 20, 0, 40])), "is empty"),
         (voc_xml(voc_object("dog", [20, 20, 40, 40]).replace("61", "x").replace("60", "x")), "must hold a number"),
         (voc_xml("", width=320).replace("<width>320</width>", ""), "<size/width> must hold a number, not None"),
@@ -143,7 +143,7 @@ def test_voc_missing_files(devkit, tmp_path, capsys):
     assert "JPEGImages/000001.jpg is missing" in capsys.readouterr().err
     write(devkit / "VOC2007/ImageSets/Main/test.txt", "../../000001\n")
     assert run("voc2coco", devkit, "--years", 2007, "--set", "test", "--out", out) == 1
-    assert "no VOC image name" in capsys.readouterr().err
+    assert "is not a VOC image name" in capsys.readouterr().err
 
 
 # --- lvis
@@ -156,7 +156,7 @@ def published_lvis(tmp_path) -> Path:
 
 
 def test_lvis_gets_file_names_and_keeps_the_rest(published_lvis):
-    with pytest.raises(RefexpError, match="lacks file_name"):
+    with pytest.raises(RefexpError, match="missing file_name"):
         read_coco(published_lvis / "lvis_v1_val.json")
     assert run("lvis", published_lvis / "lvis_v1_val.json") == 0
     content = read_coco(published_lvis / "lvis_v1_val_refexp.json")
@@ -305,7 +305,7 @@ def test_a_cut_connection_is_resumed(site, monkeypatch, tmp_path, capsys, ranges
     assert files(tmp_path) == ["set/photos/1.jpg"]
     assert (tmp_path / "set/photos/1.jpg").read_bytes() == PHOTO
     assert run("download", "birds", "--root", tmp_path) == 0
-    assert "birds.zip: here already" in capsys.readouterr().out
+    assert "birds.zip: already downloaded" in capsys.readouterr().out
     assert len(site.asked) == 3
 
 
@@ -384,7 +384,7 @@ def test_no_path_leaves_the_target(site, monkeypatch, tmp_path, capsys, file, co
     Path("/tmp/refexp-out.txt").unlink(missing_ok=True)
     site.publish(monkeypatch, "bad", file, content, ("set/a",))
     assert run("download", "bad", "--root", tmp_path / "root") == 1
-    assert "leads out of its folder" in capsys.readouterr().err
+    assert "a path outside its folder" in capsys.readouterr().err
     assert files(tmp_path) == [f"root/set/{file}"]  # nothing unpacked anywhere
     assert not Path("/tmp/refexp-out.txt").exists()
 
@@ -402,7 +402,7 @@ def test_links_are_left_out(site, monkeypatch, tmp_path):
     [
         (zipped(a=PHOTO)[:-100], "is damaged"),
         (zipped(a=b"right").replace(b"right", b"wrong"), "is damaged"),
-        (zipped(b=b"b"), "does not hold a"),
+        (zipped(b=b"b"), "does not contain a"),
     ],
 )
 def test_an_archive_without_a_published_sum(site, monkeypatch, tmp_path, capsys, content, message):
@@ -579,7 +579,7 @@ def test_images_of_another_size(own, capsys):
     content["images"][0]["width"] = 100
     write_json(path, content)
     problem, _ = spoilt(own, capsys, "coco")
-    assert "is 320 x 240 pixels, but its annotations say 100 x 240" in problem
+    assert "has 320 x 240 pixels, but its annotations say 100 x 240" in problem
 
 
 def test_options_without_files_and_unknown_ones(tmp_path, capsys):
@@ -633,7 +633,7 @@ def test_numbers_that_draw_nothing(wrong, tmp_path, capsys):
 
 def test_out_is_looked_at_before_the_work(tmp_path, capsys):
     (tmp_path / "file").write_text("")
-    for out, says in ((tmp_path, "is a folder"), (tmp_path / "file/x.json", "is no folder that one may write to")):
+    for out, says in ((tmp_path, "is a folder"), (tmp_path / "file/x.json", "is not a writable folder")):
         assert run("subset", tmp_path / "none.json", "--images", 1, "--out", out) == 1
         assert says in capsys.readouterr().err
 

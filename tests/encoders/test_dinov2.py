@@ -87,12 +87,12 @@ def test_missing_checkpoint_is_named_at_once(tmp_path):
 def test_damaged_checkpoint_is_named(tmp_path):
     path = tmp_path / "dinov2_vits14_pretrain.pth"
     path.write_bytes(b"not a checkpoint")
-    with pytest.raises(RefexpError, match=r"dinov2_vits14_pretrain.pth does not hold the weights of dinov2_vits14"):
+    with pytest.raises(RefexpError, match=r"dinov2_vits14_pretrain.pth does not contain the weights of dinov2_vits14"):
         DINOv2("vits14", checkpoints_dir=str(tmp_path)).load(CPU)
 
 
 def test_checkpoint_of_another_size_is_named(tmp_path):
     save_dinov2("vits14", tmp_path)
     (tmp_path / "dinov2_vits14_pretrain.pth").rename(tmp_path / "dinov2_vitb14_pretrain.pth")
-    with pytest.raises(RefexpError, match="does not hold the weights of dinov2_vitb14"):
+    with pytest.raises(RefexpError, match="does not contain the weights of dinov2_vitb14"):
         DINOv2("vitb14", checkpoints_dir=str(tmp_path)).load(CPU)

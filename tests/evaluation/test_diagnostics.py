@@ -107,7 +107,7 @@ def test_bounds_of_a_run_that_only_draws_badly():
     assert of["nAP"] == of["bounds"]["class"]["nAP"] == of["bounds"]["matching"]["nAP"] == 0
     assert of["bounds"]["mask"]["nAP"] == pytest.approx(1)
     assert of["instances"] == {"found": 0, "lost": 0, "unproposed": 1}
-    assert of["verdict"]["by"] == "segmentation" and "outlined badly" in of["verdict"]["text"]
+    assert of["verdict"]["by"] == "segmentation" and "inexact outlines" in of["verdict"]["text"]
 
 
 def test_oracles_keep_false_positives():
@@ -214,7 +214,7 @@ def test_verdict(run, perfect, by):
     numbers = [{"nAP": value, "nAP50": value} for value in (run, perfect)]
     verdict = reach_verdict("segm", *numbers, {"found": 3, "lost": 2, "unproposed": 1}, {"class": 0.2, "missed": 0.1})
     assert verdict["by"] == verdict["by50"] == by
-    assert f"nAP50 is {100 * run:.1f}" in verdict["text"] and "named wrongly" in verdict["text"]
+    assert f"nAP50 is {100 * run:.1f}" in verdict["text"] and "wrong class" in verdict["text"]
 
 
 def test_a_bound_below_the_run_loses_nothing_to_matching():

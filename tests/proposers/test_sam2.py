@@ -173,7 +173,7 @@ def test_missing_checkpoint_is_named_at_once(tmp_path):
 
 def test_wrong_checkpoint_is_named(checkpoint, tmp_path):
     (tmp_path / "sam2_hiera_large.pt").write_bytes((checkpoint / "sam2_hiera_tiny.pt").read_bytes())
-    with pytest.raises(RefexpError, match="does not hold the weights of sam2_hiera_l"):
+    with pytest.raises(RefexpError, match="does not contain the weights of sam2_hiera_l"):
         SAM2Proposer("sam2_hiera_l", str(tmp_path)).load(CPU)
 
 
