@@ -82,4 +82,8 @@ def retry(sweep: Sweep) -> int:
     content = sweep.read()
     again = [*content["command"], f"hydra.sweep.dir={sweep.folder}", "sweep.only=unfinished"]
     print(" ".join(shlex.quote(part) for part in again), flush=True)
-    return subprocess.run(again, cwd=content["cwd"], check=False).returncode
+    try:
+        return subprocess.run(again, cwd=content["cwd"], check=False).returncode
+    except OSError as error:
+        where = f"cannot start the sweep's command in {content['cwd']}"
+        raise RefexpError(f"{where}: {error.strerror}. Run the line above yourself.") from None

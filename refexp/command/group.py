@@ -69,4 +69,6 @@ def main(arguments: list[str] | None = None) -> NoReturn:
         refexp.main(arguments, prog_name="refexp")
     except RefexpError as error:
         print(f"error: {error}", file=sys.stderr)
-        sys.exit(1)
+    except OSError as error:
+        print(f"error: {error.filename or ''}: {error.strerror or error}", file=sys.stderr)
+    sys.exit(1)

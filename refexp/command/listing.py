@@ -24,7 +24,8 @@ def ls(group: str | None) -> None:
     from refexp.config.composing import conf_folder
     from refexp.errors import RefexpError, did_you_mean
 
-    folders = [conf_folder(), Path("conf")]
+    own = Path("conf")
+    folders = [conf_folder(), *([own] if not (own / "config.yaml").exists() else [])]
     if group is not None and group not in GROUPS:
         raise RefexpError(f"ls {group}: no such group. {did_you_mean(group, GROUPS)}")
     for name in (group,) if group else GROUPS:
@@ -41,7 +42,7 @@ def ls(group: str | None) -> None:
 def described(path: Path) -> str:
     """The comment at the top of an option's file."""
     lines = []
-    for line in path.read_text(encoding="utf-8").splitlines():
+    for line in path.read_text(encoding="utf-8", errors="replace").splitlines():
         if not line.startswith("#"):
             break
         if not line.startswith("# @package"):

@@ -87,11 +87,12 @@ def push(folders: tuple[Path, ...], follow: bool) -> None:
         jobs = [path.parent for path in sorted(folder.glob("*/metrics.json"), key=lambda path: (len(str(path)), path))]
         runs = [folder] if (folder / "metrics.json").exists() else jobs
         if not runs:
-            raise RefexpError(f"{folder} has no finished run: no metrics.json in it or in its jobs.")
+            failed += 1
+            click.echo(f"{folder} has no finished run: no metrics.json in it or in its jobs.", err=True)
         for run in runs:
             try:
                 click.echo(wandb.push(run))
-            except RefexpError as error:
+            except (RefexpError, OSError) as error:
                 failed += 1
                 click.echo(f"{run}: {error}", err=True)
     sys.exit(1 if failed else 0)

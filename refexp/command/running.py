@@ -64,8 +64,9 @@ def own_folder(overrides: Sequence[str]) -> Path | None:
 
 @click.command()
 @click.argument("overrides", nargs=-1)
+@click.option("--config-dir", "-cd", "own", type=click.Path(path_type=Path), help="A folder with your own options.")
 @click.option("--try", "attempt", is_flag=True, help="Also run the components on two synthetic images.")
-def validate(overrides: tuple[str, ...], attempt: bool) -> None:
+def validate(overrides: tuple[str, ...], own: Path | None, attempt: bool) -> None:
     """Check a configuration without running it.
 
     \b
@@ -76,8 +77,9 @@ def validate(overrides: tuple[str, ...], attempt: bool) -> None:
     from refexp.config.composing import compose_config
     from refexp.config.validating import check_config, try_component
 
-    own = own_folder(overrides)
-    words = [*([f"hydra.searchpath=[file://{own}]"] if own else []), *overrides]
+    own = own.absolute() if own else own_folder(overrides)
+    place = str(own).replace("'", r"\'")
+    words = [*([f"hydra.searchpath=['file://{place}']"] if own else []), *overrides]
     lines = check_config(words)
     if attempt and all(line.ok for line in lines if line.component not in ("dataset", "store")):
         lines += try_component(compose_config(words))

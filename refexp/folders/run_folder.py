@@ -28,7 +28,7 @@ from refexp.types import Detections, ImageId, MemoryBank, Reference
 RESULTS = (
     "metrics.json", "detections.json", "curves.npz", "diagnostics.json", "memory_bank.npz", "report.html",
     "memory_bank.png", "WEIGHTS.txt", "summary.csv", "summary.json", "metrics.csv", "per_class.csv",
-    "report/*/*.js*", "report/*/*.jpg", "report/*.js*", "overlays/**/*.jpg", "masks/**/[0-9][0-9][0-9]_*.png",
+    "report/*/*.js*", "report/*/*.jpg", "report/*.js*", "overlays/**/*.jpg", "masks/**/[0-9][0-9][0-9]*_*.png",
 )  # fmt: skip
 """Files that only some runs write."""
 
@@ -118,6 +118,12 @@ class RunFolder:
             rows.setdefault(row["image_id"], []).append(row)
         with suppress(RefexpError):
             rows = {image_id: rows.get(image_id, []) for image_id in self.data.targets.images}
+        # Else a page would call every object missed.
+        if (count := sum(map(len, rows.values()))) != record.detections:
+            raise RefexpError(
+                f"{self.path / 'detections.json'}: {count} detections in the targets, and the run had "
+                f"{record.detections}. The file is missing or incomplete, or the data set's image ids have changed."
+            )
         return [
             Detections(
                 image_id,
@@ -143,6 +149,9 @@ class RunFolder:
             box = tuple(a["bbox"])
             found[a["id"]] = Reference(a["id"], a["image_id"], labels[names[a["category_id"]]], box, mask)
         if ids := self.record.reference_ids:
+            if missing := [id_ for of_class in ids.values() for id_ in of_class if id_ not in found]:
+                path = self.path / "references.json"
+                raise RefexpError(f"{path} is missing, or has no reference {missing[0]}, which the run used.")
             return [[found[id_] for id_ in ids[name]] for name in self.record.classes]
         return [[r for r in found.values() if r.label == label] for label in labels.values()]
 

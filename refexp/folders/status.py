@@ -22,6 +22,8 @@ log = logging.getLogger(__name__)
 
 NAME = "status.json"
 PROGRESS = "progress.csv"
+SILENT_SECONDS = 3600.0
+"""After so long without progress, a job of another machine counts as ended."""
 
 
 class Status:
@@ -70,17 +72,20 @@ class Status:
 def read_status(folder: Path) -> dict[str, Any] | None:
     """The status that a job wrote, or None if it never started."""
     try:
-        return json.loads((folder / NAME).read_text(encoding="utf-8"))
+        status = json.loads((folder / NAME).read_text(encoding="utf-8"))
     except (OSError, ValueError):
         return None
+    return status if isinstance(status, dict) and "state" in status else None
 
 
 def is_running(folder: Path) -> bool:
-    """Whether the status is "running" and, for a job on this machine, its process is alive."""
+    """Whether the status is "running" and its process is alive. Elsewhere: whether it was written within the hour."""
     status = read_status(folder)
     if status is None or status["state"] != "running":
         return False
-    return status["host"] != socket.gethostname() or is_alive(status["pid"])
+    if status["host"] != socket.gethostname():
+        return time.time() - (folder / NAME).stat().st_mtime < SILENT_SECONDS
+    return is_alive(status["pid"])
 
 
 def progress_text(status: dict[str, Any]) -> str:

@@ -13,6 +13,7 @@ import socket
 import subprocess
 import sys
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -20,7 +21,7 @@ from typing import Any
 from refexp.errors import RefexpError
 from refexp.files import write_json
 from refexp.folders.status import now, progress_text, read_status
-from refexp.machine.processes import is_alive
+from refexp.machine.processes import is_alive, runs_program
 
 NAME = "sweep.json"
 EXTRACT_FOLDER = "extract"
@@ -115,9 +116,10 @@ class Sweep:
         if content["launcher"] == "slurm" and ids:
             cancel_slurm(ids)
         elif content["launcher"] == "local_jobs":
-            for pid in ids:
-                if local_state(int(pid), content["host"]) == "RUNNING":
-                    os.killpg(os.getpgid(int(pid)), signal.SIGTERM)
+            for pid in map(int, ids):
+                if local_state(pid, content["host"]) == "RUNNING" and runs_program(pid, "submitit"):
+                    with suppress(ProcessLookupError):  # it has just ended
+                        os.killpg(os.getpgid(pid), signal.SIGTERM)
 
 
 def cancel_slurm(ids: Sequence[str]) -> None:

@@ -18,6 +18,14 @@ def is_alive(pid: int) -> bool:
         return True
 
 
+def runs_program(pid: int, word: str) -> bool:
+    """Whether a process of this machine has this word in its command line: pids are given again to other programs."""
+    try:
+        return word.encode() in Path(f"/proc/{pid}/cmdline").read_bytes()
+    except OSError:
+        return False
+
+
 def wait_briefly() -> None:
     """Shorten the busy waiting of this process's OpenMP threads. Call it before torch is imported.
 

@@ -40,6 +40,8 @@ def write_masks(folder: Path, found: Sequence[Instance], classes: Sequence[str])
 
     Files are named `<image>/<number>_<class>.png`.
     """
+    for path in folder.glob("**/[0-9][0-9][0-9]*_*.png"):  # of another threshold
+        path.unlink()
     for one in found:
         # A class name may hold characters that a file name must not.
         name = "".join(c if c.isalnum() or c in "-_. " else "_" for c in classes[one.label])

@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import os
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -50,11 +50,13 @@ def show_run(run: RunFolder, changes: dict[str, Any] | None = None) -> None:
     """
     record, options = run.record, Options.of(run.record.config)
     vis = replace(options.vis, **changes or {})
+    # Before anything is overwritten: files that are missing are an error here.
+    detections = run.detections
     with standing_in(record.cwd):
         missing = draw_pictures(run, vis) if vis.limit != 0 else None
         if run.memory_bank:
             draw_memory_bank(run.path / "memory_bank.png", record.classes, *run.memory_bank, record.note)
-        found = [one for of_image in run.detections for one in detected(of_image.above(vis.score_threshold))]
+        found = [one for of_image in detections for one in detected(of_image.above(vis.score_threshold))]
         if options.summary:
             write_summary(run.path / f"summary.{options.summary}", found, record.classes)
         if options.masks:
@@ -78,7 +80,7 @@ def draw_pictures(run: RunFolder, vis: Vis) -> str | None:
         draw_references(folder, data, run.references, note)
         targets = [found for found in run.detections if found.image_id in chosen]
         draw_targets(folder, data, targets, vis.score_threshold, note)
-    except RefexpError as error:
+    except (RefexpError, OSError) as error:
         log.warning("overlays were not drawn: %s", error)
         return str(error)
     return None
@@ -88,8 +90,8 @@ def draw_pictures(run: RunFolder, vis: Vis) -> str | None:
 def standing_in(folder: str | None) -> Iterator[None]:
     """Within the block, relative paths start from this folder, if it still exists."""
     before = Path.cwd()
-    if folder and Path(folder).is_dir():
-        os.chdir(folder)
+    with suppress(OSError):  # it is gone, or another user's
+        os.chdir(folder or before)
     try:
         yield
     finally:

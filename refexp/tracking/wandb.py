@@ -23,7 +23,6 @@ from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import numpy as np
-import yaml
 from PIL import Image
 from pydantic import Field
 
@@ -35,7 +34,7 @@ from refexp.folders.status import is_running, read_status
 from refexp.masks import decode
 from refexp.show.gallery import REFERENCES, spread
 from refexp.show.page.pictures import TARGETS
-from refexp.show.tables.settings import FIRST, RECIPES, matters
+from refexp.show.tables.settings import FIRST, RECIPES, matters, read_yaml
 from refexp.tracking.logger import Logger, per_class
 
 log = logging.getLogger(__name__)
@@ -77,10 +76,7 @@ class WandbLogger(Logger):
         wait: Annotated[float, Field(ge=3, allow_inf_nan=False)] = 60.0,
         dir: str | None = None,
     ) -> None:
-        try:
-            importlib.metadata.version("wandb")
-        except importlib.metadata.PackageNotFoundError:
-            raise RefexpError("logger=wandb needs a package that is not installed: pip install 'wandb>=0.31'") from None
+        need_wandb()
         self.settings: dict[str, Any] = {
             "mode": mode, "project": project, "entity": entity, "group": group, "job_type": job_type,
             "tags": tags or [], "artifacts": artifacts or [], "images": images, "wait": wait,
@@ -115,6 +111,14 @@ class WandbLogger(Logger):
             self.process.wait()
             ended = f"upload not finished after {wait:g} s (logger.wait)"
         report_upload(folder, ended)
+
+
+def need_wandb() -> None:
+    """Raise RefexpError if the package is not installed."""
+    try:
+        importlib.metadata.version("wandb")
+    except importlib.metadata.PackageNotFoundError:
+        raise RefexpError("W&B needs a package that is not installed: pip install 'wandb>=0.31'") from None
 
 
 _offline_until = 0.0
@@ -164,11 +168,17 @@ class Reader:
             self.send_progress()
             self.finish()
         except Exception as error:
-            self.note(fault=first_line(error))
+            self.state |= {"fault": first_line(error)}
+            with suppress(OSError):  # the folder itself may be the fault
+                self.note()
 
     def begun(self) -> bool:
         """Whether the run has written its configuration. A file that is older than the run is from an earlier run."""
-        path = self.folder / "config.yaml"
+        return self.is_of_this_run("config.yaml")
+
+    def is_of_this_run(self, name: str) -> bool:
+        """Whether the folder has this file, and it is not older than the run."""
+        path = self.folder / name
         started = (read_status(self.folder) or {}).get("started")
         since = datetime.fromisoformat(started).timestamp() if started else 0.0
         return path.exists() and path.stat().st_mtime >= since
@@ -247,13 +257,14 @@ class Reader:
     def finish(self) -> None:
         """Send the results and end the W&B run. W&B marks it as failed unless it was completed."""
         state = (read_status(self.folder) or {}).get("state", "completed")
-        completed = state == "completed"
-        if completed and (self.folder / "metrics.json").exists():
+        # A run that was stopped while its pages were drawn has results, too.
+        completed = self.is_of_this_run("metrics.json")
+        if completed:
             self.send_results()
         run, self.run = self.run, None
         run.summary["state"] = state if state != "running" else "failed"
-        run.finish(exit_code=0 if completed else 1)
-        self.note(sent=fingerprint(self.folder))
+        run.finish(exit_code=0 if state == "completed" else 1)
+        self.note(sent=fingerprint(self.folder) if completed else None)
 
     def send_results(self) -> None:
         """Send the results. If the server is gone, send them again offline, because W&B then drops tables and files."""
@@ -412,14 +423,6 @@ def progress_of(folder: Path) -> list[dict[str, str]]:
         return []
 
 
-def read_yaml(path: Path) -> dict[str, Any]:
-    """A YAML file's content, {} if there is no file."""
-    try:
-        return yaml.safe_load(path.read_text(encoding="utf-8")) or {}
-    except OSError:
-        return {}
-
-
 def fingerprint(folder: Path) -> str:
     """A hash of a run's results. It differs for another run in the same folder."""
     path = folder / "metrics.json"
@@ -431,6 +434,7 @@ def push(folder: Path) -> str:
 
     Sending again updates the same W&B run. Raises RefexpError if the run has not ended, or if W&B refuses it.
     """
+    need_wandb()
     folder = folder.absolute()
     if is_running(folder):
         raise RefexpError(f"{folder}: the run has not ended yet. Use logger=wandb to send a run while it is running.")

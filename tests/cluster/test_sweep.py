@@ -6,6 +6,7 @@ import json
 import os
 import shlex
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -196,3 +197,17 @@ def test_choose(tmp_path):
 def test_a_folder_that_is_no_sweep_s(tmp_path, capsys):
     assert refexp("sweep", "status", str(tmp_path)) == 1
     assert "is not the folder of a sweep" in capsys.readouterr().err
+
+
+def test_cancel_leaves_other_programs_alone(tmp_path):
+    """The pid of a job that ended may belong to another program by now."""
+    other = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(60)"], start_new_session=True)
+    try:
+        jobs = {"0": {"id": str(other.pid), "number": 0, "overrides": [], "folder": "0"}}
+        content = {"command": [], "cwd": ".", "jobs": jobs, "launcher": "local_jobs", "extraction": []}
+        content |= {"host": socket.gethostname(), "pid": other.pid, "started": ""}
+        (tmp_path / "sweep.json").write_text(json.dumps(content))
+        refexp("sweep", "cancel", tmp_path)
+        assert other.poll() is None
+    finally:
+        other.kill()

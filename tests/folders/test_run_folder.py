@@ -211,3 +211,41 @@ def test_a_page_that_fails_harms_no_run(command, folder, tmp_path):
     assert f"Again: refexp show {output}" in done.stdout + done.stderr
     assert json.loads((output / "status.json").read_text())["state"] == "completed"
     assert (output / "metrics.json").exists()
+
+
+@pytest.mark.parametrize(
+    ("spoil", "message"),
+    [
+        (lambda folder: (folder / "detections.json").unlink(), "detections.json: 0 detections in the targets"),
+        (lambda folder: (folder / "detections.json").write_text("[{"), "detections.json is damaged"),
+        (lambda folder: (folder / "references.json").unlink(), "references.json is missing, or has no reference"),
+    ],
+)
+def test_files_that_are_gone_never_make_a_false_page(made, tmp_path, capsys, caplog, spoil, message):
+    folder = Path(shutil.copytree(made / "run", tmp_path / "run"))
+    before = (folder / "report.html").read_bytes()
+    spoil(folder)
+    code = refexp("show", folder)
+    said = capsys.readouterr().err + caplog.text
+    assert message in said
+    if "detections" in message:
+        assert (code, (folder / "report.html").read_bytes()) == (1, before)
+    else:
+        assert code == 0 and 'id="gallery"' not in (folder / "report.html").read_text()
+
+
+def test_masks_are_those_of_the_last_threshold(made, tmp_path):
+    folder = Path(shutil.copytree(made / "run", tmp_path / "run"))
+    record = content(folder)
+    record["config"]["masks"] = True
+    (folder / "metrics.json").write_text(json.dumps(record))
+    assert refexp("show", folder, "--score-threshold", "0") == 0
+    every = len(list((folder / "masks").rglob("*.png")))
+    assert refexp("show", folder, "--score-threshold", "1") == 0
+    assert every > len(list((folder / "masks").rglob("*.png"))) == 0
+
+
+def test_an_unwritable_output_is_one_line(command):
+    done = command("hydra.run.dir=/proc/nowhere")
+    assert done.returncode == 1 and "Traceback" not in done.stderr
+    assert "cannot write" in done.stderr

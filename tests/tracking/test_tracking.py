@@ -563,3 +563,27 @@ def test_progress_is_told_every_few_seconds_only(monkeypatch, tmp_path):
     assert [(what, done, total, rate) for what, done, total, rate in seen] == [
         ("targets", 3, 8, 1.0), ("targets", 6, 8, 1.0), ("targets", 8, 8, 1.0),
     ]  # fmt: skip
+
+
+def test_a_run_that_was_stopped_after_its_results_is_pushed_with_them(folder_of, monkeypatch):
+    folder = folder_of("stopped")
+    for name in ("wandb.json", "wandb_id.txt"):
+        (folder / name).unlink(missing_ok=True)
+    shutil.rmtree(folder / "wandb", ignore_errors=True)
+    Status(folder, []).end("stopped", "interrupted")
+    os.utime(folder / "config.yaml")
+    os.utime(folder / "metrics.json")
+    monkeypatch.setenv("WANDB_MODE", "offline")
+    push(folder)
+    (kept,) = (folder / "wandb").glob("offline-run-*")
+    run = gathered(kept)
+    assert (run["summary"]["bbox/nAP"], run["summary"]["state"], run["exit"]) == (0.5, "stopped", 1)
+
+
+def test_push_goes_on_after_a_folder_without_a_run(folder_of, tmp_path, monkeypatch):
+    folder = folder_of("good")
+    (tmp_path / "bad").mkdir()
+    monkeypatch.setenv("WANDB_MODE", "offline")
+    done = CliRunner().invoke(refexp, ["push", str(tmp_path / "bad"), str(folder)])
+    assert done.exit_code == 1 and "has no finished run" in done.output
+    assert "W&B run" in done.output

@@ -147,6 +147,7 @@ def record_alone(folder: Path) -> SweepRecord:
     status = read_status(folder)
     job = Job(0, list((status or {}).get("overrides", [])), ".")
     if status is None:
-        return SweepRecord(job, "completed", False)
+        complete = (folder / "metrics.json").exists()
+        return SweepRecord(job, "completed" if complete else "died", False, message="" if complete else "no status")
     scheduled = "RUNNING" if status["job_id"] else local_state(status["pid"], status["host"])
     return record_of(folder, job, status, GONE if status["state"] != "running" else scheduled, status["job_id"])

@@ -81,7 +81,8 @@ def flat(config: Mapping[str, Any], hydra: Mapping[str, Any], shots: object = No
 
     hydra: the content of hydra.yaml or multirun.yaml. shots: the number, if the run has recorded it.
     """
-    choices = (hydra.get("hydra") or {}).get("runtime", {}).get("choices", {})
+    # Hydra does not write its file atomically: a killed run may have left a part of it.
+    choices = ((hydra.get("hydra") or {}).get("runtime") or {}).get("choices") or {}
     settings = flatten(config)
     settings |= {group: choices.get(group) or settings[group] for group in config if group in settings}
     settings["shots"] = shots or (config.get("shots") or {}).get("n") or choices.get("shots")
