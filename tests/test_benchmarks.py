@@ -253,7 +253,7 @@ def test_every_choice_of_a_sweep_composes(sweep, root):
 def test_missing_data_names_the_command_that_helps(command, tmp_path):
     done = command("dataset=coco20i_1", "data_root=my data")
     assert done.returncode == 1
-    assert "no such folder: my data/coco/val2017; `refexp data check coco20i_1 --root 'my data'` says" in done.stdout
+    assert "no such folder: my data/coco/val2017; `refexp data check coco20i_1 --root 'my data'` lists" in done.stdout
     done = command("dataset=custom", "dataset.images=none", "dataset.references=a.json", "dataset.targets=b.json")
     assert "no such folder: none" in done.stdout and "refexp data" not in done.stdout
 
