@@ -258,7 +258,8 @@ class Reader:
         """Send the results and end the W&B run. W&B marks it as failed unless it was completed."""
         state = (read_status(self.folder) or {}).get("state", "completed")
         # A run that was stopped while its pages were drawn has results, too.
-        completed = self.is_of_this_run("metrics.json")
+        known = (self.folder / "metrics.json").exists()
+        completed = known and (state == "completed" or self.is_of_this_run("metrics.json"))
         if completed:
             self.send_results()
         run, self.run = self.run, None
