@@ -207,3 +207,10 @@ def test_help_lists_groups_and_keys(command):
     assert process.returncode == 0
     for word in ("artaxor, clipart1k, coco", "shots.missing", "seed", "sam2.1_hiera_b+"):
         assert word in process.stdout
+
+
+@pytest.mark.parametrize("mistake", ["encoder=dino", "shots=7", "matcher=prototyp"])
+def test_an_unknown_option_names_the_choices(command, mistake):
+    done = command(mistake)
+    assert done.returncode == 1
+    assert f"{mistake}: no such option." in done.stderr and "Choices: " in done.stderr

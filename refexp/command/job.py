@@ -48,11 +48,11 @@ def command_line(main: Callable[[], object]) -> int:
     except RefexpError as error:
         print(f"error: {error}", file=sys.stderr)
         return 1
-    except OSError as error:  # in a job it would be JobFailed: this is Hydra's output folder
-        print(f"error: cannot write {error.filename}: {error.strerror}. Set another hydra.run.dir.", file=sys.stderr)
-        return 1
     except (HydraException, OmegaConfBaseException, ValueError) as error:
         print(f"error: {explain(error)}", file=sys.stderr)
+        return 1
+    except OSError as error:  # in a job it would be JobFailed: this is Hydra's folder
+        print(f"error: cannot write {error.filename}: {error.strerror}. Set another hydra.run.dir.", file=sys.stderr)
         return 1
     except KeyboardInterrupt:
         print("interrupted. Run the same command again to resume.", file=sys.stderr)

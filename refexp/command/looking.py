@@ -108,7 +108,7 @@ def dashboard(definition: Path, project: str, entity: str | None, group: str | N
     """Build a W&B report from a YAML file, such as sweeps/dashboards/ablation.yaml."""
     from refexp.tracking.dashboard import build_report, publish, read
 
-    report = build_report(read(definition), entity or "ENTITY", project, group)
+    report = build_report(read(definition), entity or "ENTITY", project, group and Path(group).name)
     if dry_run:
         click.echo(report._to_model().model_dump_json(by_alias=True, exclude_none=True, indent=1))
     else:

@@ -32,7 +32,7 @@ class Command(click.Command):
         """Repeat the option before each of its values, because click accepts only one value per option."""
         several = {name for option in self.params if getattr(option, "multiple", False) for name in option.opts}
         option, named = "", []  # the last "-" marks the end of the arguments
-        for word, after in zip(args, [*args[1:], "-"], strict=True):
+        for word, after in zip(args, [*args[1:], "-"], strict=False):
             if word.startswith("-"):
                 option = word if word in several else ""
                 named += [word] if not option or after.startswith("-") else []

@@ -671,3 +671,10 @@ def test_subset_of_what_is_not_there(whole, tmp_path, capsys):
     assert run("subset", source, "--images", 100, *out, "--copy-images", tmp_path, tmp_path / "to") == 1
     assert "image not found" in capsys.readouterr().err
     assert not (tmp_path / "small.json").exists()
+
+
+@pytest.mark.parametrize("command", ["check", "download", "voc2coco"])
+def test_a_command_without_arguments_has_no_traceback(command, capsys, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    assert run(command) in (0, 1, 2)
+    assert "Traceback" not in capsys.readouterr().err
