@@ -24,8 +24,7 @@ def ls(group: str | None) -> None:
     from refexp.config.composing import conf_folder
     from refexp.errors import RefexpError, did_you_mean
 
-    own = Path("conf")
-    folders = [conf_folder(), *([own] if not (own / "config.yaml").exists() else [])]
+    folders = [folder for folder in (conf_folder(), own_conf()) if folder]
     if group is not None and group not in GROUPS:
         raise RefexpError(f"ls {group}: no such group. {did_you_mean(group, GROUPS)}")
     for name in (group,) if group else GROUPS:
@@ -37,6 +36,15 @@ def ls(group: str | None) -> None:
                 click.echo(f"{name}={option:<20} {described(files[option])}".rstrip())
         else:
             click.echo(f"{name:<15} {', '.join(order)}")
+
+
+def own_conf() -> Path | None:
+    """conf/ in the current folder, if it holds options of your own.
+
+    One with a config.yaml belongs to a checkout or another program.
+    """
+    own = Path.cwd() / "conf"
+    return own if own.is_dir() and not (own / "config.yaml").exists() else None
 
 
 def described(path: Path) -> str:

@@ -9,6 +9,8 @@ from pathlib import Path
 
 import click
 
+from refexp.command.listing import own_conf
+
 RAW = {"ignore_unknown_options": True, "allow_interspersed_args": False, "help_option_names": []}
 """Hydra parses everything after the command, including --help."""
 
@@ -49,17 +51,13 @@ def run_hydra(command: str, overrides: Sequence[str]) -> None:
 
 
 def own_folder(overrides: Sequence[str]) -> Path | None:
-    """Make your own components available: modules in the current folder, and options in its conf/.
-
-    Returns that conf/, or None. Ignores one with a config.yaml, which belongs to a checkout or another program.
-    """
+    """Make your own components available: modules in the current folder, and options in the conf/ that this returns."""
     here = str(Path.cwd())
     sys.path.insert(0, here)
     # Jobs of a sweep are separate processes and need the path, too.
     os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, [here, os.environ.get("PYTHONPATH")]))
-    own = Path(here) / "conf"
     given = any(override.split("=")[0] in ("--config-dir", "-cd") for override in overrides)
-    return own if own.is_dir() and not (own / "config.yaml").exists() and not given else None
+    return None if given else own_conf()
 
 
 @click.command()

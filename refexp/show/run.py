@@ -50,9 +50,9 @@ def show_run(run: RunFolder, changes: dict[str, Any] | None = None) -> None:
     """
     record, options = run.record, Options.of(run.record.config)
     vis = replace(options.vis, **changes or {})
-    # Before anything is overwritten: files that are missing are an error here.
-    detections = run.detections
     with standing_in(record.cwd):
+        # First of all: files that are missing must be an error before anything is overwritten.
+        detections = run.detections
         missing = draw_pictures(run, vis) if vis.limit != 0 else None
         if run.memory_bank:
             draw_memory_bank(run.path / "memory_bank.png", record.classes, *run.memory_bank, record.note)

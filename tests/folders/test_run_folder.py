@@ -147,14 +147,20 @@ def test_a_relative_data_set_is_found_from_elsewhere(drawn, tmp_path, monkeypatc
     from conftest import Folder
 
     folder = Folder(tmp_path / "data", drawn)
+    last = folder.targets["images"][-1]["id"]  # nothing is detected in it
+    folder.targets["annotations"] = [a for a in folder.targets["annotations"] if a["image_id"] != last]
+    folder.save()
     monkeypatch.chdir(tmp_path)
     keys = [override.replace(f"{tmp_path}/", "") for override in folder.overrides()]
-    run(compose_config([*keys, "store.dir=store", "vis.limit=1"]), tmp_path / "run")
+    run(compose_config([*keys, "store.dir=store", "vis.limit=null"]), tmp_path / "run")
+    pages = {path: path.read_bytes() for path in (tmp_path / "run/report").rglob("*") if path.is_file()}
     shutil.rmtree(tmp_path / "run/overlays")
     (tmp_path / "elsewhere").mkdir()
     monkeypatch.chdir(tmp_path / "elsewhere")
     assert refexp("show", "../run") == 0
     assert (tmp_path / "run/overlays/references.jpg").exists()
+    assert len(list((tmp_path / "run/overlays").iterdir())) == 1 + 4
+    assert pages == {path: path.read_bytes() for path in pages}
     assert Path.cwd() == tmp_path / "elsewhere" and not list(Path.cwd().iterdir())
 
 
