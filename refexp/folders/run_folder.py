@@ -17,7 +17,7 @@ import torch
 from omegaconf import OmegaConf
 
 from refexp.config.building import build
-from refexp.data.coco import Data, annotation_rle, has_mask
+from refexp.data.coco import Data, has_mask, make_split
 from refexp.errors import RefexpError, first_line
 from refexp.files import atomic_path, read_json, write_json, write_text
 from refexp.folders.record import RunRecord
@@ -138,22 +138,16 @@ class RunFolder:
     @cached_property
     def references(self) -> list[list[Reference]]:
         """The references per class, in class order. A reference that was used repeatedly is repeated."""
-        content = read_json(self.path / "references.json") or {"images": [], "annotations": [], "categories": []}
-        images = {image["id"]: image for image in content["images"]}
-        names = {category["id"]: category["name"] for category in content["categories"]}
-        labels = {name: label for label, name in enumerate(self.record.classes)}
-        found: dict[ImageId, Reference] = {}
-        for a in content["annotations"]:
-            image = images[a["image_id"]]
-            mask = annotation_rle(a, image["height"], image["width"]) if has_mask(a) else None
-            box = tuple(a["bbox"])
-            found[a["id"]] = Reference(a["id"], a["image_id"], labels[names[a["category_id"]]], box, mask)
+        path = self.path / "references.json"
+        content = read_json(path) or {"images": [], "annotations": [], "categories": []}
+        # Only annotations are read here: images come from the data set.
+        split = make_split(content, str(path), self.record.classes, lambda record: np.empty(0), lambda record: "")
+        found = {annotation["id"]: split.reference(annotation) for annotation in split.annotations}
         if ids := self.record.reference_ids:
             if missing := [id_ for of_class in ids.values() for id_ in of_class if id_ not in found]:
-                path = self.path / "references.json"
                 raise RefexpError(f"{path} is missing, or has no reference {missing[0]}, which the run used.")
             return [[found[id_] for id_ in ids[name]] for name in self.record.classes]
-        return [[r for r in found.values() if r.label == label] for label in labels.values()]
+        return [[r for r in found.values() if r.label == label] for label in range(len(self.record.classes))]
 
     @cached_property
     def curves(self) -> dict[str, np.ndarray]:
