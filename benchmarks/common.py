@@ -12,7 +12,7 @@ import skimage
 import torch
 import torch.nn.functional as F
 
-from refexp.data.images import read_rgb, to_square, upright_size
+from refexp.inputs.images import read_rgb, to_square, upright_size
 from refexp.encoders.dinov2 import DINOv2
 from refexp.proposers.sam2 import SAM2Proposer
 from refexp.types import MemoryBank, Target

@@ -20,7 +20,7 @@ from PIL import Image
 from runs import outputs, ranks, run
 
 from refexp.data.folder import FolderDataset, read_reference_mask
-from refexp.data.images import upright_size
+from refexp.inputs.images import upright_size
 from refexp.datatools.draw import write_folder
 from refexp.errors import RefexpError
 from refexp.folders.run_folder import RunFolder

@@ -47,6 +47,19 @@ class Vis:
 
 
 @dataclass(frozen=True)
+class Input:
+    """The `input` keys of the configuration: what happens to data that are not as they should be.
+
+    strict: refuse data that would be repaired. unreadable: "error" names all images that cannot be read before anything
+    is computed; "skip" leaves them out and lists them at the end. max_pixels: larger images are not read.
+    """
+
+    strict: bool = False
+    unreadable: Literal["error", "skip"] = "error"
+    max_pixels: Annotated[int, Field(ge=1)] = 200_000_000
+
+
+@dataclass(frozen=True)
 class Experiment:
     """The components of an experiment, built and checked. No data or weights are loaded yet."""
 
@@ -62,6 +75,7 @@ class Experiment:
     steps: dict[str, Step]
     evaluation: Evaluation
     vis: Vis
+    input: Input
     store: Store
     runtime: Runtime
     device: torch.device
@@ -106,6 +120,7 @@ def build_experiment(config: DictConfig) -> Experiment:
         seed=check(plain["seed"], int, "seed"),
         shots=build(plain.get("shots"), "shots", Shots),
         vis=build(plain.get("vis"), "vis", Vis),
+        input=build(plain.get("input") or {}, "input", Input),
         store=build(plain.get("store"), "store", Store),
         runtime=runtime,
         device=device,

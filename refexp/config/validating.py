@@ -12,10 +12,10 @@ import torch
 from omegaconf import DictConfig
 
 from refexp.config.building import build, build_all, check
-from refexp.config.components import Vis
+from refexp.config.components import Input, Vis
 from refexp.config.composing import compose_config, resolve
 from refexp.data.coco import Data
-from refexp.data.images import to_square
+from refexp.inputs.images import to_square
 from refexp.data.sampling import Shots
 from refexp.data.synthetic import SyntheticDataset
 from refexp.encoders.base import Encoder
@@ -34,7 +34,7 @@ CLOSE = 0.01
 
 GROUPS: dict[str, type | None] = {
     "encoder": None, "proposer": None, "sampler": None, "matcher": None, "evaluation": None, "logger": None,
-    "shots": Shots, "vis": Vis, "store": Store, "runtime": Runtime,
+    "shots": Shots, "vis": Vis, "input": Input, "store": Store, "runtime": Runtime,
 }  # fmt: skip
 """What is built from a group of settings; None: what its `_target_` names."""
 

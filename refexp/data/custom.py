@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from refexp.data.coco import Data, Record, Split, choose_classes, make_split, read_coco
-from refexp.data.images import read_rgb
+from refexp.inputs.images import read_rgb
 from refexp.errors import MissingData
 from refexp.files import sha256
 

@@ -14,7 +14,7 @@ from omegaconf.errors import OmegaConfBaseException
 
 from refexp.config.composing import compose_config, conf_folder
 from refexp.data.coco import Record, has_mask, read_coco
-from refexp.data.images import read_rgb
+from refexp.inputs.images import read_rgb
 from refexp.datatools.download import BY_HAND, DOWNLOADS, by_hand
 from refexp.errors import RefexpError, data_command, did_you_mean, first_line
 

@@ -9,7 +9,7 @@ from dataclasses import replace
 import torch
 
 from refexp.data.coco import Split
-from refexp.data.images import to_square
+from refexp.inputs.images import to_square
 from refexp.errors import RefexpError
 from refexp.masks import areas, box_mask
 from refexp.method.contract import check_box_masks

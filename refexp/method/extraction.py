@@ -13,7 +13,7 @@ import torch
 
 from refexp.data.ahead import ReadAhead
 from refexp.data.coco import Record, Split, has_mask
-from refexp.data.images import to_square
+from refexp.inputs.images import to_square
 from refexp.encoders.base import Encoder
 from refexp.errors import RefexpError
 from refexp.machine.provenance import Clock, device_name

@@ -119,8 +119,10 @@ def isolated(monkeypatch, tmp_path) -> None:
 
 def records(folder: Path) -> list:
     """What W&B's own file of a run holds: LevelDB's log format around protocol buffers."""
+    import wandb
     from wandb.proto.wandb_internal_pb2 import Record
 
+    wandb.teardown()  # W&B's service writes the end of a file of this process only when it stops
     (path,) = folder.glob("*.wandb")
     data, block, found, whole = path.read_bytes(), 32768, [], b""
     assert data[:4] == b":W&B"

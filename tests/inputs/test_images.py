@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from refexp.data.images import open_upright, read_rgb, to_square, upright_size
+from refexp.inputs.images import open_upright, read_rgb, to_square, upright_size
 from refexp.errors import MissingData, RefexpError
 
 RAMP = np.tile(np.linspace(0, 255, 40).astype(np.uint8), (30, 1))  # 40 wide, 30 high, dark left, bright right

@@ -1,0 +1,75 @@
+"""What was done to the data so that it could be used: clipped, completed, reinterpreted or left out.
+
+Whoever repairs something calls `repaired`. A run collects these notes with `collecting`, prints one line for each kind
+and keeps them in its record. Without a collector, each first note of a kind is a warning.
+"""
+
+from __future__ import annotations
+
+import logging
+import threading
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+
+from refexp.errors import RefexpError
+
+log = logging.getLogger(__name__)
+
+
+class Repairs:
+    """Counts of the repairs of a run, by kind, each with its first example.
+
+    strict: refuse whatever would be repaired (`input.strict=true`).
+    """
+
+    def __init__(self, strict: bool = False) -> None:
+        self.strict = strict
+        self.found: dict[str, tuple[int, str]] = {}
+        self.lock = threading.Lock()  # threads that read images ahead note repairs, too
+
+    def add(self, what: str, example: str, count: int = 1) -> None:
+        """Count a repair. Raises RefexpError if the repairs are strict."""
+        if self.strict:
+            raise RefexpError(f"input.strict=true: {line(what, count, example)}")
+        with self.lock:
+            before, first = self.found.get(what, (0, example))
+            self.found[what] = before + count, first
+
+    def merge(self, found: Mapping[str, tuple[int, str]]) -> None:
+        """Add the repairs of another rank."""
+        for what, (count, example) in found.items():
+            self.add(what, example, count)
+
+    def lines(self) -> list[str]:
+        """Return one line for each kind of repair."""
+        return [line(what, count, example) for what, (count, example) in self.found.items()]
+
+
+def line(what: str, count: int, example: str) -> str:
+    """Say in one line what was repaired: `mask clipped to its image: 12, first: refs.json, annotation 7`."""
+    return f"{what}: {count}, first: {example}"
+
+
+_collectors: list[Repairs] = []
+
+
+@contextmanager
+def collecting(strict: bool = False) -> Iterator[Repairs]:
+    """Within the block, collect all repairs. strict: refuse them instead."""
+    repairs = Repairs(strict)
+    _collectors.append(repairs)
+    try:
+        yield repairs
+    finally:
+        _collectors.remove(repairs)
+
+
+def repaired(what: str, example: str, count: int = 1) -> None:
+    """Note a repair. what: the kind, as in "mask clipped to its image". example: the file and the record.
+
+    Raises RefexpError if the collector is strict.
+    """
+    if _collectors:
+        _collectors[-1].add(what, example, count)
+    else:
+        log.warning("%s", line(what, count, example))
