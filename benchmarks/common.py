@@ -12,8 +12,8 @@ import skimage
 import torch
 import torch.nn.functional as F
 
-from refexp.inputs.images import read_rgb, to_square, upright_size
 from refexp.encoders.dinov2 import DINOv2
+from refexp.inputs.images import read_rgb, to_square, upright_size
 from refexp.proposers.sam2 import SAM2Proposer
 from refexp.types import MemoryBank, Target
 

@@ -23,8 +23,8 @@ from PIL import Image
 from refexp import masks
 from refexp.data.coco import Split, make_split
 from refexp.data.custom import access
-from refexp.inputs.images import read_rgb, to_square
 from refexp.encoders.dinov2 import DINOv2
+from refexp.inputs.images import read_rgb, to_square
 from refexp.machine.networks import computing
 from refexp.machine.provenance import Clock
 from refexp.method import pipeline

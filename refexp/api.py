@@ -17,10 +17,10 @@ from refexp.config.components import build_networks
 from refexp.config.composing import compose_config, resolve
 from refexp.data.coco import Data, Split, make_split
 from refexp.data.folder import read_given, to_content
-from refexp.inputs.images import as_rgb, open_upright, to_mask, to_square
 from refexp.data.sampling import AllSampler, Shots, choose_references
 from refexp.encoders.base import Encoder
 from refexp.errors import RefexpError
+from refexp.inputs.images import as_rgb, open_upright, to_mask, to_square
 from refexp.machine.provenance import weights_note
 from refexp.machine.runtime import Runtime
 from refexp.method.box_masks import check_box, complete, without_mask

@@ -20,10 +20,10 @@ from PIL import Image
 from runs import outputs, ranks, run
 
 from refexp.data.folder import FolderDataset, read_reference_mask
-from refexp.inputs.images import upright_size
 from refexp.datatools.draw import write_folder
 from refexp.errors import RefexpError
 from refexp.folders.run_folder import RunFolder
+from refexp.inputs.images import upright_size
 from refexp.masks import decode
 
 NAMES = ["ladybird", "leaf"]

@@ -15,11 +15,11 @@ from refexp.config.building import build, build_all, check
 from refexp.config.components import Input, Vis
 from refexp.config.composing import compose_config, resolve
 from refexp.data.coco import Data
-from refexp.inputs.images import to_square
 from refexp.data.sampling import Shots
 from refexp.data.synthetic import SyntheticDataset
 from refexp.encoders.base import Encoder
 from refexp.errors import RefexpError, first_line
+from refexp.inputs.images import to_square
 from refexp.machine.networks import Precision
 from refexp.machine.runtime import Runtime
 from refexp.method import contract

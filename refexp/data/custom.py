@@ -10,9 +10,9 @@ from typing import Any
 import numpy as np
 
 from refexp.data.coco import Data, Record, Split, choose_classes, make_split, read_coco
-from refexp.inputs.images import read_rgb
 from refexp.errors import MissingData
 from refexp.files import sha256
+from refexp.inputs.images import read_rgb
 
 log = logging.getLogger(__name__)
 

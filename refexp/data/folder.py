@@ -13,8 +13,8 @@ import numpy as np
 
 from refexp.data.coco import Data, Record, Split, annotation_of, choose_classes, make_split, read_coco
 from refexp.data.custom import access, existing_folder
-from refexp.inputs.images import has_alpha, opaque, open_upright, to_mask, upright_size
 from refexp.errors import RefexpError
+from refexp.inputs.images import has_alpha, opaque, open_upright, to_mask, upright_size
 from refexp.types import ImageId
 
 log = logging.getLogger(__name__)

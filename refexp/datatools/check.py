@@ -14,9 +14,9 @@ from omegaconf.errors import OmegaConfBaseException
 
 from refexp.config.composing import compose_config, conf_folder
 from refexp.data.coco import Record, has_mask, read_coco
-from refexp.inputs.images import read_rgb
 from refexp.datatools.download import BY_HAND, DOWNLOADS, by_hand
 from refexp.errors import RefexpError, data_command, did_you_mean, first_line
+from refexp.inputs.images import read_rgb
 
 CONF = conf_folder()
 KEYS = ("images", "reference_images", "references", "targets")

@@ -9,8 +9,8 @@ from dataclasses import replace
 import torch
 
 from refexp.data.coco import Split
-from refexp.inputs.images import to_square
 from refexp.errors import RefexpError
+from refexp.inputs.images import to_square
 from refexp.masks import areas, box_mask
 from refexp.method.contract import check_box_masks
 from refexp.proposers.base import Proposer

@@ -13,9 +13,9 @@ import torch
 
 from refexp.data.ahead import ReadAhead
 from refexp.data.coco import Record, Split, has_mask
-from refexp.inputs.images import to_square
 from refexp.encoders.base import Encoder
 from refexp.errors import RefexpError
+from refexp.inputs.images import to_square
 from refexp.machine.provenance import Clock, device_name
 from refexp.masks import Rle
 from refexp.method.box_masks import check_box, complete, without_mask

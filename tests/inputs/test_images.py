@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from refexp.inputs.images import open_upright, read_rgb, to_square, upright_size
 from refexp.errors import MissingData, RefexpError
+from refexp.inputs.images import open_upright, read_rgb, to_square, upright_size
 
 RAMP = np.tile(np.linspace(0, 255, 40).astype(np.uint8), (30, 1))  # 40 wide, 30 high, dark left, bright right
 

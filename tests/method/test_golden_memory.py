@@ -11,8 +11,8 @@ import torch.nn.functional as F
 from conftest import GOLDEN
 
 from refexp.data.coco import annotation_rle
-from refexp.inputs.images import to_square
 from refexp.encoders.base import Encoder
+from refexp.inputs.images import to_square
 from refexp.masks import decode
 from refexp.method.memory import crop_reference, crop_window, instance_prototype, mask_weights
 from refexp.types import Weights
