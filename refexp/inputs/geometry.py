@@ -1,8 +1,8 @@
 """Boxes and masks of annotations against the frame of their image: everything that pycocotools cannot hold ends here.
 
 A mask in an annotation file is a list of polygons, a compressed run-length code (RLE) or an uncompressed one.
-`shape_of` turns every spelling into polygons or a compressed RLE, and finds the extent. pycocotools crashes on far-away
-corners, and an RLE that does not fill its image makes it read foreign memory or loop forever.
+`shape_of` turns every spelling into polygons or a compressed RLE, and finds the extent. pycocotools crashes on corners
+that are far away, and an RLE that does not fill its image makes it read foreign memory or loop forever.
 """
 
 from __future__ import annotations
