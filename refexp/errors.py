@@ -24,6 +24,13 @@ class JobFailed(Exception):
     """A job failed. Its log contains the reason."""
 
 
+def shown(value: object, limit: int = 80) -> str:
+    """Return a foreign value or name as one short line: control characters escaped, the middle cut."""
+    text = str(value)[: 10 * limit]
+    text = "".join(sign if sign.isprintable() else sign.encode("unicode_escape").decode() for sign in text)
+    return text if len(text) <= limit else f"{text[: limit // 2]}...{text[-limit // 2 + 3 :]}"
+
+
 def first_line(error: BaseException) -> str:
     """Return the first line of an error's message, or its type if the message is empty."""
     return (str(error).strip() or type(error).__name__).splitlines()[0]

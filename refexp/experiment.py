@@ -20,6 +20,7 @@ from refexp.evaluation.diagnostics import Diagnostics, ImageDiagnosis
 from refexp.evaluation.protocol import Evaluation
 from refexp.folders.record import Metrics, RunRecord
 from refexp.folders.run_folder import RunFolder, references_to_coco
+from refexp.inputs.repairs import Repairs, collecting
 from refexp.machine.progress import track
 from refexp.machine.provenance import Clock, describe_how, weights_note
 from refexp.machine.ranks import Ranks, join
@@ -44,11 +45,11 @@ def run(config: DictConfig, output: Path) -> RunFolder | None:
     with told_how_to_get(config):
         experiment = build_experiment(config)
         keep_heap()
-        with join(experiment.runtime.silence).run() as ranks:
-            return run_ranks(experiment, RunFolder(output), ranks)
+        with join(experiment.runtime.silence).run() as ranks, collecting(experiment.input.strict) as repairs:
+            return run_ranks(experiment, RunFolder(output), ranks, repairs)
 
 
-def run_ranks(experiment: Experiment, folder: RunFolder, ranks: Ranks) -> RunFolder | None:
+def run_ranks(experiment: Experiment, folder: RunFolder, ranks: Ranks, repairs: Repairs) -> RunFolder | None:
     """Run the steps of the experiment on this rank. See `run`."""
     if ranks.first:
         warn_without_effect(experiment.config, experiment.device)
@@ -63,6 +64,8 @@ def run_ranks(experiment: Experiment, folder: RunFolder, ranks: Ranks) -> RunFol
     features = features_of(offered.references, extractor)
     data, references = choose_references(offered, experiment.sampler, experiment.shots, experiment.seed, features)
     check_targets(experiment, data.targets)
+    if ranks.first:
+        repairs.tell()
     references = extractor.with_masks(data.references, references)
     note = weights_note(extractor.weights)
     if ranks.first:
@@ -103,9 +106,10 @@ def run_ranks(experiment: Experiment, folder: RunFolder, ranks: Ranks) -> RunFol
     record = RunRecord(
         **describe_what(experiment, data, references, detections, extractor.weights),
         **describe_how(experiment.device, clock, ranks.world_size),
-        metrics=Metrics.from_flat(metrics), note=note, classes_left_out=left_out,
+        metrics=Metrics.from_flat(metrics), note=note, classes_left_out=left_out, repairs=repairs.found,
     )  # fmt: skip
     folder.write_record(record)
+    repairs.tell()
     return folder
 
 

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import json
-from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
@@ -13,11 +11,16 @@ from typing import Any
 import numpy as np
 from pycocotools import mask as coco_mask
 
-from refexp.errors import MissingData, RefexpError, did_you_mean
+from refexp.errors import RefexpError, did_you_mean
+from refexp.inputs.geometry import Shape, outside, shape_of
+from refexp.inputs.images import file_sizes
+from refexp.inputs.records import Record, check_coco
+from refexp.inputs.texts import read_json
 from refexp.masks import Rle, areas, boxes_xywh, encode, to_json
 from refexp.types import ImageId, Reference
 
-Record = dict[str, Any]
+FAR = 10
+"""Beyond this many sides outside its image, a polygon would crash pycocotools."""
 
 
 @dataclass(frozen=True)
@@ -102,146 +105,36 @@ class Data:
         return Data(names, self.references.restrict(classes), self.targets.restrict(classes))
 
 
-def read_coco(path: Path) -> dict[str, Any]:
-    """Read and check a COCO file. Raises RefexpError with the file and the record at fault."""
+def read_coco(path: Path, images: Path | None = None) -> dict[str, Any]:
+    """Read a COCO file and settle its records (`check_coco`).
 
-    def refuse(constant: str) -> None:
-        raise RefexpError(f"{path} contains {constant}, which is not valid JSON; fix the program that wrote it.")
-
-    try:
-        content = json.loads(path.read_text(encoding="utf-8"), parse_constant=refuse)
-    except (FileNotFoundError, IsADirectoryError):
-        raise MissingData(f"annotation file not found: {path}") from None
-    except (json.JSONDecodeError, UnicodeDecodeError) as error:
-        raise RefexpError(f"{path} is not valid JSON: {error}") from None
-    check_coco(content, str(path))
+    images: the folder of its images. It is asked for the size of an image where the file's own does not do.
+    Raises RefexpError with the file and the record at fault.
+    """
+    content = read_json(path, "annotation file")
+    check_coco(content, str(path), file_sizes(images) if images else None)
     return content
 
 
-IDENTIFIER = (int, str)
-FIELDS: dict[str, dict[str, tuple[type, ...]]] = {
-    "images": {"id": IDENTIFIER, "file_name": (str,), "width": (int,), "height": (int,)},
-    "annotations": {"id": IDENTIFIER, "image_id": IDENTIFIER, "category_id": IDENTIFIER},
-    "categories": {"id": IDENTIFIER, "name": (str,)},
-}
-"""The required fields of each record and their types."""
-
-
-def check_coco(content: Any, source: str) -> None:
-    """Raise RefexpError if `content` is not a valid COCO annotation set. Adds missing boxes to `content`."""
-
-    def fail(what: str) -> None:
-        raise RefexpError(f"{source}: {what}")
-
-    for part, fields in FIELDS.items():
-        if not isinstance(content, dict) or not isinstance(content.get(part), list):
-            fail(f"has no list '{part}'; a COCO file needs the lists images, annotations and categories.")
-        for position, record in enumerate(content[part]):
-            _check_record(record, fields, f"{source}: {part}[{position}]")
-        if ids := _repeated(content[part], "id"):
-            fail(f"duplicate id {ids[0]!r} in '{part}'.")
-    if not content["images"]:
-        fail("contains no images.")
-    used = {annotation["category_id"] for annotation in content["annotations"]}
-    taken = {category["name"] for category in content["categories"] if category["id"] in used}
-    # Some tools add a category for the whole data set. It has no annotations, but it can have the name of a class.
-    content["categories"] = [c for c in content["categories"] if c["id"] in used or c["name"] not in taken]
-    if names := _repeated(content["categories"], "name"):
-        fail(f"duplicate category name '{names[0]}'; rename or merge these categories.")
-
-    for record in content["images"]:
-        record["file_name"] = record["file_name"].replace("\\", "/")  # tools on Windows write backslashes
-    images = {record["id"]: record for record in content["images"]}
-    categories = {record["id"] for record in content["categories"]}
-    for annotation in content["annotations"]:
-        if annotation["image_id"] not in images:
-            fail(f"annotation {annotation['id']}: image_id {annotation['image_id']!r} is not in 'images'.")
-        if annotation["category_id"] not in categories:
-            fail(f"annotation {annotation['id']}: category_id {annotation['category_id']!r} is not in 'categories'.")
-        annotation["iscrowd"] = int(annotation.get("iscrowd") not in (None, 0, "", "0"))
-        box = annotation.get("bbox")
-        if box is None:
-            annotation["bbox"] = _box_from_mask(annotation, images[annotation["image_id"]], source)
-        elif not isinstance(box, list) or len(box) != 4 or not all(isinstance(side, (int, float)) for side in box):
-            fail(f"annotation {annotation['id']}: bbox must be [x, y, width, height], not {box!r}.")
-
-
-def _repeated(records: Sequence[Record], field: str) -> list[Any]:
-    """Return the values of a field that occur more than once."""
-    return [value for value, count in Counter(record[field] for record in records).items() if count > 1]
-
-
-def _check_record(record: Any, fields: dict[str, tuple[type, ...]], where: str) -> None:
-    if not isinstance(record, dict):
-        raise RefexpError(f"{where} must be a JSON object, not {record!r}.")
-    missing = [name for name in fields if name not in record]
-    if missing:
-        raise RefexpError(f"{where} (id {record.get('id')}): missing {', '.join(missing)}.")
-    for name, types in fields.items():
-        if not isinstance(record[name], types):
-            expected = " or ".join({"int": "an integer", "str": "a string"}[kind.__name__] for kind in types)
-            raise RefexpError(f"{where} (id {record['id']}): {name} must be {expected}, not {record[name]!r}.")
-
-
-def _box_from_mask(annotation: Record, image: Record, source: str) -> list[float]:
-    try:
-        return coco_mask.toBbox(annotation_rle(annotation, image["height"], image["width"])).tolist()
-    except ValueError as error:
-        raise RefexpError(f"{source}: annotation {annotation['id']} has no bbox and {error}") from None
-
-
 def has_mask(annotation: Record) -> bool:
-    """Whether an annotation has a run-length code or polygons of at least three corners."""
-    segmentation = annotation.get("segmentation")
-    if isinstance(segmentation, list):
-        return bool(_polygons(segmentation))
-    return isinstance(segmentation, dict) and bool(segmentation.get("counts"))
-
-
-def _polygons(segmentation: list[Any]) -> list[list[Any]]:
-    """Return the polygons with an area, unchanged. Accepts a single polygon, and corners written as pairs."""
-    several = all(isinstance(part, list) for part in segmentation)
-    # [[x, y], [x, y], [x, y], ...] is one polygon with its corners as pairs.
-    if several and len(segmentation) > 2 and all(len(part) == 2 for part in segmentation):
-        several = False
-    # Fewer than three corners have no area, and pycocotools reads four numbers as a box.
-    polygons = segmentation if several else [segmentation]
-    return [polygon for polygon in polygons if len(polygon) > 4 or isinstance((polygon or [0])[0], list)]
-
-
-def _coordinates(polygon: list[Any]) -> list[float]:
-    """Return x1, y1, x2, y2, ... of a polygon. Raises ValueError for other content, which crashes pycocotools."""
-    try:
-        numbers = np.asarray(polygon, dtype=np.float64).ravel()
-    except (TypeError, ValueError):
-        numbers = np.array([np.nan])
-    if len(numbers) < 6 or len(numbers) % 2 or not np.isfinite(numbers).all():
-        raise ValueError("has an invalid polygon; expected [x1, y1, x2, y2, x3, y3, ...].")
-    return numbers.tolist()
+    """Whether an annotation that passed `check_coco` has a mask."""
+    return bool(annotation.get("segmentation"))
 
 
 def annotation_rle(annotation: Record, height: int, width: int) -> Rle:
     """Convert polygons, compressed or uncompressed RLE to compressed RLE. Raises ValueError without a valid mask."""
-    if not has_mask(annotation):
-        raise ValueError("has no mask ('segmentation' is missing or empty).")
-    segmentation = annotation["segmentation"]
-    if isinstance(segmentation, list):
-        polygons = [_coordinates(polygon) for polygon in _polygons(segmentation)]
-        return coco_mask.merge(coco_mask.frPyObjects(polygons, height, width))
-    size, counts = segmentation.get("size"), segmentation["counts"]
-    if size != [height, width]:
-        raise ValueError(f"has an RLE mask of size {size}, but its image has size {[height, width]}.")
-    if isinstance(counts, list):
-        # pycocotools does not check the counts. It reads beyond the end of the mask if their sum is too small.
-        if not all(isinstance(n, int) and n >= 0 for n in counts) or sum(counts) != height * width:
-            raise ValueError(f"has an RLE mask whose counts do not add up to {height} x {width} pixels.")
-        return coco_mask.frPyObjects(segmentation, height, width)
-    try:
-        rle = {"size": [height, width], "counts": counts.encode() if isinstance(counts, str) else bytes(counts)}
-        coco_mask.decode(rle)
-    except (ValueError, TypeError):
-        raise ValueError("has a broken RLE mask ('counts' cannot be decoded).") from None
-    return rle
+    shape = shape_of(annotation.get("segmentation"))
+    if not isinstance(shape, Shape):
+        raise ValueError(f"{shape}." if shape else "has no mask ('segmentation' is missing or empty).")
+    if shape.rle is not None:
+        if shape.rle["size"] != [height, width]:
+            raise ValueError(f"has an RLE mask of size {shape.rle['size']}, but its image has {[height, width]}.")
+        return shape.rle
+    if shape.extent is None:
+        return encode(np.zeros((1, height, width), dtype=bool))[0]
+    if outside(shape.extent, height, width) > FAR:
+        raise ValueError("has a polygon far outside its image.")
+    return coco_mask.merge(coco_mask.frPyObjects(shape.polygons, height, width))
 
 
 def choose_classes(

@@ -15,8 +15,9 @@ from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import Any, NoReturn
 
-from refexp.data.coco import IDENTIFIER, Record, Split, read_coco
+from refexp.data.coco import Split, read_coco
 from refexp.errors import RefexpError
+from refexp.inputs.records import Record
 from refexp.types import ImageId
 
 FORMATS = (
@@ -133,7 +134,7 @@ def _from_k_shot_list(content: Any, path: Path) -> list[Listed]:
     listed = []
     for name, position, entry in _entries(content, path):
         where = f"sampler.path: {path}: {name}[{position}]"
-        if not isinstance(entry, dict) or not isinstance(entry.get("image"), IDENTIFIER):
+        if not isinstance(entry, dict) or not isinstance(entry.get("image"), (int, str)):
             raise RefexpError(f"{where} has no image; each entry must be {{image, bbox}}.")
         box = entry.get("bbox")
         if not isinstance(box, list) or len(box) != 4 or not all(_is_finite(side) for side in box):
@@ -187,11 +188,11 @@ def _from_pickle(data: bytes, path: Path) -> list[Listed]:
     listed = []
     for key, position, entry in _entries(content, path):
         where = f"sampler.path: {path}: {key}[{position}]"
-        if not isinstance(key, IDENTIFIER) or not isinstance(entry, dict):
+        if not isinstance(key, (int, str)) or not isinstance(entry, dict):
             raise RefexpError(f"{where} has an unknown format; each entry must be {{img_id, ann_ids}}.")
         image, ids = _first(entry, "img_id", "image_id"), _first(entry, "ann_ids", "ann_id", "id")
         ids = list(ids) if isinstance(ids, (list, tuple)) else [ids]
-        if not ids or not all(isinstance(id_, IDENTIFIER) for id_ in [image, *ids]):
+        if not ids or not all(isinstance(id_, (int, str)) for id_ in [image, *ids]):
             raise RefexpError(f"{where} must have img_id and ann_ids, each a number or a string.")
         by_name, by_id = (key, None) if isinstance(key, str) else (None, key)
         listed += [Listed(image, annotation=id_, name=by_name, category=by_id) for id_ in ids]

@@ -10,6 +10,7 @@ import numpy as np
 
 from refexp.data.coco import Split, has_mask
 from refexp.errors import RefexpError
+from refexp.inputs.repairs import repaired
 from refexp.types import Detections
 
 
@@ -45,8 +46,12 @@ def need_instances(targets: Split) -> None:
 
 
 def need_masks(targets: Split) -> None:
-    """Raise RefexpError if an annotation has no mask or a mask that cannot be read."""
+    """Raise RefexpError if no annotation has a mask. Ignore the instances without one, as if they were crowds."""
     if not any(has_mask(a) for a in targets.annotations):
         raise RefexpError(f"{targets.source}: the annotations have no masks, only boxes; use evaluation=boxes.")
     for annotation in targets.annotations:
-        targets.mask(annotation)
+        if not has_mask(annotation):
+            x, y, w, h = annotation["bbox"]
+            annotation |= {"segmentation": [[x, y, x + w, y, x + w, y + h, x, y + h]], "iscrowd": 1}
+            where = f"{targets.source}, annotation {annotation['id']}"
+            repaired("annotation without a mask: ignored in the evaluation", where)

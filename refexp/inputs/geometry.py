@@ -88,19 +88,16 @@ def clipped(extent: Extent, height: int, width: int) -> Extent:
     return max(x1, 0.0), max(y1, 0.0), min(x2, float(width)), min(y2, float(height))
 
 
-def shape_of(segmentation: Any, pixels: int | None) -> Shape | str | None:
-    """Read a mask in any spelling. None if there is none; a text says why a mask cannot be used.
-
-    pixels: number of pixels of the image, if it is known. It tells an RLE written as a bare list from a polygon.
-    """
+def shape_of(segmentation: Any) -> Shape | str | None:
+    """Read a mask in any spelling. None if there is none; a text says why a mask cannot be used."""
     if isinstance(segmentation, dict):
         return _shape_of_rle(segmentation) if segmentation.get("counts") else None
     if not isinstance(segmentation, list):
         return None if segmentation is None or segmentation == "" else "has a mask that is neither polygons nor RLE"
     polygons = polygons_of(segmentation)
-    if isinstance(polygons, str) or not polygons:
-        return polygons or None
-    return Shape(polygons, None, extent_of_polygons(polygons))
+    if isinstance(polygons, str):
+        return polygons
+    return Shape(polygons, None, extent_of_polygons(polygons)) if polygons else None
 
 
 def polygons_of(segmentation: list[Any]) -> list[list[float]] | str:
@@ -120,10 +117,10 @@ def polygons_of(segmentation: list[Any]) -> list[list[float]] | str:
         if any(pairs) and not (all(pairs) and all(len(part) == 2 for part in polygon)):
             return "has an invalid polygon; expected [x1, y1, x2, y2, x3, y3, ...]"
         flat = [side for part in polygon for side in (part if isinstance(part, list) else [part])]
-        numbers = [number(side) for side in flat]
-        if len(flat) < 6 or len(flat) % 2 or any(side is None for side in numbers):
+        numbers = [side for side in map(number, flat) if side is not None]
+        if len(flat) < 6 or len(flat) % 2 or len(numbers) < len(flat):
             return "has an invalid polygon; expected [x1, y1, x2, y2, x3, y3, ...]"
-        found.append(flat if all(type(side) in (int, float) for side in flat) else [float(s) for s in numbers])  # type: ignore[arg-type]
+        found.append(numbers if any(isinstance(side, str) for side in flat) else flat)
     return found
 
 

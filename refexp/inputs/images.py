@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -11,6 +11,7 @@ import torch
 from PIL import Image, ImageOps
 
 from refexp.errors import MissingData, RefexpError
+from refexp.inputs.frames import FileSize
 
 OPAQUE = 127
 """Pixels with an alpha above this value belong to the object."""
@@ -46,6 +47,25 @@ def upright_size(path: Path) -> tuple[int, int]:
         if turned and image.format == "TIFF":  # some versions of Pillow rotate TIFF files on loading
             return open_upright(path).size
         return image.size[::-1] if turned else image.size
+
+
+def file_sizes(folder: Path) -> Callable[[str], FileSize | None]:
+    """Return a function that reads the size of an image in `folder` from its header. None if it cannot be read."""
+
+    def look(name: str) -> FileSize | None:
+        try:
+            return file_size(folder / name)
+        except RefexpError:
+            return None
+
+    return look
+
+
+def file_size(path: Path) -> FileSize:
+    """Read the size of an image, stored and upright, from the file's header. Raises the errors of `opened`."""
+    width, height = upright_size(path)
+    with opened(path) as image:
+        return FileSize((image.height, image.width), (height, width))
 
 
 def read_rgb(path: Path, height: int, width: int) -> np.ndarray:

@@ -1,7 +1,7 @@
 """What was done to the data so that it could be used: clipped, completed, reinterpreted or left out.
 
 Whoever repairs something calls `repaired`. A run collects these notes with `collecting`, prints one line for each kind
-and keeps them in its record. Without a collector, each first note of a kind is a warning.
+and keeps them in its record. Without a collector, each note is a warning; `summed_up` makes it one for each kind.
 """
 
 from __future__ import annotations
@@ -25,6 +25,7 @@ class Repairs:
     def __init__(self, strict: bool = False) -> None:
         self.strict = strict
         self.found: dict[str, tuple[int, str]] = {}
+        self.told: dict[str, tuple[int, str]] = {}
         self.lock = threading.Lock()  # threads that read images ahead note repairs, too
 
     def add(self, what: str, example: str, count: int = 1) -> None:
@@ -40,9 +41,12 @@ class Repairs:
         for what, (count, example) in found.items():
             self.add(what, example, count)
 
-    def lines(self) -> list[str]:
-        """Return one line for each kind of repair."""
-        return [line(what, count, example) for what, (count, example) in self.found.items()]
+    def tell(self) -> None:
+        """Warn of each kind of repair in one line, unless it was told with this count already."""
+        for what, (count, example) in self.found.items():
+            if self.told.get(what) != (count, example):
+                log.warning("%s", line(what, count, example))
+        self.told = dict(self.found)
 
 
 def line(what: str, count: int, example: str) -> str:
@@ -62,6 +66,17 @@ def collecting(strict: bool = False) -> Iterator[Repairs]:
         yield repairs
     finally:
         _collectors.remove(repairs)
+
+
+@contextmanager
+def summed_up() -> Iterator[None]:
+    """Within the block, sum up the repairs of each kind, unless a run collects them anyway, and warn at the end."""
+    if _collectors:
+        yield
+        return
+    with collecting() as repairs:
+        yield
+    repairs.tell()
 
 
 def repaired(what: str, example: str, count: int = 1) -> None:

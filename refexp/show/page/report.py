@@ -107,6 +107,7 @@ def describe(record: RunRecord) -> dict[str, Any]:
         "facts": facts,
         "parts": parts | {"weights": weights},
         "note": record.note,
+        "repairs": record.repairs,
         "stages": stages(record.stages),
         "weights": record.weights,
         "environment": {k: v for k, v in run.items() if v is not None} | record.versions,

@@ -1,0 +1,102 @@
+"""File names of other machines: find the file that a name in an annotation file means.
+
+Annotation files travel: from Windows, from a Mac that decomposes accents, from a web server that quotes blanks, or to a
+folder where the images were converted or sorted into subfolders. A name counts as written. Where there is no such file,
+other spellings of it are tried, each only where a single file below the folder fits.
+"""
+
+from __future__ import annotations
+
+import difflib
+import os
+import re
+import unicodedata
+from collections.abc import Callable, Iterable
+from functools import lru_cache
+from pathlib import Path, PurePosixPath
+from urllib.parse import unquote
+
+from refexp.errors import MissingData, shown
+from refexp.inputs.repairs import repaired
+
+
+def _composed(name: str) -> str:
+    """Return the name with composed accents, without quoting, outer blanks, a drive and the dots of `./`."""
+    name = unicodedata.normalize("NFC", unquote(name)).replace("\\", "/")
+    parts = [part.strip() for part in re.sub(r"^[A-Za-z]:", "", name).split("/")]
+    return "/".join(part for part in parts if part not in ("", "."))
+
+
+def _without_case(name: str) -> str:
+    return _composed(name).casefold()
+
+
+def _without_suffix(name: str) -> str:
+    path = PurePosixPath(_without_case(name))
+    return str(path.with_suffix("")) if path.name else ""
+
+
+def _last(spell: Callable[[str], str]) -> Callable[[str], str]:
+    return lambda name: spell(name).rsplit("/", 1)[-1]
+
+
+SPELLINGS = (
+    _composed, _without_case, _without_suffix, _last(_composed), _last(_without_case), _last(_without_suffix),
+)  # fmt: skip
+"""Ways to read a name, from the strictest on. The last three look at the name without its folders."""
+
+
+def locate(folder: Path, name: str) -> Path | None:
+    """Return the file below `folder` that a name means. None if there is none, or if several files fit."""
+    try:
+        if (folder / name).is_file():
+            return folder / name
+    except (OSError, ValueError):  # too long for the file system, or with a null character
+        return None
+    for number, spell in enumerate(SPELLINGS):
+        fitting = _index(folder, number).get(spell(name), []) if spell(name) else []
+        if len(fitting) == 1:
+            return folder / fitting[0]
+    return None
+
+
+@lru_cache(maxsize=16)
+def _files(folder: Path) -> tuple[str, ...]:
+    """List the files below a folder, relative to it. It costs one walk, and only where a name does not fit."""
+    below = []
+    for path, folders, names in os.walk(folder):
+        folders[:] = sorted(name for name in folders if name[0] != ".")
+        relative = os.path.relpath(path, folder).replace(os.sep, "/")
+        below += [name if relative == "." else f"{relative}/{name}" for name in sorted(names) if name[0] != "."]
+    return tuple(below)
+
+
+@lru_cache(maxsize=64)
+def _index(folder: Path, spelling: int) -> dict[str, list[str]]:
+    found: dict[str, list[str]] = {}
+    for file in _files(folder):
+        found.setdefault(SPELLINGS[spelling](file), []).append(file)
+    return found
+
+
+def check_files(names: Iterable[str], folder: Path, source: str, key: str = "dataset.images") -> None:
+    """Note the images that are found under another spelling of their names.
+
+    Raises MissingData with the number of missing images, the first of them and the most similar name that is there.
+    """
+    missing = []
+    for name in names:
+        path = locate(folder, name)
+        if path is None:
+            missing.append(name)
+        elif path != folder / name:
+            other = path.relative_to(folder).as_posix()
+            repaired("image found under another spelling of its name", f"{source}, {shown(name)} is {shown(other)}")
+    if missing:
+        there = {file.rsplit("/", 1)[-1]: file for file in _files(folder)}
+        near = difflib.get_close_matches(PurePosixPath(missing[0]).name, list(there)[:10_000], n=1)
+        similar = f" The most similar file there is {shown(there[near[0]])}." if near else ""
+        raise MissingData(
+            f"{len(missing)} of the images in {source} are not in {folder}, first {shown(missing[0])}; "
+            f"check {key} and the file names.{similar}"
+        )
