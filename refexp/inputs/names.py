@@ -20,6 +20,9 @@ from refexp.errors import MissingData, shown
 from refexp.inputs.repairs import repaired
 
 
+SUFFIX = re.compile(r"\.(jpe?g|jpe|jfif|jp2|png|gif|bmp|webp|tiff?|p[bgnp]m|avif|hei[cf])$")
+
+
 def _composed(name: str) -> str:
     """Return the name with composed accents, without quoting, outer blanks, a drive and the dots of `./`."""
     name = unicodedata.normalize("NFC", unquote(name)).replace("\\", "/")
@@ -32,8 +35,7 @@ def _without_case(name: str) -> str:
 
 
 def _without_suffix(name: str) -> str:
-    path = PurePosixPath(_without_case(name))
-    return str(path.with_suffix("")) if path.name else ""
+    return SUFFIX.sub("", _without_case(name))
 
 
 def _last(spell: Callable[[str], str]) -> Callable[[str], str]:

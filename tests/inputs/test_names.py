@@ -37,9 +37,7 @@ def test_a_name_means_the_only_file_that_fits(name, file, images):
 def test_other_spellings_are_counted_and_missing_ones_named(images):
     with collecting() as repairs:
         check_files(["a.jpg", "A.JPG", "b.c"], images, "f.json")
-    assert repairs.found == {
-        "image found under another spelling of its name": (2, "f.json, A.JPG is a.jpg")
-    }  # fmt: skip
+    assert repairs.found == {"image found under another spelling of its name": (2, "f.json, A.JPG is a.jpg")}
     with pytest.raises(
         MissingData, match=r"2 of the images in f\.json .*first twim\.jpg; .*file there is .*/twin\.jpg"
     ):
