@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +13,7 @@ from refexp.data.coco import Data, Record, Split, choose_classes, make_split, re
 from refexp.errors import MissingData
 from refexp.files import sha256
 from refexp.inputs.images import read_rgb
+from refexp.inputs.names import check_files, locate
 
 log = logging.getLogger(__name__)
 
@@ -39,7 +40,8 @@ class CustomDataset:
 
     def load(self) -> Data:
         """Read both files. Raises RefexpError with the file or config key at fault."""
-        references, targets = read_coco(self.references), read_coco(self.targets)
+        references = read_coco(self.references, self.reference_images)
+        targets = read_coco(self.targets, self.images)
         classes, left_out = choose_classes(references, targets, self.classes, "dataset.classes")
         if left_out:
             names = ", ".join(left_out)
@@ -52,7 +54,7 @@ class CustomDataset:
         """Make the two splits of these classes. Raises MissingData if target images are missing."""
         reference_split = make_split(references, str(self.references), classes, *access(self.reference_images))
         target_split = make_split(targets, str(self.targets), classes, *access(self.images))
-        check_files(target_split.images.values(), self.images, str(self.targets))
+        check_files([record["file_name"] for record in target_split.images.values()], self.images, str(self.targets))
         return reference_split, target_split
 
 
@@ -66,23 +68,16 @@ def existing_folder(path: str, key: str) -> Path:
 def access(folder: Path) -> tuple[Callable[[Record], np.ndarray], Callable[[Record], str]]:
     """Return two functions of an image record in `folder`: read the image, and hash its content."""
 
+    def path(record: Record) -> Path:
+        return locate(folder, record["file_name"]) or folder / record["file_name"]
+
     def read(record: Record) -> np.ndarray:
-        return read_rgb(folder / record["file_name"], record["height"], record["width"])
+        return read_rgb(path(record), record["height"], record["width"])
 
     def fingerprint(record: Record) -> str:
         try:
-            return sha256(folder / record["file_name"])
+            return sha256(path(record))
         except OSError as error:
-            raise MissingData(f"image not found: {folder / record['file_name']} ({error.strerror})") from None
+            raise MissingData(f"image not found: {path(record)} ({error.strerror})") from None
 
     return read, fingerprint
-
-
-def check_files(records: Iterable[Record], folder: Path, source: str) -> None:
-    """Raise MissingData with the number of missing images if any of these images is missing."""
-    missing = [record["file_name"] for record in records if not (folder / record["file_name"]).is_file()]
-    if missing:
-        raise MissingData(
-            f"{len(missing)} of the images in {source} are not in {folder}, first {missing[0]}; "
-            "check dataset.images and the file names."
-        )

@@ -55,7 +55,8 @@ class LvisDataset(CustomDataset):
 
     def load(self) -> Data:
         """Read both files. Raises RefexpError with the file or config key at fault."""
-        references, targets = read_coco(self.references), read_coco(self.targets)
+        references = read_coco(self.references, self.reference_images)
+        targets = read_coco(self.targets, self.images)
         groups = check_lvis(targets, str(self.targets))
         group = {category["name"]: groups[category["id"]] for category in targets["categories"]}
         known, _ = choose_classes(references, targets, self.classes, "dataset.classes")

@@ -6,7 +6,6 @@ Every reader returns a list of `Listed`. This module does not depend on shots, s
 from __future__ import annotations
 
 import io
-import json
 import math
 import pickle
 import re
@@ -15,9 +14,10 @@ from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import Any, NoReturn
 
-from refexp.data.coco import Split, read_coco
+from refexp.data.coco import Split
 from refexp.errors import RefexpError
-from refexp.inputs.records import Record
+from refexp.inputs.records import Record, check_coco
+from refexp.inputs.texts import decoded, parse_json, read_bytes
 from refexp.types import ImageId
 
 FORMATS = (
@@ -76,17 +76,11 @@ def read_references(path: Path, shots: int) -> list[Listed]:
 
 
 def _read_file(path: Path) -> list[Listed]:
-    try:
-        data = path.read_bytes()
-    except OSError as error:
-        raise RefexpError(f"sampler.path: {path} cannot be read ({error.strerror}).") from None
+    data = read_bytes(path, "sampler.path: file")
     # Pickle protocols before 2 have no magic number, so the file name decides.
     if data.startswith(b"\x80") or path.suffix in (".pkl", ".pickle"):
         return _from_pickle(data, path)
-    try:
-        text = data.decode("utf-8")
-    except UnicodeDecodeError:
-        _refuse(path, "is neither a text file nor a pickle")
+    text = decoded(data, path)
     if text.lstrip().startswith(("{", "[")):
         return _from_json(text, path)
     return _from_image_list(text, path)
@@ -112,12 +106,10 @@ def _read_seed_folder(folder: Path, shots: int) -> list[Listed]:
 
 
 def _from_json(text: str, path: Path) -> list[Listed]:
-    try:
-        content = json.loads(text)
-    except json.JSONDecodeError as error:
-        raise RefexpError(f"sampler.path: {path} is not valid JSON: {error}") from None
+    content = parse_json(text, path)
     if isinstance(content, dict) and "annotations" in content:
-        return _from_coco(read_coco(path))
+        check_coco(content, str(path))
+        return _from_coco(content)
     return _from_k_shot_list(content, path)
 
 

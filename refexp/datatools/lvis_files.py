@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import json
 import re
 from pathlib import Path
 from typing import Any
 
-from refexp.data.coco import Record, check_coco
 from refexp.errors import RefexpError
+from refexp.inputs.records import Record, check_coco
+from refexp.inputs.texts import read_json
 
 
 def convert(path: Path) -> dict[str, Any]:
@@ -60,13 +60,8 @@ def minival(val: Path, listed: Path) -> dict[str, Any]:
 
 
 def _read(path: Path) -> dict[str, Any]:
-    """Read the JSON of an LVIS file. `read_coco` is not used, because it requires the file names."""
-    try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-    except OSError:
-        raise RefexpError(f"annotation file not found: {path}; run: refexp data download lvis") from None
-    except (json.JSONDecodeError, UnicodeDecodeError) as error:
-        raise RefexpError(f"{path} is not valid JSON: {error}") from None
+    """Read an LVIS file. `read_coco` would take the file names without their folder from the URLs."""
+    content = read_json(path, "annotation file")
     for part in ("images", "annotations", "categories"):
         records = content.get(part) if isinstance(content, dict) else None
         if not isinstance(records, list) or not all(isinstance(record, dict) for record in records):

@@ -12,6 +12,7 @@ from PIL import Image, ImageOps
 
 from refexp.errors import MissingData, RefexpError
 from refexp.inputs.frames import FileSize
+from refexp.inputs.names import locate
 
 OPAQUE = 127
 """Pixels with an alpha above this value belong to the object."""
@@ -53,8 +54,9 @@ def file_sizes(folder: Path) -> Callable[[str], FileSize | None]:
     """Return a function that reads the size of an image in `folder` from its header. None if it cannot be read."""
 
     def look(name: str) -> FileSize | None:
+        path = locate(folder, name)
         try:
-            return file_size(folder / name)
+            return file_size(path) if path else None
         except RefexpError:
             return None
 

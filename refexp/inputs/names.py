@@ -19,7 +19,6 @@ from urllib.parse import unquote
 from refexp.errors import MissingData, shown
 from refexp.inputs.repairs import repaired
 
-
 SUFFIX = re.compile(r"\.(jpe?g|jpe|jfif|jp2|png|gif|bmp|webp|tiff?|p[bgnp]m|avif|hei[cf])$")
 
 

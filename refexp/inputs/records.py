@@ -57,7 +57,7 @@ def _kind(value: Any) -> str:
 
 def _used(annotations: list[Any], field: str) -> set[str]:
     """Return the texts of all ids that annotations name, to know which other records matter."""
-    return {str(a[field]) for a in annotations if isinstance(a, dict) and isinstance(a.get(field), Hashable)}
+    return {str(a.get(field)) for a in annotations if isinstance(a, dict) and isinstance(a.get(field), Hashable)}
 
 
 def identifier(value: Any) -> Id | None:
