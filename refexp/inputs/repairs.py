@@ -17,14 +17,15 @@ log = logging.getLogger(__name__)
 
 
 class Repairs:
-    """Counts of the repairs of a run, by kind, each with its first example.
+    """The repairs of a run: by kind, the examples and how often each counts.
 
+    An example counts once, however often the data are read: an image is tried first and computed from later.
     strict: refuse whatever would be repaired (`input.strict=true`).
     """
 
     def __init__(self, strict: bool = False) -> None:
         self.strict = strict
-        self.found: dict[str, tuple[int, str]] = {}
+        self.examples: dict[str, dict[str, int]] = {}
         self.told: dict[str, tuple[int, str]] = {}
         self.lock = threading.Lock()  # threads that read images ahead note repairs, too
 
@@ -33,20 +34,28 @@ class Repairs:
         if self.strict:
             raise RefexpError(f"input.strict=true: {line(what, count, example)}")
         with self.lock:
-            before, first = self.found.get(what, (0, example))
-            self.found[what] = before + count, first
+            self.examples.setdefault(what, {})[example] = count
 
-    def merge(self, found: Mapping[str, tuple[int, str]]) -> None:
-        """Add the repairs of another rank."""
-        for what, (count, example) in found.items():
-            self.add(what, example, count)
+    def merge(self, examples: Mapping[str, Mapping[str, int]]) -> None:
+        """Add the examples of another rank."""
+        for what, counts in examples.items():
+            self.examples.setdefault(what, {}).update(counts)
+
+    @property
+    def found(self) -> dict[str, tuple[int, str]]:
+        """Count and first example of each kind. First in the order of numbers, not in that of threads."""
+        return {
+            what: (sum(counts.values()), min(counts, key=lambda example: (len(example), example)))
+            for what, counts in self.examples.items()
+        }
 
     def tell(self) -> None:
         """Warn of each kind of repair in one line, unless it was told with this count already."""
-        for what, (count, example) in self.found.items():
+        found = self.found
+        for what, (count, example) in found.items():
             if self.told.get(what) != (count, example):
                 log.warning("%s", line(what, count, example))
-        self.told = dict(self.found)
+        self.told = found
 
 
 def line(what: str, count: int, example: str) -> str:
