@@ -151,7 +151,7 @@ class Pack:
         root = Path(str(self.config.hydra.sweep.dir))
         for job in self.jobs:
             subdir = str(Path(self.subdir) / job.folder)
-            if (read_status(root / subdir) or {}).get("state") == "completed":
+            if read_status(root / subdir).get("state") == "completed":
                 continue  # before this cluster job was stopped and queued again
             configure_log(self.config.hydra.hydra_logging, self.config.hydra.verbose)
             log.info("#%d : %s", job.number, " ".join(job.overrides))
