@@ -10,7 +10,7 @@ from __future__ import annotations
 import logging
 from abc import abstractmethod
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -117,24 +117,20 @@ class SerialLauncher(BaseLauncher):
         Pack(self.hydra_context, self.task_function, self.config, todo).run()
 
 
+@dataclass(eq=False)
 class Pack:
     """Some jobs of a sweep that run serially in one process. submitit sends it to a cluster job.
 
     extra: overrides for all jobs. If SLURM stops the cluster job, it is queued again and skips the completed jobs.
     """
 
-    def __init__(
-        self,
-        hydra_context: HydraContext,
-        task_function: TaskFunction,
-        config: DictConfig,
-        jobs: Sequence[Job],
-        extra: Sequence[str] = (),
-        subdir: str = "",
-    ) -> None:
-        self.hydra_context, self.task_function, self.config = hydra_context, task_function, config
-        self.jobs, self.extra, self.subdir = jobs, list(extra), subdir
-        self.singletons = Singleton.get_state()
+    hydra_context: HydraContext
+    task_function: TaskFunction
+    config: DictConfig
+    jobs: Sequence[Job]
+    extra: Sequence[str] = ()
+    subdir: str = ""
+    singletons: Any = field(default_factory=Singleton.get_state)
 
     def __call__(self) -> None:
         Singleton.set_state(self.singletons)
@@ -151,7 +147,7 @@ class Pack:
         root = Path(str(self.config.hydra.sweep.dir))
         for job in self.jobs:
             subdir = str(Path(self.subdir) / job.folder)
-            if (read_status(root / subdir) or {}).get("state") == "completed":
+            if read_status(root / subdir).get("state") == "completed":
                 continue  # before this cluster job was stopped and queued again
             configure_log(self.config.hydra.hydra_logging, self.config.hydra.verbose)
             log.info("#%d : %s", job.number, " ".join(job.overrides))

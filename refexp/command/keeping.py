@@ -8,7 +8,7 @@ from pathlib import Path
 
 import click
 
-FOLDER = click.Path(exists=True, file_okay=False, path_type=Path)
+from refexp.command.looking import FOLDER
 
 
 @click.command()

@@ -30,10 +30,11 @@ def show(folder: Path, limit: int | None, everything: bool, score_threshold: flo
     """
     from refexp.folders.run_folder import RunFolder
     from refexp.show.run import show_run
-    from refexp.show.tables.summary import show_sweep
 
     folder = folder.absolute()
     if not (folder / "metrics.json").exists():
+        from refexp.show.tables.summary import show_sweep  # imports pandas and Matplotlib, which one run does not need
+
         show_sweep(folder)
         return
     given: dict[str, Any] = {"limit": limit, "score_threshold": score_threshold, "report": report}

@@ -14,7 +14,8 @@ from skimage.measure import label
 
 from refexp.data.coco import annotation_of
 from refexp.data.folder import MASK
-from refexp.files import atomic_path, write_json
+from refexp.datatools.draw import save
+from refexp.files import write_json
 
 UPPER = 84
 """Height of the strip that holds the upper row of coins and no part of another."""
@@ -35,10 +36,10 @@ def write_coins(folder: Path) -> dict[str, Any]:
     for number, mask in enumerate((_upper_row(masks)[place] for place in CHOSEN), start=1):
         square = _square_around(mask)
         stem = folder / "refs/coin" / f"{number}"
-        _save(Image.fromarray(picture[square]), stem.with_suffix(".png"))
-        _save(Image.fromarray(mask[square].astype(np.uint8) * 255), stem.with_name(stem.name + MASK))
+        save(picture[square], stem.with_suffix(".png"))
+        save(mask[square].astype(np.uint8) * 255, stem.with_name(stem.name + MASK))
     photo = _enlarged(picture[UPPER:], Image.Resampling.BICUBIC)
-    _save(Image.fromarray(photo), folder / "photo.jpg", quality=95)
+    save(photo, folder / "photo.jpg", quality=95)
     wanted = [_enlarged(mask[UPPER:], Image.Resampling.NEAREST) for mask in masks if mask[UPPER:].any()]
     height, width = photo.shape
     content = {
@@ -79,8 +80,3 @@ def _square_around(mask: np.ndarray) -> tuple[slice, slice]:
 def _enlarged(pixels: np.ndarray, how: Image.Resampling) -> np.ndarray:
     height, width = pixels.shape
     return np.asarray(Image.fromarray(pixels).resize((width * SCALE, height * SCALE), how))
-
-
-def _save(image: Image.Image, path: Path, **options: Any) -> None:
-    with atomic_path(path) as temporary:
-        image.save(temporary, **options)

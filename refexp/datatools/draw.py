@@ -34,12 +34,12 @@ def write_folder(folder: Path, classes: Sequence[str], references: int, photos: 
         chosen = _references(content, label + 1)[:references]
         for number, annotation in enumerate(chosen, start=1):
             stem = folder / "refs" / name / f"{number}"
-            _save(pictures[annotation["image_id"] - 1], stem.with_suffix(".png"))
-            _save(decode([annotation["segmentation"]])[0].astype(np.uint8) * 255, stem.with_name(stem.name + MASK))
+            save(pictures[annotation["image_id"] - 1], stem.with_suffix(".png"))
+            save(decode([annotation["segmentation"]])[0].astype(np.uint8) * 255, stem.with_name(stem.name + MASK))
     pictures, content = render_split(seed, classes, photos, "targets")
     for record, picture in zip(content["images"], pictures, strict=True):
         record["file_name"] = f"scene_{record['id']:02d}.jpg"
-        _save(picture, folder / "photos" / record["file_name"], quality=95, subsampling=0)
+        save(picture, folder / "photos" / record["file_name"], quality=95, subsampling=0)
     write_json(folder / "photos.json", content | {"info": {"description": LABEL.strip()}})
     return content
 
@@ -55,6 +55,7 @@ def _references(content: dict[str, Any], category: int) -> list[dict[str, Any]]:
     return sorted(found.values(), key=lambda annotation: -annotation["area"])
 
 
-def _save(pixels: np.ndarray, path: Path, **options: Any) -> None:
+def save(pixels: np.ndarray, path: Path, **options: Any) -> None:
+    """Write an image atomically: u8 [H, W] or [H, W, 3]. options: those of PIL."""
     with atomic_path(path) as temporary:
         Image.fromarray(pixels).save(temporary, **options)

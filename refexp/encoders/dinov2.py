@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -21,6 +22,7 @@ TIMM_SIZE = {"vits14": "small", "vitb14": "base", "vitl14": "large", "vitg14": "
 PATCH = 14
 
 
+@dataclass(eq=False)
 class DINOv2(Encoder):
     """Returns the patch tokens after the last norm. G = input_size / 14.
 
@@ -32,27 +34,19 @@ class DINOv2(Encoder):
     Raises RefexpError for a missing checkpoint, before the network is built.
     """
 
-    def __init__(
-        self,
-        arch: Arch,
-        checkpoints_dir: str = "checkpoints",
-        weights: Literal["official", "random"] = "official",
-        input_size: Annotated[int, Field(ge=PATCH, multiple_of=PATCH)] = 518,
-        reference_context: Annotated[float, Field(ge=0)] | None = 0.2,
-        batch: Annotated[int, Field(ge=1)] = 1,
-        precision: Precision = "float32",
-        compile: bool = False,
-        random_seed: int = 0,
-    ) -> None:
-        self.arch: str = arch
-        self.input_size = input_size
-        self.grid = input_size // PATCH
-        self.reference_context = reference_context
-        self.batch = batch
-        self.precision: Precision = precision
-        self.compile = compile
-        self.random_seed = random_seed
-        self.file = checkpoints.locate(self.name, Path(checkpoints_dir)) if weights == "official" else None
+    arch: Arch
+    checkpoints_dir: str = "checkpoints"
+    weights: Literal["official", "random"] = "official"
+    input_size: Annotated[int, Field(ge=PATCH, multiple_of=PATCH)] = 518
+    reference_context: Annotated[float, Field(ge=0)] | None = 0.2
+    batch: Annotated[int, Field(ge=1)] = 1
+    precision: Precision = "float32"
+    compile: bool = False
+    random_seed: int = 0
+
+    def __post_init__(self) -> None:
+        self.grid = self.input_size // PATCH
+        self.file = checkpoints.locate(self.name, Path(self.checkpoints_dir)) if self.weights == "official" else None
 
     @property
     def name(self) -> str:

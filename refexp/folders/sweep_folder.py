@@ -6,7 +6,6 @@ state. Therefore the result is correct without SLURM's accounting.
 
 from __future__ import annotations
 
-import json
 import os
 import signal
 import socket
@@ -19,8 +18,8 @@ from pathlib import Path
 from typing import Any
 
 from refexp.errors import RefexpError
-from refexp.files import write_json
-from refexp.folders.status import now, progress_text, read_status
+from refexp.files import read_json, write_json
+from refexp.folders.status import now, progress_text, read_status, read_what_is_there
 from refexp.machine.processes import is_alive, runs_program
 
 NAME = "sweep.json"
@@ -62,12 +61,10 @@ class Sweep:
 
     def read(self) -> dict[str, Any]:
         """Read sweep.json. Raises RefexpError if it is missing or damaged."""
-        try:
-            return json.loads(self.path.read_text(encoding="utf-8"))
-        except OSError:
-            raise RefexpError(f"{self.folder} is not the folder of a sweep: it has no {NAME}.") from None
-        except ValueError as error:
-            raise RefexpError(f"{self.path} is damaged: {error}") from None
+        content = read_json(self.path)
+        if content is None:
+            raise RefexpError(f"{self.folder} is not the folder of a sweep: it has no {NAME}.")
+        return content
 
     def begin(self, launcher: str, jobs: Sequence[Job], todo: Sequence[Job]) -> None:
         """Record all jobs, and delete the states of the jobs that run again. Hydra may pass the jobs in batches."""
@@ -108,7 +105,7 @@ class Sweep:
 
     def state(self, job: Job) -> str | None:
         """The state in the job's status.json."""
-        return (read_status(self.folder / job.folder) or {}).get("state")
+        return read_status(self.folder / job.folder).get("state")
 
     def cancel(self) -> None:
         """Stop every job of the sweep that waits or runs."""
@@ -134,11 +131,14 @@ def command() -> list[str]:
     return [sys.executable, *(["-m", *name] if name[0] == "refexp" else [program]), *words]
 
 
-def survey(sweep: Sweep) -> list[SweepRecord]:
-    """The state of every job: from its status.json if it ended, else from the scheduler or the process table."""
+def survey(sweep: Sweep, need_slurm: bool = True) -> list[SweepRecord]:
+    """The state of every job: from its status.json if it ended, else from the scheduler or the process table.
+
+    need_slurm: False takes jobs that did not end as waiting where SLURM is not installed, instead of raising.
+    """
     content = sweep.read()
     # Ask the scheduler first: a job that ends after that has written its state when we read it.
-    queue = slurm_queue() if content["launcher"] == "slurm" else {}
+    queue = slurm_queue(need_slurm) if content["launcher"] == "slurm" else {}
     records = []
     for job, id_ in sweep.jobs():
         status = read_status(sweep.folder / job.folder)
@@ -152,21 +152,22 @@ def survey(sweep: Sweep) -> list[SweepRecord]:
 
 def record_of(folder: Path, job: Job, status: dict[str, Any] | None, scheduled: str, id_: str | None) -> SweepRecord:
     """One job's record from its status.json and its state in the scheduler."""
-    state = (status or {}).get("state")
-    alive = scheduled in ALIVE
-    seconds = (status or {}).get("seconds")
+    status = status or {}
+    state, seconds = status.get("state"), status.get("seconds")
     if state == "completed":
-        return SweepRecord(job, "completed", False, seconds, metrics=read_metrics(folder / job.folder))
+        metrics = read_what_is_there(folder / job.folder / "metrics.json").get("metrics")
+        return SweepRecord(job, "completed", False, seconds, metrics=metrics)
     if state == "failed":
         for before in map(read_status, (folder / EXTRACT_FOLDER).glob(f"*/{job.folder}")):
-            if before and before["state"] == "failed":  # the job's own error is only a consequence
+            if before.get("state") == "failed":  # the job's own error is only a consequence
                 return SweepRecord(job, "failed", False, seconds, f"extraction: {before['error']['message']}")
-        return SweepRecord(job, "failed", False, seconds, (status or {})["error"]["message"])
-    if alive:
-        shown = "running" if state == "running" and scheduled != "PENDING" else "waiting"
-        return SweepRecord(job, shown, True, message=progress_text(status) if status and shown == "running" else "")
+        return SweepRecord(job, "failed", False, seconds, status["error"]["message"])
+    if scheduled in ALIVE:
+        if state != "running" or scheduled == "PENDING":
+            return SweepRecord(job, "waiting", True)
+        return SweepRecord(job, "running", True, message=progress_text(status))
     by = f"job {id_}" if id_ else "its process"
-    if status is None:
+    if not status:
         why = "" if scheduled == GONE else f"; SLURM says {scheduled}"
         return SweepRecord(job, "not started", False, message=f"{by} ended before the run started{why}")
     if state == "stopped":
@@ -176,16 +177,18 @@ def record_of(folder: Path, job: Job, status: dict[str, Any] | None, scheduled: 
     return SweepRecord(job, "died", False, message=f"{by} on {status['host']} exited without writing a status: {why}")
 
 
-def slurm_queue() -> dict[str, tuple[str, str]] | None:
+def slurm_queue(needed: bool = True) -> dict[str, tuple[str, str]] | None:
     """State and pending reason of each of this user's jobs that SLURM still lists, by id.
 
-    None if SLURM does not answer. Raises RefexpError if SLURM is not installed.
+    None if SLURM does not answer. If SLURM is not installed, raises RefexpError if it is needed; else None.
     """
     ask = ["squeue", "--noheader", "--array", "--states=all", f"--user={os.getuid()}", "--format=%i|%T|%r"]
     try:
         answer = subprocess.run(ask, capture_output=True, text=True, timeout=60, check=True).stdout
     except FileNotFoundError:
-        raise RefexpError("squeue was not found. Run this on the machine that submitted the sweep.") from None
+        if needed:
+            raise RefexpError("squeue was not found. Run this on the machine that submitted the sweep.") from None
+        return None
     except subprocess.SubprocessError:
         return None  # the controller is busy or restarting
     rows = (line.strip().split("|") for line in answer.splitlines() if line.count("|") == 2)
@@ -202,12 +205,3 @@ def check_possible(ids: Sequence[str]) -> None:
 def local_state(pid: int, host: str) -> str:
     """RUNNING or GONE. A process on another machine is not visible, so it counts as GONE."""
     return "RUNNING" if host == socket.gethostname() and is_alive(pid) else GONE
-
-
-def read_metrics(folder: Path) -> dict[str, float | None] | None:
-    """The metrics in a job's metrics.json, or None."""
-
-    try:
-        return json.loads((folder / "metrics.json").read_text(encoding="utf-8"))["metrics"]
-    except (OSError, ValueError, KeyError):
-        return None

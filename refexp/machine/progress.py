@@ -8,7 +8,7 @@ from __future__ import annotations
 import logging
 import sys
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import TypeVar
 
@@ -47,18 +47,31 @@ def track(items: Iterable[T], total: int, what: str) -> Iterator[T]:
     items = _with_watchers(items, total, what) if _watchers else items
     if here.world_size > 1:
         what = f"{what} (1 of {here.world_size} ranks)"
-    return _bar(items, total, what) if sys.stdout.isatty() else _lines(items, total, what)
+    if sys.stdout.isatty():
+        return _bar(items, total, what)
+    return _with_watchers(items, total, what, [_line], LINE_EVERY_SECONDS)
 
 
-def _with_watchers(items: Iterable[T], total: int, what: str) -> Iterator[T]:
+def _with_watchers(
+    items: Iterable[T],
+    total: int,
+    what: str,
+    watchers: Sequence[Watcher] = _watchers,
+    seconds: float = WATCHERS_EVERY_SECONDS,
+) -> Iterator[T]:
     start = last_call = time.monotonic()
     for done, item in enumerate(items, start=1):
         yield item
         now = time.monotonic()
-        if now - last_call >= WATCHERS_EVERY_SECONDS or done == total:
+        if now - last_call >= seconds or done == total:
             last_call = now
-            for watcher in _watchers:
+            for watcher in watchers:
                 watcher(what, done, total, done / max(now - start, 1e-9))
+
+
+def _line(what: str, done: int, total: int, rate: float) -> None:
+    if done / rate >= WORTH_A_LINE_SECONDS:  # short stages print no line at all
+        log.info("%s %d/%d, %.2f/s, %.0f s left", what, done, total, rate, (total - done) / rate)
 
 
 def _bar(items: Iterable[T], total: int, what: str) -> Iterator[T]:
@@ -78,14 +91,3 @@ def _bar(items: Iterable[T], total: int, what: str) -> Iterator[T]:
             elapsed = progress.tasks[0].elapsed or 0.0
             done = progress.tasks[0].completed + 1
             progress.update(task, advance=1, rate=f"{done / elapsed:.2f}/s" if elapsed else "")
-
-
-def _lines(items: Iterable[T], total: int, what: str) -> Iterator[T]:
-    start = last_line = time.monotonic()
-    for done, item in enumerate(items, start=1):
-        yield item
-        now = time.monotonic()
-        # Short stages print no line at all, long ones also their last.
-        if now - last_line >= LINE_EVERY_SECONDS or (done == total and now - start >= WORTH_A_LINE_SECONDS):
-            last_line, rate = now, done / max(now - start, 1e-9)
-            log.info("%s %d/%d, %.2f/s, %.0f s left", what, done, total, rate, (total - done) / rate)

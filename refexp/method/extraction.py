@@ -161,17 +161,10 @@ class Extractor:
         made_by = [[settings[part], self.weights[part].sha256 or self.weights[part].origin] for part in parts]
         return digest([FORMAT[kind], kind, self.store.dtype, image, made_by, more])
 
-    def _entries(
-        self,
-        items: Sequence[Item],
-        key: Callable[[Item], str],
-        compute: Callable[[Sequence[Item]], Sequence[Entry]],
-        made_by: Mapping[str, Any],
-        batch: int = 1,
-    ) -> Iterator[tuple[Item, Entry]]:
-        """Each item, an image's record or a reference, with its entry."""
+    def _entries(self, items: Sequence[Item], key: Callable[[Item], str], *how: Any) -> Iterator[tuple[Item, Entry]]:
+        """Each item, an image's record or a reference, with its entry. how: the other arguments of `Store.share`."""
         if self.may_compute:
-            yield from self.store.share(items, key, compute, made_by, batch)
+            yield from self.store.share(items, key, *how)
             return
         for item in items:
             entry = self.store.load(key(item))

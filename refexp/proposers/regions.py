@@ -41,6 +41,7 @@ DIRECTIONS = 16
 """Number of normals of the polygon that approximates the convex hull."""
 
 
+@dataclass(eq=False)
 class RegionProposer(Proposer):
     """Makes class-agnostic proposals by hierarchical region merging; see the docstring of the module.
 
@@ -57,41 +58,32 @@ class RegionProposer(Proposer):
     max_proposals: maximum number of proposals, by quality.
     """
 
-    def __init__(
-        self,
-        image_size: Annotated[int, Field(ge=LOW_RES)] = 512,
-        color_spaces: Annotated[Sequence[ColorSpace], Field(min_length=1)] = ("lab", "hsv"),
-        scales: Sequence[Annotated[float, Field(gt=0)]] = (50.0, 100.0),
-        sigma: Annotated[float, Field(ge=0)] = 0.8,
-        min_size: Annotated[int, Field(ge=1)] = 60,
-        color: Annotated[float, Field(ge=0)] = 1.0,
-        texture: Annotated[float, Field(ge=0)] = 1.0,
-        size: Annotated[float, Field(ge=0)] = 1.0,
-        fill: Annotated[float, Field(ge=0)] = 1.0,
-        edge: Annotated[float, Field(ge=0)] = 2.0,
-        edge_half: Annotated[float, Field(gt=0)] = 5.0,
-        min_area: Annotated[float, Field(ge=0, le=1)] = 0.0015,
-        max_area: Annotated[float, Field(ge=0, lt=1)] = 0.8,
-        full_area: Annotated[float, Field(gt=0, le=1)] = 0.125,
-        area_power: Annotated[float, Field(ge=0)] = 0.25,
-        border_power: Annotated[float, Field(ge=0)] = 2.0,
-        duplicate_iou: Annotated[float, Field(gt=0, le=1)] = 0.9,
-        max_proposals: Annotated[int, Field(ge=1)] = 300,
-    ) -> None:
-        if len(color_spaces) != len(scales):
-            raise ValueError(
-                f"{len(color_spaces)} color_spaces but {len(scales)} scales; each color space needs one scale"
-            )
-        if min_area >= max_area:
-            raise ValueError(f"min_area={min_area} must lie below max_area={max_area}")
-        self.image_size = image_size
-        self.segmentations = tuple(zip(color_spaces, scales, strict=True))
-        self.sigma, self.min_size = sigma, min_size
-        self.similarity = Similarity(color, texture, size, fill, edge)
-        self.edge_half = edge_half
-        self.min_area, self.max_area, self.full_area = min_area, max_area, full_area
-        self.area_power, self.border_power = area_power, border_power
-        self.duplicate_iou, self.max_proposals = duplicate_iou, max_proposals
+    image_size: Annotated[int, Field(ge=LOW_RES)] = 512
+    color_spaces: Annotated[Sequence[ColorSpace], Field(min_length=1)] = ("lab", "hsv")
+    scales: Sequence[Annotated[float, Field(gt=0)]] = (50.0, 100.0)
+    sigma: Annotated[float, Field(ge=0)] = 0.8
+    min_size: Annotated[int, Field(ge=1)] = 60
+    color: Annotated[float, Field(ge=0)] = 1.0
+    texture: Annotated[float, Field(ge=0)] = 1.0
+    size: Annotated[float, Field(ge=0)] = 1.0
+    fill: Annotated[float, Field(ge=0)] = 1.0
+    edge: Annotated[float, Field(ge=0)] = 2.0
+    edge_half: Annotated[float, Field(gt=0)] = 5.0
+    min_area: Annotated[float, Field(ge=0, le=1)] = 0.0015
+    max_area: Annotated[float, Field(ge=0, lt=1)] = 0.8
+    full_area: Annotated[float, Field(gt=0, le=1)] = 0.125
+    area_power: Annotated[float, Field(ge=0)] = 0.25
+    border_power: Annotated[float, Field(ge=0)] = 2.0
+    duplicate_iou: Annotated[float, Field(gt=0, le=1)] = 0.9
+    max_proposals: Annotated[int, Field(ge=1)] = 300
+
+    def __post_init__(self) -> None:
+        spaces, scales = self.color_spaces, self.scales
+        if len(spaces) != len(scales):
+            raise ValueError(f"{len(spaces)} color_spaces but {len(scales)} scales; each color space needs one scale")
+        if self.min_area >= self.max_area:
+            raise ValueError(f"min_area={self.min_area} must lie below max_area={self.max_area}")
+        self.segmentations = tuple(zip(spaces, scales, strict=True))
 
     def propose(self, target: Target) -> MaskProposals:
         """Return at most `max_proposals` proposals, best first."""
@@ -99,7 +91,7 @@ class RegionProposer(Proposer):
         pixels = PixelGraph.of(rgb.permute(1, 2, 0).numpy(), self.edge_half)
         segmentations = [pixels.segment(space, scale, self.sigma, self.min_size) for space, scale in self.segmentations]
         leaf_hw = _common_refinement(segmentations)
-        members = np.concatenate([_hierarchy(pixels, labels, leaf_hw, self.similarity) for labels in segmentations])
+        members = np.concatenate([_hierarchy(pixels, labels, leaf_hw, self) for labels in segmentations])
         leaves = Leaves.of(leaf_hw, pixels.edge)
         area = members.astype(np.float32) @ leaves.area / leaf_hw.size
         members = members[(area >= self.min_area) & (area <= self.max_area)]
@@ -133,17 +125,6 @@ class RegionProposer(Proposer):
         solidity = np.minimum(area / _hull_area(members, leaves.support), 1)
         size = np.minimum(area / (pixels * self.full_area), 1)
         return (edge * solidity * inside**self.border_power * size**self.area_power).astype(np.float32)
-
-
-@dataclass(frozen=True)
-class Similarity:
-    """Weights of the terms of the merge similarity; see `RegionProposer`."""
-
-    color: float
-    texture: float
-    size: float
-    fill: float
-    edge: float
 
 
 @dataclass(frozen=True)
@@ -207,9 +188,10 @@ class Merger:
 
     area: f32 [n]. color, texture: f32 [n, bins], each row sums to 1. box: f32 [n, 4], x1 y1 x2 y2 (exclusive).
     length, strength: f32 [n, n], shared contours. score: f32 [n, n], similarity of neighbors i < j, else -inf.
+    weights: the proposer, whose color, texture, size, fill and edge weigh the terms of the similarity.
     """
 
-    def __init__(self, pixels: PixelGraph, labels: np.ndarray, weights: Similarity) -> None:
+    def __init__(self, pixels: PixelGraph, labels: np.ndarray, weights: RegionProposer) -> None:
         n = int(labels.max()) + 1
         self.weights, self.total = weights, labels.size
         self.area = np.bincount(labels.ravel(), minlength=n).astype(np.float32)
@@ -258,7 +240,7 @@ class Merger:
         return i, j
 
 
-def _hierarchy(pixels: PixelGraph, labels: np.ndarray, leaf_hw: np.ndarray, weights: Similarity) -> np.ndarray:
+def _hierarchy(pixels: PixelGraph, labels: np.ndarray, leaf_hw: np.ndarray, weights: RegionProposer) -> np.ndarray:
     """Return all regions of one merge tree, bool [M, L]."""
     merger = Merger(pixels, labels, weights)
     current = np.zeros((len(merger.area), int(leaf_hw.max()) + 1), dtype=bool)

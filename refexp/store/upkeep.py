@@ -42,19 +42,16 @@ def describe(about: Mapping[str, Any]) -> str:
 
 def list_entries(folder: Path) -> None:
     """Print the number and size of the entries, grouped by the settings that made them."""
-    count: dict[str, int] = defaultdict(int)
-    size: dict[str, int] = defaultdict(int)
+    sizes: dict[str, list[int]] = defaultdict(list)
     for path in entries(folder):
         try:
-            about = made_by(path)
-            name = describe(about)
+            name = describe(made_by(path))
         except DAMAGE:
             name = "DAMAGED (see verify)"
-        count[name] += 1
-        size[name] += path.stat().st_size
-    for name in sorted(count):
-        print(f"{count[name]:7d} entries {size[name] / 2**20:10.1f} MiB  {name}")
-    print(f"{sum(count.values()):7d} entries {sum(size.values()) / 2**20:10.1f} MiB  in {folder}")
+        sizes[name].append(path.stat().st_size)
+    everything = [size for of_name in sizes.values() for size in of_name]
+    for name, of_name in [*sorted(sizes.items()), (f"in {folder}", everything)]:
+        print(f"{len(of_name):7d} entries {sum(of_name) / 2**20:10.1f} MiB  {name}")
 
 
 def verify(folder: Path, delete: bool) -> int:

@@ -21,7 +21,7 @@ class CsvLogger(Logger):
     """
 
     def finish(self, folder: Path) -> None:
-        if (read_status(folder) or {}).get("state") != "completed" or not (folder / "metrics.json").exists():
+        if read_status(folder).get("state") != "completed" or not (folder / "metrics.json").exists():
             return
         record = RunRecord.read(folder)
         row: dict[str, Any] = {

@@ -17,6 +17,7 @@ import sys
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import suppress
+from dataclasses import asdict, dataclass
 from datetime import datetime
 from itertools import compress
 from pathlib import Path
@@ -34,7 +35,7 @@ from refexp.folders.status import is_running, read_status
 from refexp.masks import decode
 from refexp.show.gallery import REFERENCES, spread
 from refexp.show.page.pictures import TARGETS
-from refexp.show.tables.settings import FIRST, RECIPES, matters, read_yaml
+from refexp.show.tables.settings import FIRST, RECIPES, key_of, matters, read_yaml
 from refexp.tracking.logger import Logger, per_class
 
 log = logging.getLogger(__name__)
@@ -53,6 +54,7 @@ MAX_IDS = 127
 """Maximum number of classes in a mask, because W&B stores class ids as signed bytes."""
 
 
+@dataclass(eq=False)
 class WandbLogger(Logger):
     """One W&B run per experiment.
 
@@ -63,25 +65,21 @@ class WandbLogger(Logger):
     W&B's own files; None takes the run's folder. Raises RefexpError if wandb is not installed.
     """
 
-    def __init__(
-        self,
-        mode: Literal["auto", "online", "offline", "disabled"] = "auto",
-        project: str = "refexp",
-        entity: str | None = None,
-        group: str | None = "auto",
-        job_type: str | None = None,
-        tags: list[str] | None = None,
-        artifacts: list[Literal["detections", "references"]] | None = None,
-        images: Annotated[int, Field(ge=0)] = 8,
-        wait: Annotated[float, Field(ge=3, allow_inf_nan=False)] = 60.0,
-        dir: str | None = None,
-    ) -> None:
+    mode: Literal["auto", "online", "offline", "disabled"] = "auto"
+    project: str = "refexp"
+    entity: str | None = None
+    group: str | None = "auto"
+    job_type: str | None = None
+    tags: list[str] | None = None
+    artifacts: list[Literal["detections", "references"]] | None = None
+    images: Annotated[int, Field(ge=0)] = 8
+    wait: Annotated[float, Field(ge=3, allow_inf_nan=False)] = 60.0
+    dir: str | None = None
+
+    def __post_init__(self) -> None:
         need_wandb()
-        self.settings: dict[str, Any] = {
-            "mode": mode, "project": project, "entity": entity, "group": group, "job_type": job_type,
-            "tags": tags or [], "artifacts": artifacts or [], "images": images, "wait": wait,
-            "dir": str(Path(dir).absolute()) if dir else None,
-        }  # fmt: skip
+        place = str(Path(self.dir).absolute()) if self.dir else None
+        self.settings = asdict(self) | {"tags": self.tags or [], "artifacts": self.artifacts or [], "dir": place}
         self.process: subprocess.Popen[bytes] | None = None
 
     def start(self, folder: Path) -> None:
@@ -101,7 +99,7 @@ class WandbLogger(Logger):
         """Wait until everything is sent, at most `wait` seconds."""
         if self.process is None:
             return
-        stopped = (read_status(folder) or {}).get("state") == "stopped"
+        stopped = read_status(folder).get("state") == "stopped"
         wait = min(self.settings["wait"], STOPPED_SECONDS) if stopped else self.settings["wait"]
         try:
             code = self.process.wait(timeout=wait)
@@ -159,7 +157,7 @@ class Reader:
     def follow(self) -> None:
         """Read the folder until the run has ended. Never raises; writes errors into wandb.json."""
         try:
-            while is_running(self.folder) and not self.begun():
+            while is_running(self.folder) and not self.has("config.yaml"):
                 time.sleep(POLL_SECONDS / 4)
             self.start()
             while is_running(self.folder):
@@ -172,14 +170,10 @@ class Reader:
             with suppress(OSError):  # the folder itself may be the fault
                 self.note()
 
-    def begun(self) -> bool:
-        """Whether the run has written its configuration. A file that is older than the run is from an earlier run."""
-        return self.is_of_this_run("config.yaml")
-
-    def is_of_this_run(self, name: str) -> bool:
-        """Whether the folder has this file, and it is not older than the run."""
+    def has(self, name: str) -> bool:
+        """Whether the run has written this file. A file that is older than the run is from an earlier run."""
         path = self.folder / name
-        started = (read_status(self.folder) or {}).get("started")
+        started = read_status(self.folder).get("started")
         since = datetime.fromisoformat(started).timestamp() if started else 0.0
         return path.exists() and path.stat().st_mtime >= since
 
@@ -196,10 +190,9 @@ class Reader:
         os.environ.setdefault("WANDB_DATA_DIR", str(place / "wandb"))
         # Timeout of one call to the server. W&B blocks on several calls while it creates a table.
         os.environ.setdefault("WANDB_HTTP_TIMEOUT", str(max(1, round(self.state["wait"] / 12))))
-        status = read_status(self.folder) or {}
         self.settings: dict[str, Any] = {
             "silent": True, "console": "off", "disable_git": True, "program": "main.py",
-            "x_stats_pid": status.get("pid", os.getpid()), "init_timeout": self.state["wait"] / 3,
+            "x_stats_pid": read_status(self.folder).get("pid", os.getpid()), "init_timeout": self.state["wait"] / 3,
             "finish_timeout": self.state["wait"] / 3, "finish_timeout_raises": True,
         }  # fmt: skip
         if self.state["mode"] != "auto":
@@ -213,21 +206,16 @@ class Reader:
     def begin(self, why_offline: str | None = None) -> None:
         import wandb
 
-        config = read_yaml(self.folder / "config.yaml") if self.begun() else {}
+        config = read_yaml(self.folder / "config.yaml") if self.has("config.yaml") else {}
         state, sweep = self.state, self.folder.parent
-        group = (
-            (sweep.name if (sweep / "sweep.json").exists() else None) if state["group"] == "auto" else state["group"]
-        )
+        group = state["group"]
+        if group == "auto":
+            group = sweep.name if (sweep / "sweep.json").exists() else None
         self.run = wandb.init(
-            dir=state[
-"dir"] or str(self.folder), id=run_id(self.folder), resume="allow",
-            name="/".join(self.folder.parts[-2:]), project=state[
-"project"], entity=state[
-"entity"], group=group,
-            job_type=state[
-"job_type"], tags=state[
-"tags"], config=config | {"options": options(self.folder)},
+            dir=state["dir"] or str(self.folder), id=run_id(self.folder), name="/".join(self.folder.parts[-2:]),
+            config=config | {"options": options(self.folder)}, group=group, resume="allow",
             settings=wandb.Settings(**self.settings),
+            **{name: state[name] for name in ("project", "entity", "job_type", "tags")},
         )  # fmt: skip
         for name in ("progress/*", "rate/*"):
             self.run.define_metric(name, summary="none")
@@ -256,10 +244,10 @@ class Reader:
 
     def finish(self) -> None:
         """Send the results and end the W&B run. W&B marks it as failed unless it was completed."""
-        state = (read_status(self.folder) or {}).get("state", "completed")
+        state = read_status(self.folder).get("state", "completed")
         # A run that was stopped while its pages were drawn has results, too.
         known = (self.folder / "metrics.json").exists()
-        completed = known and (state == "completed" or self.is_of_this_run("metrics.json"))
+        completed = known and (state == "completed" or self.has("metrics.json"))
         if completed:
             self.send_results()
         run, self.run = self.run, None
@@ -399,7 +387,7 @@ def options(folder: Path) -> dict[str, str]:
     if not running:
         return {}
     chosen, given = running["runtime"]["choices"], running["overrides"]["task"]
-    names = [override.split("=")[0].lstrip("+~") for override in given]
+    names = [key_of(override) for override in given]
     # A recipe is part of the variant, because the settings it makes are not on the command line.
     matter = [name not in REPEATED and (matters(name) or name in RECIPES) for name in names]
     variant = " ".join(compress(given, matter)) or "default"
@@ -416,7 +404,7 @@ def run_id(folder: Path) -> str:
 
 def progress_of(folder: Path) -> list[dict[str, str]]:
     """The rows of progress.csv since the last start of the run."""
-    started = (read_status(folder) or {}).get("started", "")
+    started = read_status(folder).get("started", "")
     try:
         with (folder / "progress.csv").open(encoding="utf-8") as file:
             return [row for row in csv.DictReader(file) if row["per_second"] and row["time"] >= started]

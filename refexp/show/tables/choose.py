@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from itertools import permutations
-from typing import TYPE_CHECKING
+from pathlib import Path
 
 import pandas as pd
 
@@ -15,11 +15,26 @@ from refexp.show.tables.published import find_figures
 from refexp.show.tables.runs import Runs
 from refexp.show.tables.table import Table, lay_out, same_data
 
-if TYPE_CHECKING:
-    from refexp.show.tables.summary import Wanted
-
 HEADLINES = ("bbox/nAP", "segm/nAP", "semantic/mIoU", "semantic/FB-IoU")
 """The default metrics, if the runs have them."""
+
+
+@dataclass(frozen=True)
+class Wanted:
+    """The options of a summary. None: chosen from the runs.
+
+    rows, cols: settings as you type them on the command line. metric: names in metrics.json, separated by commas. Each
+    gets a table and a plot. compare: two values of cols, separated by a comma; not needed if cols has exactly two.
+    published: a CSV of published figures; None takes sweeps/published.csv of the checkout. out: folder for runs.csv,
+    table.md, table.tex and the plots; None takes summary/ in the common parent folder of all runs.
+    """
+
+    rows: str | None = None
+    cols: str | None = None
+    metric: str | None = None
+    compare: str | None = None
+    published: Path | None = None
+    out: Path | None = None
 
 
 def make_tables(runs: Runs, wanted: Wanted, figures: pd.DataFrame) -> list[Table]:

@@ -54,9 +54,8 @@ def draw_metric(table: Table) -> Figure:
     axes.set_axisbelow(True)
     if len(mean.columns) > 1 or foreign:
         handles, labels = axes.get_legend_handles_labels()
-        keyed = dict(
-            zip(reversed(labels), reversed(handles), strict=True)
-        )  # one legend entry per source: its first column
+        # One legend entry per source: its first column.
+        keyed = dict(zip(reversed(labels), reversed(handles), strict=True))
         names = sorted(dict.fromkeys(labels), key=lambda name: name not in mean)  # measured first
         figure.legend(
             [keyed[name] for name in names], names, title=table.cols, loc="outside lower center", fontsize=8,

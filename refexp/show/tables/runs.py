@@ -108,7 +108,7 @@ def facts(folder: Path, record: SweepRecord, done: RunRecord | None) -> dict[str
     known = {
         "folder": str(folder), "job": record.job.number, "state": record.state, "message": record.message,
         "seconds": record.seconds, "overrides": " ".join(record.job.overrides),
-        "ended": (read_status(folder) or {}).get("ended"),
+        "ended": read_status(folder).get("ended"),
     }  # fmt: skip
     if done is None:
         return known
@@ -124,29 +124,19 @@ def below(folder: Path) -> Iterator[tuple[Path, SweepRecord, Path | None]]:
         here = Path(path)
         children.sort()
         if NAME in files:
-            yield from ((here / record.job.folder, record, here) for record in records_of(Sweep(here)))
+            records = survey(Sweep(here), need_slurm=False)
+            yield from ((here / record.job.folder, record, here) for record in records)
             children.clear()
         elif "status.json" in files or "metrics.json" in files:
             yield here, record_alone(here), None
             children.clear()
 
 
-def records_of(sweep: Sweep) -> list[SweepRecord]:
-    """The records of a sweep's jobs. If SLURM cannot be reached, jobs that did not end count as waiting."""
-    try:
-        return survey(sweep)
-    except RefexpError:
-        if sweep.read()["launcher"] != "slurm":
-            raise
-        jobs = [(job, id_, read_status(sweep.folder / job.folder)) for job, id_ in sweep.jobs()]
-        return [record_of(sweep.folder, job, status, "PENDING", id_) for job, id_, status in jobs]
-
-
 def record_alone(folder: Path) -> SweepRecord:
     """The record of a run that is not part of a sweep."""
     status = read_status(folder)
-    job = Job(0, list((status or {}).get("overrides", [])), ".")
-    if status is None:
+    job = Job(0, status.get("overrides", []), ".")
+    if not status:
         complete = (folder / "metrics.json").exists()
         return SweepRecord(job, "completed" if complete else "died", False, message="" if complete else "no status")
     scheduled = "RUNNING" if status["job_id"] else local_state(status["pid"], status["host"])

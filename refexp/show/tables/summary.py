@@ -8,35 +8,21 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING
+
+from rich.console import Console
 
 from refexp.errors import first_line
-
-if TYPE_CHECKING:
-    from refexp.show.tables.runs import Runs
-    from refexp.show.tables.table import Table
+from refexp.show.tables.choose import Wanted, make_tables
+from refexp.show.tables.notes import failures, head_of
+from refexp.show.tables.page import write_sweep_report
+from refexp.show.tables.published import read_figures
+from refexp.show.tables.runs import Runs, find_runs
+from refexp.show.tables.table import Table
+from refexp.show.tables.write import to_rich, write_runs, write_tables
 
 log = logging.getLogger(__name__)
 
 FOLDER = "summary"
-
-
-@dataclass(frozen=True)
-class Wanted:
-    """The options of a summary. None: chosen from the runs.
-
-    rows, cols: settings as you type them on the command line. metric: names in metrics.json, separated by commas. Each
-    gets a table and a plot. compare: two values of cols, separated by a comma; not needed if cols has exactly two.
-    published: a CSV of published figures; None takes sweeps/published.csv of the checkout. out: folder for runs.csv,
-    table.md, table.tex and the plots; None takes summary/ in the common parent folder of all runs.
-    """
-
-    rows: str | None = None
-    cols: str | None = None
-    metric: str | None = None
-    compare: str | None = None
-    published: Path | None = None
-    out: Path | None = None
 
 
 @dataclass(frozen=True)
@@ -51,13 +37,6 @@ class Summary:
 
 def summarise(folders: Sequence[Path], wanted: Wanted) -> Summary:
     """Lay out the runs below these folders and write the files. Raises RefexpError for an unknown key or folder."""
-    # These import pandas and Matplotlib, which would slow down --help.
-    from refexp.show.tables.choose import make_tables
-    from refexp.show.tables.notes import head_of
-    from refexp.show.tables.published import read_figures
-    from refexp.show.tables.runs import find_runs
-    from refexp.show.tables.write import write_runs, write_tables
-
     runs = find_runs(folders)
     tables = make_tables(runs, wanted, read_figures(wanted.published))
     out = wanted.out or Path(os.path.commonpath([folder.absolute() for folder in folders])) / FOLDER
@@ -67,11 +46,6 @@ def summarise(folders: Sequence[Path], wanted: Wanted) -> Summary:
 
 def print_summary(summary: Summary) -> None:
     """Print the tables, their notes, and the paths of the files."""
-    from rich.console import Console
-
-    from refexp.show.tables.notes import failures
-    from refexp.show.tables.write import to_rich
-
     say = partial(Console(soft_wrap=True).print, markup=False)
     say(summary.head)
     printed: set[str] = set()  # tables of one summary share notes: print each only once
@@ -86,7 +60,6 @@ def print_summary(summary: Summary) -> None:
             say("\n  ".join(["paired over the same seeds:", *table.differences]))
     if not summary.tables:
         say("no tables: none of these runs has metrics")
-
         for line in failures(summary.runs.frame):
             say(line, style="bold red")
     names = ", ".join(file.name for file in summary.files)
@@ -95,8 +68,6 @@ def print_summary(summary: Summary) -> None:
 
 def show_sweep(folder: Path) -> None:
     """Write summary and page of a sweep, or of any folder with runs. Raises RefexpError if there is no run."""
-    from refexp.show.tables.page import write_sweep_report
-
     summary = summarise([folder], Wanted())
     print_summary(summary)
     print(f"report: {write_sweep_report(folder, summary)}")
