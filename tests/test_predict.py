@@ -174,6 +174,14 @@ def test_what_an_earlier_run_left_in_the_folder_goes(finished, configure, drawn_
     assert (output / "metrics.json").exists()
 
 
+def test_what_a_run_left_is_not_searched(finished, scenes):
+    """Neither in a folder among the photographs, nor if the photographs' own folder is the run's."""
+    for output in (scenes / "photos/found", scenes / "photos"):
+        shutil.copytree(finished[1], output, dirs_exist_ok=True)
+        data = FolderDataset(str(scenes / "photos"), str(scenes / "refs")).load()
+        assert list(data.targets.images) == ["more/scene_03.jpg", "scene_01.jpg", "scene_02.jpg"]
+
+
 def test_it_finds_what_an_evaluation_of_the_same_references_finds(finished, configure, scenes, tmp_path):
     """The same references and photographs as annotated data, all references taken."""
     targets = read_json(scenes / "photos.json")
@@ -201,20 +209,20 @@ def test_references_with_an_alpha_channel_or_a_mask(scenes, tmp_path):
     Image.fromarray(np.dstack([rgb, mask * 255]).astype(np.uint8)).save(tmp_path / "alpha.png")
     Image.fromarray(rgb).save(tmp_path / "photo.jpg")
     kinds = {"L": mask * 1, "1": mask, "RGB": np.dstack([mask * 7] * 3), "RGBA": np.dstack([rgb, mask * 255])}
-    np.testing.assert_array_equal(read_reference_mask(tmp_path / "alpha.png"), mask)
+    np.testing.assert_array_equal(read_reference_mask(tmp_path / "alpha.png", None), mask)
     for mode, values in kinds.items():
         picture = Image.fromarray(values if mode == "1" else values.astype(np.uint8))
         assert picture.mode == mode
         picture.save(tmp_path / "photo_mask.png")
-        np.testing.assert_array_equal(read_reference_mask(tmp_path / "photo.jpg"), mask)
+        np.testing.assert_array_equal(read_reference_mask(tmp_path / "photo.jpg", tmp_path / "photo_mask.png"), mask)
     for first in (0, 1):  # of a palette the number of a colour says nothing: black may come first or last
         picture = Image.fromarray((mask ^ bool(first)).astype(np.uint8), mode="P")
         picture.putpalette([0, 0, 0, 250, 250, 250] if not first else [250, 250, 250, 0, 0, 0])
         picture.save(tmp_path / "photo_mask.png")
-        np.testing.assert_array_equal(read_reference_mask(tmp_path / "photo.jpg"), mask)
+        np.testing.assert_array_equal(read_reference_mask(tmp_path / "photo.jpg", tmp_path / "photo_mask.png"), mask)
     # A mask file goes before the alpha channel.
     Image.fromarray(np.ones((40, 60), dtype=np.uint8)).save(tmp_path / "alpha_mask.png")
-    assert read_reference_mask(tmp_path / "alpha.png").all()
+    assert read_reference_mask(tmp_path / "alpha.png", tmp_path / "alpha_mask.png").all()
 
 
 def test_a_turned_photograph_and_its_upright_mask(scenes):

@@ -5,30 +5,38 @@ from __future__ import annotations
 import logging
 import os
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from refexp.data.coco import Data, Record, Split, annotation_of, choose_classes, make_split, read_coco
+from refexp.data.coco import Data, Record, Split, annotation_of, check_coco, choose_classes, make_split, read_coco
 from refexp.data.custom import access, existing_folder
 from refexp.errors import RefexpError
+from refexp.inputs.foreign import FORMS, coco_files, read_foreign
 from refexp.inputs.images import has_alpha, opaque, open_upright, to_mask, upright_size
+from refexp.inputs.mask_places import photographs_of
+from refexp.inputs.walking import files_below
 from refexp.types import ImageId
 
 log = logging.getLogger(__name__)
 
 SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".tif", ".tiff")
 MASK = "_mask.png"
-"""`<stem>_mask.png` beside a reference image is its mask. Pixels with a non-zero value belong to the object."""
+"""The ending that messages propose for a mask, as in `<stem>_mask.png`."""
+IMAGE_FOLDERS = ("images", "imgs", "img", "jpegimages")
+"""Folders that say what is in them. They are no class."""
+TABLES = (".json", ".xml", ".csv")
+"""Files in which other tools keep annotations."""
 
 
 class FolderDataset:
     """Photos without annotations, and references of the classes to detect in them.
 
     images: one file, or a folder that is searched with its subfolders. references: a COCO JSON (boxes without masks are
-    allowed), or a folder `refs/<class>/` of images with an alpha channel or a `<stem>_mask.png` beside them.
+    allowed), a folder `refs/<class>/` of images with an alpha channel or a mask file each (`inputs/mask_places.py`), or
+    a folder with the annotations of another tool (`inputs/foreign.py`).
     reference_images: folder of the images of a COCO JSON. None searches beside the JSON and in `images`.
     classes: names to keep, in this order. None keeps all.
     """
@@ -69,10 +77,10 @@ def read_given(
 
     images: the folder of the images of a COCO file. None searches beside the file and in the folder `nearby`.
     """
+    path, content = _read_folder(path) if path.is_dir() else (path, read_coco(path))
     if path.is_dir():
-        content, images = read_reference_folder(path), path
+        images = path
     else:
-        content = read_coco(path)
         if not content["categories"]:
             raise RefexpError(f"{path} has no categories, so there are no classes to detect; add categories.")
         images = _folder_of(content, path, images, nearby)
@@ -80,24 +88,78 @@ def read_given(
     return tuple(names), make_split(content, str(path), names, *access(images))
 
 
+def _read_folder(folder: Path) -> tuple[Path, dict[str, Any]]:
+    """Read the references in a folder, whatever their form. Returns their COCO file, else the folder, and the content.
+
+    Class folders in which every image has a mask file come first, then the files of annotation tools, then cut-outs.
+    """
+    files, _ = files_below(folder)
+    photographs, masks = _split(folder, files)
+    if photographs and all(path in masks and _levels(path, folder) for path in photographs):
+        return folder, read_reference_folder(folder)
+    found = coco_files(files)
+    if len(found) > 1:
+        raise RefexpError(f"{folder} has several COCO files; set references to one: {', '.join(map(str, found[:5]))}.")
+    if found:
+        return found[0], read_coco(found[0])
+    if content := read_foreign(folder, files, photographs):
+        check_coco(content, str(folder))
+        return folder, content
+    try:
+        return folder, read_reference_folder(folder)
+    except RefexpError as error:
+        if not (unread := [path for path in files if path.suffix.lower() in TABLES]):
+            raise
+        raise RefexpError(
+            f"{error} If {unread[0]} holds annotations, export them as COCO: it is in no form that refexp reads "
+            f"(COCO, {', '.join(FORMS)})."
+        ) from None
+
+
 def read_reference_folder(folder: Path) -> dict[str, Any]:
     """Read `folder/<class>/*` as COCO content: one instance per image. The path below `folder` is the image id."""
-    files = image_files(folder)
-    masks = {_beside(path) for path in files}
+    photographs, masks = _split(folder, _images(folder))
     found: list[tuple[str, str, np.ndarray]] = []
-    for path in files:
+    for path in photographs:
         name = path.relative_to(folder)
-        if path in masks:
-            continue
-        if len(name.parts) == 1:
-            raise RefexpError(
-                f"{path} has no class: move it into a folder with the name of its class, {folder}/<class>/."
-            )
-        found.append((name.parts[0], name.as_posix(), read_reference_mask(path)))
-    empty = sorted({f.name for f in folder.iterdir() if f.is_dir() and f.name[0] != "."} - {name for name, *_ in found})
+        found.append((_class_of(path, folder), name.as_posix(), read_reference_mask(path, masks.get(path))))
+    used = {path.relative_to(folder).parts[0] for path in (*photographs, *masks.values())}
+    empty = sorted({f.name for f in folder.iterdir() if f.is_dir() and f.name[0] != "."} - used)
     if empty:
         log.warning("%s: no images in %s", folder, ", ".join(empty))
     return to_content(found)
+
+
+def _levels(path: Path, folder: Path) -> list[str]:
+    """Return the folders above a reference image that can be its class."""
+    return [part for part in path.relative_to(folder).parts[:-1] if part.lower() not in IMAGE_FOLDERS]
+
+
+def _class_of(path: Path, folder: Path) -> str:
+    """Return the class of a reference image. Raises RefexpError unless one folder can be it."""
+    levels = _levels(path, folder)
+    if not levels:
+        raise RefexpError(f"{path} has no class: move it into a folder with the name of its class, {folder}/<class>/.")
+    if len(levels) > 1:
+        raise RefexpError(
+            f"{path}: is its class '{levels[0]}' or '{levels[-1]}'? A folder of references has one level of folders, "
+            f"{folder}/<class>/; move the images there."
+        )
+    return levels[0]
+
+
+def _split(folder: Path, files: Sequence[Path]) -> tuple[list[Path], dict[Path, Path]]:
+    """Split the references' images into photographs and their masks by photograph. Raises RefexpError if unsure."""
+    images = [path for path in files if path.suffix.lower() in SUFFIXES]
+    found = photographs_of(images, folder)
+    masks: dict[Path, Path] = {}
+    for mask, photographs in found.items():
+        if len(photographs) > 1 or photographs[0] in masks:
+            several = photographs if len(photographs) > 1 else [masks[photographs[0]], mask]
+            what = f"{mask} can be the mask of" if len(photographs) > 1 else f"{photographs[0]} has several masks,"
+            raise RefexpError(f"{what} {several[0]} and {several[1]}; keep one, or name the mask <image>{MASK}.")
+        masks[photographs[0]] = mask
+    return [path for path in images if path not in found], masks
 
 
 def to_content(references: Sequence[tuple[str, str, np.ndarray]]) -> dict[str, Any]:
@@ -111,10 +173,10 @@ def to_content(references: Sequence[tuple[str, str, np.ndarray]]) -> dict[str, A
     return content | {"categories": [{"id": id_, "name": name} for id_, name in enumerate(names, start=1)]}
 
 
-def read_reference_mask(path: Path) -> np.ndarray:
-    """Read the mask of a reference image, bool [H, W]: `<stem>_mask.png` beside it, or else its alpha channel."""
-    image, beside = open_upright(path), _beside(path)
-    if beside.is_file():
+def read_reference_mask(path: Path, beside: Path | None) -> np.ndarray:
+    """Read the mask of a reference image, bool [H, W]: its mask file `beside`, or else its alpha channel."""
+    image = open_upright(path)
+    if beside:
         mask = to_mask(open_upright(beside))
         if mask.shape != (image.height, image.width):
             raise RefexpError(
@@ -128,23 +190,27 @@ def read_reference_mask(path: Path) -> np.ndarray:
     if mask.all() or not mask.any():
         state = "no alpha channel" if not has_alpha(image) else "an alpha channel with a single value"
         raise RefexpError(
-            f"{path} has {state}, so it has no mask. Make the background transparent, or add {beside.name} in the same "
-            "folder, with 0 for the background and a non-zero value for the object."
+            f"{path} has {state}, so it has no mask. Make the background transparent, or add {path.stem}{MASK} in the "
+            "same folder, with 0 for the background and a non-zero value for the object."
         )
     return mask
 
 
-def _beside(path: Path) -> Path:
-    """Return the path of the mask file of a reference image."""
-    return path.with_name(path.stem + MASK)
-
-
 def image_files(folder: Path) -> list[Path]:
-    """List the images in a folder and its subfolders, sorted by name, without hidden files.
+    """List the photographs in a folder and its subfolders, sorted by name, without hidden files.
 
-    Raises RefexpError if there are no images.
+    Neither results of runs nor masks of these photographs are among them. Raises RefexpError if there are no images.
     """
-    everything = sorted(_files_below(folder))
+    found = _images(folder)
+    masks = photographs_of(found, folder)
+    if masks:
+        log.warning("%s: passed over %d masks, such as %s", folder, len(masks), next(iter(masks)))
+    return [path for path in found if path not in masks]
+
+
+def _images(folder: Path) -> list[Path]:
+    """List the images below a folder, without what runs left there. Raises RefexpError if there are none."""
+    everything, passed = files_below(folder)
     for path in everything:
         try:
             str(path).encode()
@@ -153,23 +219,18 @@ def image_files(folder: Path) -> list[Path]:
             raise RefexpError(f"{path.parent} contains a file whose name is not UTF-8: {name}; rename it.") from None
     found = [path for path in everything if path.suffix.lower() in SUFFIXES]
     others = Counter(path.suffix.lower() or path.name for path in everything if path.suffix.lower() not in SUFFIXES)
+    left_out = ", ".join(f"{kind} ({len(places)})" for kind, places in passed.items())
     if not found:
-        raise RefexpError(f"{folder} and its subfolders contain no images; supported types: {', '.join(SUFFIXES)}.")
+        but = f" but {left_out}" if left_out else ""
+        raise RefexpError(
+            f"{folder} and its subfolders contain no images{but}; supported types: {', '.join(SUFFIXES)}."
+        )
+    if left_out:
+        log.warning("%s: passed over what refexp wrote: %s", folder, left_out)
     if others:
         counts = ", ".join(f"{count} {suffix}" for suffix, count in others.most_common(5))
         log.warning("%s: skipped files of other types: %s", folder, counts)
     return found
-
-
-def _files_below(folder: Path) -> Iterator[Path]:
-    """Yield the files in a folder and its subfolders. Follows links, but visits each folder only once."""
-    seen = set()  # links can form a cycle
-    for path, folders, names in os.walk(folder, followlinks=True):
-        real = os.path.realpath(path)
-        folders[:] = [] if real in seen else sorted(name for name in folders if name[0] != ".")
-        if real not in seen:
-            yield from (Path(path) / name for name in names if name[0] != "." and (Path(path) / name).is_file())
-        seen.add(real)
 
 
 def _folder_of(content: Mapping[str, Any], path: Path, given: Path | None, nearby: Path | None) -> Path:

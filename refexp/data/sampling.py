@@ -15,6 +15,7 @@ from pydantic import Field
 
 from refexp.data.coco import Data, Record, Split, has_mask
 from refexp.data.reference_files import Listed, Lookup, read_references
+from refexp.data.too_few import too_few
 from refexp.errors import RefexpError
 from refexp.types import Reference
 
@@ -45,16 +46,22 @@ class Shots:
 
     def may_serve(self, annotation: Record, image: Record) -> bool:
         """Whether an instance is a valid reference: it is not a crowd and passes the filter `valid`."""
+        return self.objection(annotation, image) is None
+
+    def objection(self, annotation: Record, image: Record) -> str | None:
+        """Say why an instance is no valid reference, such as "marked as a crowd". None if it is one."""
         if annotation.get("iscrowd", 0):
-            return False
+            return "marked as a crowd"
+        if self.valid == "any":
+            return None
         x, y, w, h = annotation["bbox"]
-        return self.valid == "any" or (
-            annotation.get("isimpossible", 0) != 1
-            and min(w, h) >= self.min_side
-            and min(x, y) >= self.border
-            and x + w <= image["width"] - self.border
-            and y + h <= image["height"] - self.border
-        )
+        if annotation.get("isimpossible", 0) == 1:
+            return "marked impossible"
+        if not min(w, h) >= self.min_side:
+            return f"smaller than {self.min_side:g} pixels"
+        right, bottom = image["width"] - self.border, image["height"] - self.border
+        inside = min(x, y) >= self.border and x + w <= right and y + h <= bottom
+        return None if inside else f"within {self.border:g} pixels of the border"
 
 
 def candidates(split: Split, shots: Shots) -> list[Record]:
@@ -71,9 +78,13 @@ class Sampler(ABC):
     """Chooses the references of each class from a split.
 
     takes_all: the sampler ignores shots and seed. Classes can have different numbers of references.
+    one_per_image: the sampler takes at most one reference of each class from an image.
+    path: the file that lists the references, for a sampler that reads them from one.
     """
 
     takes_all = False
+    one_per_image = False
+    path: Path | None = None
 
     @abstractmethod
     def choose(
@@ -88,6 +99,8 @@ class Sampler(ABC):
 
 class PaperSampler(Sampler):
     """Draws in the paper's order (METHOD 0). `seed=33` gives the references of the published results."""
+
+    one_per_image = True
 
     def choose(
         self, split: Split, shots: Shots, seed: int, classes: Sequence[str] = (), features: Features | None = None
@@ -142,7 +155,7 @@ class FileSampler(Sampler):
     """
 
     def __init__(self, path: str) -> None:
-        self.path = Path(path)
+        self.path: Path = Path(path)
 
     def choose(
         self, split: Split, shots: Shots, seed: int, classes: Sequence[str] = (), features: Features | None = None
@@ -252,14 +265,19 @@ def choose_references(
     without a mask. features: computes the prototypes of references, for samplers that choose by appearance.
     Raises RefexpError with the classes that have too few valid references if `shots.missing` is "error".
     """
-    chosen = sampler.choose(data.references, shots, seed, data.classes, features)
-    if not sampler.takes_all:
-        chosen = apply_missing(chosen, data, shots)
+    drawn = sampler.choose(data.references, shots, seed, data.classes, features)
+    chosen = drawn if sampler.takes_all else apply_missing(drawn, data, shots, sampler)
     kept = [label for label in range(len(data.classes)) if chosen[label]]
+    if not kept and sampler.takes_all:
+        count = len(data.references.annotations)
+        why = (
+            f"all {count} annotations of the chosen classes are crowds"
+            if count
+            else "no annotations of the chosen classes"
+        )
+        raise RefexpError(f"{data.references.source}: {why}, so no references.")
     if not kept:
-        too_few = f"no class has {shots.n} valid references"
-        why = "no annotations of the chosen classes, so no references" if sampler.takes_all else too_few
-        raise RefexpError(f"{data.references.source}: {why}.")
+        raise RefexpError(too_few(drawn, data, shots, sampler))
     if len(kept) < len(data.classes):
         names = [name for label, name in enumerate(data.classes) if label not in set(kept)]
         why = "without references" if sampler.takes_all else "too few valid references"
@@ -268,18 +286,12 @@ def choose_references(
     return remaining, [[remaining.references.reference(one) for one in chosen[label]] for label in kept]
 
 
-def apply_missing(chosen: dict[int, list[Record]], data: Data, shots: Shots) -> dict[int, list[Record]]:
+def apply_missing(
+    chosen: dict[int, list[Record]], data: Data, shots: Shots, sampler: Sampler
+) -> dict[int, list[Record]]:
     """Apply `shots.missing`: return `shots.n` references for each class index, or fewer or none."""
-    counts = {name: len(chosen[label]) for label, name in enumerate(data.classes)}
-    short = {name: count for name, count in counts.items() if count < shots.n}
-    if short and shots.missing == "error":
-        shown = ", ".join(f"{name} ({count})" for name, count in list(short.items())[:10])
-        more = f" and {len(short) - 10} more" if len(short) > 10 else ""
-        raise RefexpError(
-            f"{data.references.source}: too few valid references for {shots.n} shots: {shown}{more}. "
-            "Use fewer shots, set shots.missing to drop, repeat or keep, set shots.valid=any, or choose classes with "
-            "dataset.classes."
-        )
+    if shots.missing == "error" and any(len(references) < shots.n for references in chosen.values()):
+        raise RefexpError(too_few(chosen, data, shots, sampler))
     if shots.missing == "keep":
         return chosen
     if shots.missing == "repeat":

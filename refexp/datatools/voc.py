@@ -10,6 +10,7 @@ from typing import Any
 
 from refexp.data.coco import Record
 from refexp.errors import RefexpError, did_you_mean
+from refexp.inputs.foreign import is_difficult, number_in, parse_xml, voc_corners
 from refexp.machine.progress import track
 
 CLASSES = (
@@ -75,29 +76,10 @@ def read_annotation(devkit: Path, year: int, name: str) -> tuple[Record, list[Re
     file_name = f"VOC{year}/JPEGImages/{name}.jpg"
     if not (devkit / file_name).is_file():
         raise RefexpError(f"{path}: its image {devkit / file_name} is missing; unpack the archive again.")
-    root = parse(path)
-    width, height = (int(_number(root, f"size/{side}", path)) for side in ("width", "height"))
+    root = parse_xml(path)
+    width, height = (int(number_in(root, f"size/{side}", path)) for side in ("width", "height"))
     image = {"id": image_id(name), "file_name": file_name, "width": width, "height": height}
     return image, [{"image_id": image["id"], **record} for record in _objects(root, width, height, path)]
-
-
-def parse(path: Path) -> ElementTree.Element:
-    """Read an XML file without a document type.
-
-    VOC files have none, and refusing it prevents entity attacks (such as "billion laughs").
-    Raises RefexpError for a file that is missing, invalid or has a document type.
-    """
-    try:
-        text = path.read_text(encoding="utf-8")
-        if "<!DOCTYPE" in text or "<!ENTITY" in text:
-            raise RefexpError(
-                f"{path} declares a document type, but VOC annotations have none; refexp does not read it."
-            )
-        return ElementTree.fromstring(text)
-    except OSError as error:
-        raise RefexpError(f"cannot read {path}: {error.strerror}; unpack the archive again.") from None
-    except (ElementTree.ParseError, UnicodeDecodeError) as error:
-        raise RefexpError(f"{path} is not valid XML: {error}; unpack the archive again.") from None
 
 
 def _objects(root: ElementTree.Element, width: int, height: int, path: Path) -> Iterator[Record]:
@@ -106,13 +88,12 @@ def _objects(root: ElementTree.Element, width: int, height: int, path: Path) -> 
         if name not in CATEGORY:
             raise RefexpError(f"{path}: unknown VOC class '{name}'. {did_you_mean(name, CLASSES)}")
         box = _box(element, width, height, path)
-        difficult = int((element.findtext("difficult") or "0").strip() == "1")
+        difficult = int(is_difficult(element))
         yield {
             "category_id": CATEGORY[name],
             "bbox": box,
             "area": box[2] * box[3],
             "difficult": difficult,
-            # VOC ignores difficult objects: neither a missed one nor a detection of one counts as an error.
             # COCO's evaluation treats only crowds like this. A crowd is also never a reference.
             "iscrowd": difficult,
         }
@@ -120,24 +101,11 @@ def _objects(root: ElementTree.Element, width: int, height: int, path: Path) -> 
 
 def _box(element: ElementTree.Element, width: int, height: int, path: Path) -> list[float]:
     """Convert VOC's first and last pixel, counted from 1, to COCO's x, y, width, height, counted from 0."""
-    first_x, first_y, last_x, last_y = (
-        _number(element, f"bndbox/{corner}", path) for corner in ("xmin", "ymin", "xmax", "ymax")
-    )
-    left, top, right, bottom = first_x - 1, first_y - 1, last_x, last_y
+    left, top, right, bottom = voc_corners(element, path)
+    shown = f"{left + 1:g}, {top + 1:g} to {right:g}, {bottom:g}"
     if min(left, top) < -ROUNDING or right > width + ROUNDING or bottom > height + ROUNDING:
-        raise RefexpError(
-            f"{path}: the box {first_x:g}, {first_y:g} to {last_x:g}, {last_y:g} "
-            f"extends beyond the {width} x {height} image."
-        )
+        raise RefexpError(f"{path}: the box {shown} extends beyond the {width} x {height} image.")
     left, top, right, bottom = max(left, 0.0), max(top, 0.0), min(right, width), min(bottom, height)
     if right <= left or bottom <= top:
-        raise RefexpError(f"{path}: the box {first_x:g}, {first_y:g} to {last_x:g}, {last_y:g} is empty.")
+        raise RefexpError(f"{path}: the box {shown} is empty.")
     return [left, top, right - left, bottom - top]
-
-
-def _number(element: ElementTree.Element, tag: str, path: Path) -> float:
-    text = element.findtext(tag)
-    # float() alone would also accept "nan" and "inf".
-    if text is None or not re.fullmatch(r"\s*-?\d+(\.\d*)?(e[+-]?\d+)?\s*", text):
-        raise RefexpError(f"{path}: <{tag}> must hold a number, not {text!r}.")
-    return float(text)

@@ -21,6 +21,7 @@ from refexp.data.coco import Data, has_mask, make_split
 from refexp.errors import RefexpError, first_line
 from refexp.files import atomic_path, read_json, write_json, write_text
 from refexp.folders.record import RunRecord
+from refexp.inputs.walking import RESULT_FOLDERS
 from refexp.masks import to_json
 from refexp.method.memory import ReferenceView
 from refexp.types import Detections, ImageId, MemoryBank, Reference
@@ -47,8 +48,12 @@ class RunFolder:
         """Write the files that are known before the computation, and delete the results of an earlier run.
 
         Deletes only in a folder that holds a run, so that no other files are lost. references: the result of
-        `references_to_coco`.
+        `references_to_coco`. Raises RefexpError if the data set lies where this run keeps its results.
         """
+        for key, value in config.get("dataset", {}).items():
+            place = Path(value).resolve() if isinstance(value, str) and Path(value).exists() else Path("/")
+            if any(place.is_relative_to(self.path.resolve() / name) for name in RESULT_FOLDERS):
+                raise RefexpError(f"{key}: {value} lies where this run keeps its results; set another hydra.run.dir.")
         if (self.path / "config.yaml").is_file() and (self.path / "references.json").is_file():
             for path in (path for pattern in RESULTS for path in self.path.glob(pattern)):
                 path.unlink()

@@ -11,6 +11,7 @@ from conftest import GOLDEN
 
 from refexp.data.coco import Data, make_split, read_coco
 from refexp.data.sampling import (
+    AllSampler,
     DiverseSampler,
     FileSampler,
     PaperSampler,
@@ -54,6 +55,91 @@ def test_class_order_of_the_config_does_not_change_the_draw():
 def test_too_few_references_is_an_error_that_names_the_classes():
     with pytest.raises(RefexpError, match=r"too few valid references for 30 shots: dog \(\d+\)"):
         choose_references(make_data(), PaperSampler(), Shots(30), seed=0)
+
+
+BOXES = {"small": [60, 50, 20, 20], "border": [2, 50, 100, 100], "good": [60, 50, 120, 100]}
+
+
+def cats(*kinds: str, **classes: list[str]) -> Data:
+    """A class of instances of these kinds, each in an image of its own, "same" in the first; and more classes."""
+    names = {"cat": list(kinds), **classes}
+    images, annotations = [], []
+    for number, (label, kind) in enumerate((i, kind) for i, of_class in enumerate(names.values()) for kind in of_class):
+        x, y, w, h = BOXES.get(kind, BOXES["good"])
+        images.append({"id": number, "file_name": f"{number}.jpg", "width": 320, "height": 240})
+        record = {"id": number, "image_id": 0 if kind == "same" else number, "category_id": label, "bbox": [x, y, w, h]}
+        record |= {"crowd": {"iscrowd": 1}, "impossible": {"isimpossible": 1}}.get(kind, {})
+        annotations.append(record if kind == "box" else record | {"segmentation": [[x, y, x + w, y, x + w, y + h]]})
+    categories = [{"id": i, "name": name} for i, name in enumerate(names)]
+    return make_data({"images": images, "annotations": annotations, "categories": categories}, list(names))
+
+
+REASONS = [
+    (["small", "small", "good"], "cat (1): 2 smaller than 32 pixels. What helps: fewer shots (at most 1); "
+     "shots.missing=repeat or keep; shots.valid=any (enough for cat); annotate more."),
+    (["border", "border"], "cat (0): 2 within 10 pixels of the border. What helps: shots.valid=any (enough for cat); "
+     "annotate more."),
+    (["crowd", "crowd"], "cat (0): 2 marked as a crowd. What helps: annotate more."),
+    (["impossible", "small"], "cat (0): 1 marked impossible, 1 smaller than 32 pixels. What helps: shots.valid=any "
+     "(enough for cat); annotate more."),
+    (["good", "same"], "cat (1): 1 in an image that gave one already. What helps: fewer shots (at most 1); "
+     "shots.missing=repeat or keep; sampler=diverse (enough for cat); annotate more."),
+    (["good", "box"], "cat (1): 1 without a mask. What helps: fewer shots (at most 1); shots.missing=repeat or keep; "
+     "masks for the boxes (refexp data boxes2masks) (enough for cat); annotate more."),
+    (["small"], "cat (0): 1 smaller than 32 pixels. What helps: annotate more."),
+    ([], "cat (0): 0 annotations. What helps: annotate more."),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("kinds", "message"), REASONS, ids=["-".join(kinds) for kinds, _ in REASONS])
+def test_too_few_says_why_and_what_would_help(kinds, message):
+    with pytest.raises(RefexpError) as error:
+        choose_references(cats(*kinds), PaperSampler(), Shots(2), seed=0)
+    assert str(error.value) == f"golden: too few valid references for 2 shots: {message}"
+
+
+def test_what_would_help_is_enough():
+    """Each remedy, taken."""
+    for kinds, shots, sampler in (
+        (["small", "border"], Shots(2, valid="any"), PaperSampler()),
+        (["good", "same"], Shots(2), DiverseSampler()),
+        (["good", "small"], Shots(1), PaperSampler()),
+    ):
+        _, references = choose_references(cats(*kinds), sampler, shots, 0, Looks())
+        assert [len(of_class) for of_class in references] == [shots.n]
+
+
+def test_too_few_with_other_classes_and_other_settings():
+    data = cats("small", "small", dog=["good", "good"], bird=[])
+    with pytest.raises(
+        RefexpError, match=r"bird \(0\): 0 annotations\. What helps: leave these classes out \(.*drop"
+    ) as error:
+        choose_references(data, PaperSampler(), Shots(2), seed=0)
+    assert "shots.valid=any (enough for cat)" in str(error.value)
+    for missing in ("drop", "repeat", "keep"):
+        with pytest.raises(RefexpError, match=r"cat \(0\): 2 smaller than 32 pixels\. What helps: shots\.valid=any"):
+            choose_references(cats("small", "small"), PaperSampler(), Shots(2, missing=missing), seed=0)
+    many = cats("crowd", **{f"class {i}": ["crowd"] for i in range(9)})
+    with pytest.raises(RefexpError, match=r"class 1 .*; 7 more classes") as error:
+        choose_references(many, DiverseSampler(), Shots(1), 0, Looks())
+    assert len(str(error.value)) < 300
+
+
+def test_too_few_in_a_file_names_the_file(tmp_path):
+    data = cats("good", "good", "small")
+    path = tmp_path / "references.json"
+    path.write_text(json.dumps({"cat": [{"image": "0.jpg", "bbox": BOXES["good"]}]}))
+    with pytest.raises(RefexpError) as error:
+        choose_references(data, FileSampler(str(path)), Shots(2), 0)
+    assert str(error.value) == (
+        f"sampler.path: {path}: too few valid references for 2 shots: cat (1). What helps: fewer shots (at most 1); "
+        "shots.missing=repeat or keep; list more references in references.json."
+    )
+
+
+def test_all_references_and_all_of_them_crowds():
+    with pytest.raises(RefexpError, match="golden: all 2 annotations of the chosen classes are crowds, so no"):
+        choose_references(cats("crowd", "crowd"), AllSampler(), Shots(1), 0)
 
 
 def few() -> Data:
