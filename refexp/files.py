@@ -5,13 +5,17 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
-from refexp.errors import RefexpError
+from refexp.errors import UNSAFE, RefexpError, first_line
+
+LONGEST = 230
+"""Bytes of a file name made of a foreign name. File systems take 255, with the suffix and as a temporary name."""
 
 
 @contextmanager
@@ -27,9 +31,9 @@ def atomic_path(path: Path) -> Iterator[Path]:
 
 
 def write_text(path: Path, text: str) -> None:
-    """Write a UTF-8 file atomically."""
+    """Write a UTF-8 file atomically. Lone surrogates, which no file can hold, are escaped."""
     with atomic_path(path) as temporary:
-        temporary.write_text(text, encoding="utf-8")
+        temporary.write_text(text, encoding="utf-8", errors="backslashreplace")
 
 
 def write_json(path: Path, content: Any, indent: int | None = None) -> None:
@@ -43,8 +47,8 @@ def read_json(path: Path) -> Any:
         return json.loads(path.read_text(encoding="utf-8"))
     except OSError:
         return None
-    except ValueError as error:
-        raise RefexpError(f"{path} is damaged: {error}") from None
+    except (ValueError, RecursionError) as error:
+        raise RefexpError(f"{path} is damaged ({first_line(error)}); restore it or remove it.") from None
 
 
 def sha256(path: Path) -> str:
@@ -70,4 +74,17 @@ def _sha256(path: Path, size: int, modified: int) -> str:
 
 def as_path(name: object) -> str:
     """Convert an image id to a relative output path. Folders stay, and the path cannot leave the output folder."""
-    return "/".join("_" if part in ("", ".", "..") else part for part in str(name).split("/"))
+    return "/".join("_" if part in ("", ".", "..") else as_file_name(part) for part in str(name).split("/"))
+
+
+def as_file_name(name: str) -> str:
+    """Return a name that any file system takes: what it refuses is replaced, and at most `LONGEST` bytes are kept.
+
+    A changed name ends with a hash of the original, so that two names do not become one.
+    """
+    encoding = sys.getfilesystemencoding()
+    allowed = UNSAFE.sub("_", name).encode(encoding, "replace")
+    if len(allowed) <= LONGEST and allowed.decode(encoding) == name:
+        return name
+    mark = hashlib.sha256(name.encode("utf-8", "surrogatepass")).hexdigest()[:8]
+    return f"{allowed[: LONGEST - 9].decode(encoding, 'ignore')}-{mark}"

@@ -19,7 +19,7 @@ Rle = dict[str, Any]
 """Compressed COCO run-length encoding: `{"size": [H, W], "counts": bytes}`."""
 
 CHUNK, PIXELS = 32, 1 << 25
-"""Maximum number of masks and of pixels upscaled together. They limit the memory to about 128 MiB of floats."""
+"""Maximum number of masks and of pixels resized together. They limit the memory to about 128 MiB of floats."""
 
 
 def encode(masks: np.ndarray) -> list[Rle]:
@@ -35,6 +35,13 @@ def to_json(rle: Rle) -> dict[str, Any]:
 def decode(rles: Sequence[Rle]) -> np.ndarray:
     """Decode M compressed RLEs of the same size to bool [M, H, W]."""
     return np.ascontiguousarray(coco_mask.decode(list(rles)).transpose(2, 0, 1)).astype(bool)
+
+
+def decode_inside(rle: Rle) -> tuple[np.ndarray, tuple[slice, slice]]:
+    """Decode the part of a mask in its tight box: bool [h, w], and the rows and columns of the image that it covers."""
+    x, y, w, h = (int(side) for side in boxes_xywh([rle])[0])
+    place = slice(y, y + h), slice(x, x + w)
+    return coco_mask.decode(rle)[place].astype(bool), place
 
 
 def areas(rles: Sequence[Rle]) -> np.ndarray:
@@ -61,10 +68,15 @@ def upscale_to_rle(logits: torch.Tensor, size: tuple[int, int]) -> list[Rle]:
     The resize is bilinear and antialiased. The mask is where the result is > 0.
     """
     rles: list[Rle] = []
-    for chunk in logits.split(max(1, min(CHUNK, PIXELS // (size[0] * size[1])))):
+    for chunk in logits.split(together(size)):
         full = F.interpolate(chunk[:, None].float(), size=size, mode="bilinear", align_corners=False, antialias=True)
         rles += encode_positive(full[:, 0])
     return rles
+
+
+def together(size: Sequence[int]) -> int:
+    """Return how many masks of `size` = (H, W) are resized at a time."""
+    return max(1, min(CHUNK, PIXELS // (size[0] * size[1])))
 
 
 def encode_positive(logits: torch.Tensor) -> list[Rle]:
@@ -112,6 +124,15 @@ def to_low_res(masks: np.ndarray) -> torch.Tensor:
     """
     if not len(masks):
         return torch.zeros(0, LOW_RES, LOW_RES, dtype=torch.bool)
-    coverage = F.adaptive_avg_pool2d(torch.from_numpy(masks).float()[:, None], LOW_RES)[:, 0]
-    threshold = coverage.flatten(1).amax(dim=1).clamp(max=0.5)[:, None, None]
-    return (coverage >= threshold) & (coverage > 0)
+    found = []
+    for chunk in torch.from_numpy(masks).split(together(masks.shape[1:])):
+        coverage = F.adaptive_avg_pool2d(chunk.float()[:, None], LOW_RES)[:, 0]
+        threshold = coverage.flatten(1).amax(dim=1).clamp(max=0.5)[:, None, None]
+        found.append((coverage >= threshold) & (coverage > 0))
+    return torch.cat(found)
+
+
+def rles_to_low_res(rles: Sequence[Rle]) -> torch.Tensor:
+    """Downscale M > 0 RLEs of the same size like `to_low_res`. Only some are decoded at a time."""
+    count = together(rles[0]["size"])
+    return torch.cat([to_low_res(decode(rles[start : start + count])) for start in range(0, len(rles), count)])

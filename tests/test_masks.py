@@ -6,14 +6,17 @@ import numpy as np
 import pytest
 import torch
 
+from refexp import masks as of_masks
 from refexp.masks import (
     areas,
     boxes_xywh,
     decode,
+    decode_inside,
     encode,
     encode_positive,
     in_both,
     low_res_boxes,
+    rles_to_low_res,
     to_low_res,
     upscale_to_rle,
 )  # fmt: skip
@@ -59,6 +62,27 @@ def test_no_mask_vanishes_at_low_resolution():
     assert small[0].sum() == 1
     assert small[1].float().mean() == pytest.approx(masks[1].mean(), abs=0.005)
     assert boxes_xywh(encode(masks))[1].tolist() == [100, 100, 400, 200]
+
+
+def test_many_masks_are_never_decoded_together(monkeypatch):
+    masks = np.random.default_rng(0).random((7, 300, 500)) > 0.6
+    expected, decoded = to_low_res(masks), []
+    monkeypatch.setattr(of_masks, "PIXELS", 2 * 300 * 500)
+    monkeypatch.setattr(of_masks, "decode", lambda rles: decoded.append(len(rles)) or decode(rles))
+    assert torch.equal(rles_to_low_res(encode(masks)), expected)
+    assert decoded == [2, 2, 2, 1]
+    assert torch.equal(to_low_res(masks), expected)
+    assert to_low_res(masks[:0]).shape == (0, 256, 256)
+
+
+def test_a_mask_is_its_inside_and_nothing_else():
+    masks = np.zeros((3, 40, 60), dtype=bool)
+    masks[0, 10:15, 20:50:2] = masks[1, 39, 59] = True
+    for mask, rle in zip(masks, encode(masks), strict=True):
+        inside, place = decode_inside(rle)
+        again = np.zeros_like(mask)
+        again[place] = inside
+        assert (again == mask).all() and inside.size <= 5 * 30
 
 
 def test_pooling_is_the_mean_of_the_upsampled_map():

@@ -5,11 +5,13 @@ from __future__ import annotations
 import importlib
 import logging
 import sys
+import traceback
 from typing import NoReturn
 
 import click
 
-from refexp.errors import RefexpError
+from refexp.command.saying import any_terminal, bug
+from refexp.errors import RefexpError, reason
 
 COMMANDS = {
     "run": ("refexp.command.running:run", "Run an experiment; with -m a sweep of them."),
@@ -63,12 +65,14 @@ def refexp() -> None:
 
 
 def main(arguments: list[str] | None = None) -> NoReturn:
-    """Run the command. A RefexpError becomes one line and exit code 1. arguments: None takes sys.argv."""
+    """Run the command. An error becomes one line and exit code 1. arguments: None takes sys.argv."""
     logging.basicConfig(level=logging.INFO, format="%(message)s")
+    any_terminal()
     try:
         refexp.main(arguments, prog_name="refexp")
-    except RefexpError as error:
-        print(f"error: {error}", file=sys.stderr)
-    except OSError as error:
-        print(f"error: {error.filename or ''}: {error.strerror or error}", file=sys.stderr)
+    except (RefexpError, OSError) as error:
+        print(f"error: {reason(error)}", file=sys.stderr)
+    except Exception as error:
+        traceback.print_exc()
+        print(f"error: {bug(error, 'these lines')}", file=sys.stderr)
     sys.exit(1)

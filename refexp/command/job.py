@@ -8,12 +8,14 @@ import signal
 import sys
 import tempfile
 import threading
-from collections.abc import Callable, Iterator, Sequence
+import traceback
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager, nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from refexp.errors import JobFailed, RefexpError, first_line
+from refexp.command.saying import any_terminal, bug
+from refexp.errors import JobFailed, RefexpError, first_line, reason
 from refexp.folders.status import Status
 from refexp.machine.progress import watched
 from refexp.rank import this_rank
@@ -23,16 +25,12 @@ if TYPE_CHECKING:
 
 log = logging.getLogger("refexp")
 
-OUT_OF_MEMORY = (
-    "out of memory ({error}). Reduce proposer.points_per_batch or encoder.batch, set precision=bfloat16, "
-    "use a smaller network, or request more memory (on a cluster: hydra.launcher.mem_gb)."
-)
-
 
 def command_line(main: Callable[[], object]) -> int:
     """Run a Hydra application. Returns the exit code: 0 only if everything succeeded."""
     # Without this, Hydra shortens tracebacks and calls sys.exit, so the errors below would never arrive here.
     os.environ["HYDRA_FULL_ERROR"] = "1"
+    any_terminal()
     multirun = bool({"-m", "--multirun"} & set(sys.argv))
     from hydra.errors import HydraException
     from omegaconf.errors import OmegaConfBaseException
@@ -49,10 +47,14 @@ def command_line(main: Callable[[], object]) -> int:
         print(f"error: {error}", file=sys.stderr)
         return 1
     except (HydraException, OmegaConfBaseException, ValueError) as error:
-        print(f"error: {explain(error)}", file=sys.stderr)
+        print(f"error: {RefexpError(explain(error))}", file=sys.stderr)
         return 1
     except OSError as error:  # in a job it would be JobFailed: this is Hydra's folder
-        print(f"error: cannot write {error.filename}: {error.strerror}. Set another hydra.run.dir.", file=sys.stderr)
+        print(f"error: cannot write {reason(error)}. Set another hydra.run.dir.", file=sys.stderr)
+        return 1
+    except Exception as error:
+        traceback.print_exc()
+        print(f"error: {bug(error, 'these lines')}", file=sys.stderr)
         return 1
     except KeyboardInterrupt:
         print("interrupted. Run the same command again to resume.", file=sys.stderr)
@@ -82,12 +84,14 @@ def run_job(config: DictConfig, output: Path, overrides: Sequence[str]) -> None:
         settings = resolve(config)
         Options.of(settings)  # raises on a wrong option before anything is computed
         afterwards.enter_context(reading(build(settings.get("logger"), "logger"), output))
-        if finished := run(config, output):
+        with advising(settings):
+            finished = run(config, output)
+        if finished:
             try:
                 show_run(finished)
             except Exception as error:  # what was computed is complete, and a sweep must not compute it again
-                log.error("the run is complete, but showing it failed: %s. Again: refexp show %s", error, output)
-                log.debug("", exc_info=True)
+                again = f"Again: refexp show {output}"
+                log.error("the run is complete, but showing it failed: %s. %s", reason(error), again, exc_info=True)
 
 
 @contextmanager
@@ -121,25 +125,49 @@ def job(output: Path, overrides: Sequence[str]) -> Iterator[None]:
 
 @contextmanager
 def failing() -> Iterator[None]:
-    """Log an exception and convert it to JobFailed: one line for a RefexpError, a traceback for a bug."""
+    """Log an exception and convert it to JobFailed. run.log also gets the traceback, unless it is a RefexpError."""
     try:
         yield
     except RefexpError as error:
         log.error("%s", error)
         raise JobFailed(str(error)) from error
+    except OSError as error:  # a full disk, say
+        log.error("%s", reason(error), exc_info=True)
+        raise JobFailed(reason(error)) from error
     except Exception as error:
-        message = first_line(error)
-        if is_out_of_memory(error):
-            message = OUT_OF_MEMORY.format(error=message)
-            log.error("%s", message)
-        else:
-            log.exception("this job failed")
-        raise JobFailed(f"{type(error).__name__}: {message}") from error
+        log.error("%s", bug(error, "run.log"), exc_info=True)
+        raise JobFailed(f"{type(error).__name__}: {first_line(error)}") from error
+
+
+@contextmanager
+def advising(settings: Mapping[str, Any]) -> Iterator[None]:
+    """Within the block, turn an error for lack of memory into a RefexpError that names what lowers the need."""
+    try:
+        yield
+    except Exception as error:
+        if not is_out_of_memory(error):
+            raise
+        ways = ", ".join(thriftier(settings))
+        more = "or request more memory (on a cluster: hydra.launcher.mem_gb)"
+        raise RefexpError(f"out of memory ({first_line(error)}); {ways}, {more}.") from error
+
+
+def thriftier(settings: Mapping[str, Any]) -> list[str]:
+    """Return what lowers the need for memory, of what the components of this job offer."""
+    proposer, encoder = (settings.get(part) or {} for part in ("proposer", "encoder"))
+    ways = {
+        "reduce proposer.points_per_batch": "points_per_batch" in proposer,
+        "reduce encoder.batch": encoder.get("batch", 1) > 1,
+        "set precision=bfloat16": "float32" in (proposer.get("precision"), encoder.get("precision")),
+        "use a smaller network": "model" in proposer or "arch" in encoder,
+        "use smaller images": True,
+    }
+    return [way for way, possible in ways.items() if possible]
 
 
 def is_out_of_memory(error: BaseException) -> bool:
     """Whether the GPU or the CPU ran out of memory. PyTorch raises several types of errors for this."""
-    known = ("can't allocate memory", "not enough memory", "out of memory")
+    known = ("can't allocate memory", "cannot allocate memory", "not enough memory", "out of memory", "bad_alloc")
     return isinstance(error, MemoryError) or any(text in str(error).lower() for text in known)
 
 

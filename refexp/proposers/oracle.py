@@ -7,7 +7,7 @@ from typing import Annotated
 import torch
 from pydantic import Field
 
-from refexp.masks import LOW_RES, areas, decode, to_low_res
+from refexp.masks import LOW_RES, areas, rles_to_low_res
 from refexp.proposers.base import Proposer
 from refexp.types import MaskProposals, Target
 
@@ -27,4 +27,4 @@ class OracleProposer(Proposer):
         masks = [mask for mask, area in zip(target.truth, areas(target.truth), strict=True) if area]
         if not masks:
             return MaskProposals(torch.zeros(0), torch.zeros(0, LOW_RES, LOW_RES, dtype=torch.bool), [])
-        return MaskProposals(torch.ones(len(masks)), to_low_res(decode(masks)), masks)
+        return MaskProposals(torch.ones(len(masks)), rles_to_low_res(masks), masks)

@@ -11,8 +11,9 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from refexp.files import as_path, atomic_path, write_text
+from refexp.files import as_file_name, as_path, atomic_path, write_text
 from refexp.masks import areas, decode
+from refexp.show.harmless import harmless
 from refexp.show.instances import Instance
 
 
@@ -45,6 +46,8 @@ def write_masks(folder: Path, found: Sequence[Instance], classes: Sequence[str])
     for one in found:
         # A class name may hold characters that a file name must not.
         name = "".join(c if c.isalnum() or c in "-_. " else "_" for c in classes[one.label])
-        picture = Image.fromarray(decode([one.mask])[0].astype(np.uint8) * 255)  # type: ignore[list-item]
-        with atomic_path(folder / as_path(one.image_id) / f"{one.row + 1:03d}_{name}.png") as path:
-            picture.save(path)
+        number = f"{one.row + 1:03d}"
+        with harmless(f"mask {number} of {one.image_id}"):
+            picture = Image.fromarray(decode([one.mask])[0].astype(np.uint8) * 255)  # type: ignore[list-item]
+            with atomic_path(folder / as_path(one.image_id) / f"{as_file_name(f'{number}_{name}')}.png") as path:
+                picture.save(path)

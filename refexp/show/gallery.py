@@ -11,8 +11,10 @@ from PIL import Image
 
 from refexp.data.coco import Data
 from refexp.files import as_path, atomic_path
+from refexp.show.fonts import captions, fitted
+from refexp.show.harmless import harmless
 from refexp.show.instances import annotated, detected
-from refexp.show.overlays import draw, reference_sheet, side_by_side, with_caption
+from refexp.show.overlays import NAME, TEXT, draw, reference_sheet, side_by_side, thumbnail, with_caption
 from refexp.types import Detections, ImageId, Reference
 
 MAX_CLASSES = 40
@@ -31,10 +33,14 @@ def spread(ids: Iterable[ImageId], limit: int | None) -> list[ImageId]:
 
 def draw_references(folder: Path, data: Data, references: Sequence[Sequence[Reference]], note: str | None) -> None:
     """Draw the references on one sheet, one row per class. note: printed at the top if given (random weights)."""
-    split, rows = data.references, []
+    split, names, rows = data.references, captions(data.classes), []
     for label, per_class in enumerate(references[:MAX_CLASSES]):
-        shown = [(split.read(split.images[r.image_id]), r.known_mask, label) for r in per_class[:MAX_SHOTS]]
-        rows.append((data.classes[label], shown))
+        pictures = []
+        for reference in per_class[:MAX_SHOTS]:
+            record = split.images[reference.image_id]
+            with harmless(f"the reference in {record['file_name']}"):
+                pictures.append(thumbnail(split.read(record), reference.known_mask, label))
+        rows.append((names[label], pictures))
     save(reference_sheet(rows, note or "References"), folder / REFERENCES)
 
 
@@ -45,18 +51,26 @@ def draw_targets(
 
     note: printed on every picture if given (random weights). Reads only the images of these targets.
     """
+    names = [fitted(name, TEXT, NAME) for name in captions(data.classes)]
     for found in detections:
-        rgb = data.targets.read(data.targets.images[found.image_id])
-        kept = detected(found.above(score_threshold))
-        counts = f"{len(kept)} of {len(found)} with score >= {score_threshold:g}"
-        picture = draw(rgb, [replace(one, text=f"{data.classes[one.label]} {one.score:.2f}") for one in kept])
-        if data.targets.annotations:
-            truth = [replace(one, text=data.classes[one.label]) for one in annotated(data.targets, found.image_id)]
-            captions = (f"ground truth, {found.image_id}", f"prediction, {counts}  {note or ''}")
-            picture = side_by_side(draw(rgb, truth), picture, captions)
-        else:
-            picture = with_caption(picture, f"{note or ''} {counts}".strip())
-        save(picture, folder / overlay_name(found.image_id))
+        record = data.targets.images[found.image_id]
+        with harmless(f"the overlay of {record['file_name']}"):
+            picture = draw_target(data, data.targets.read(record), found, score_threshold, names, note or "")
+            save(picture, folder / overlay_name(found.image_id))
+
+
+def draw_target(
+    data: Data, rgb: np.ndarray, found: Detections, score_threshold: float, names: Sequence[str], note: str
+) -> Image.Image:
+    """Draw one target, u8 [H, W, 3], as `draw_targets` does."""
+    kept = detected(found.above(score_threshold))
+    counts = f"{len(kept)} of {len(found)} with score >= {score_threshold:g}"
+    picture = draw(rgb, [replace(one, text=f"{names[one.label]} {one.score:.2f}") for one in kept])
+    if not data.targets.annotations:
+        return with_caption(picture, f"{note} {counts}".strip())
+    truth = [replace(one, text=names[one.label]) for one in annotated(data.targets, found.image_id)]
+    above = f"ground truth, {found.image_id}", f"prediction, {counts}  {note}"
+    return side_by_side(draw(rgb, truth), picture, above)
 
 
 def save(picture: Image.Image, path: Path) -> None:

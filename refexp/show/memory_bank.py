@@ -14,6 +14,7 @@ import torch.nn.functional as F
 from refexp.files import atomic_path
 from refexp.masks import boxes_xywh, encode
 from refexp.method.memory import ReferenceView
+from refexp.show.fonts import captions, files_of
 from refexp.show.instances import window
 from refexp.show.overlays import color
 from refexp.show.patch_colors import feature_colors
@@ -55,7 +56,8 @@ def draw_memory_bank(
     beside = height > MATRIX  # a tall block of pairs has room for the matrices at its right, a flat one below
     right, below = (MATRIX, panels * MATRIX - height) if beside else (panels * MATRIX - width, MATRIX)
     widths, heights = (width, max(right, 0.01)), (height, max(below, 0.01))
-    with rc_context(STYLE), atomic_path(path) as temporary:
+    classes = captions(classes)
+    with rc_context(STYLE | {"font.family": families(classes)}), atomic_path(path) as temporary:
         figure = Figure((sum(widths), sum(heights) + HEAD), dpi=DPI, layout="constrained")
         page: Any = figure
         explanation = _explanation(classes, views, shots)
@@ -71,6 +73,18 @@ def draw_memory_bank(
         if panels > 1:
             _draw_instances(axes[1], classes, views, bank)
         figure.savefig(temporary, format="png", bbox_inches="tight", pad_inches=0.2)
+
+
+def families(texts: Sequence[str]) -> list[str]:
+    """Return the font families that have the signs of these texts, in the order in which matplotlib tries them."""
+    from matplotlib.font_manager import FontProperties, fontManager
+
+    found = ["DejaVu Sans"]  # matplotlib's own
+    for file in sorted(files_of("".join(texts))):
+        if all(font.fname != file for font in fontManager.ttflist):
+            fontManager.addfont(file)
+        found.append(FontProperties(fname=file).get_name())
+    return list(dict.fromkeys(found))
 
 
 def _explanation(classes: Sequence[str], views: Sequence[Sequence[ReferenceView]], shots: int) -> str:
@@ -111,14 +125,18 @@ def _draw_pair(axes: Axes, view: ReferenceView, ink: np.ndarray, patches: np.nda
     """Draw the region around a mask twice: as image and as patch colors."""
     height, width = view.mask.shape
     x1, y1, x2, y2 = window(boxes_xywh(encode(view.mask[None]))[0].tolist(), view.mask.shape, least=12)
-    faded = np.where(view.mask[..., None], view.rgb, view.rgb // 2 + 127)
-    for left, picture, how, line in ((0, faded, None, (ink, 1.6)), (1.03, patches, "nearest", (INK, 0.8))):
+    mask, rgb = view.mask[y1:y2, x1:x2], view.rgb[y1:y2, x1:x2]
+    faded = np.where(mask[..., None], rgb, rgb // 2 + 127)
+    whole, part = (0, width, height, 0), (x1, x2, y2, y1)
+    for left, picture, extent, how, line in (
+        (0, faded, part, None, (ink, 1.6)), (1.03, patches, whole, "nearest", (INK, 0.8)),
+    ):  # fmt: skip
         tile = axes.inset_axes((left / 2.03, 0, 1 / 2.03, 1), in_layout=False)
         tile.set_axis_off()
-        tile.imshow(picture, extent=(0, width, height, 0), interpolation=how)
-        if not view.mask.all() and min(view.mask.shape) > 1:
-            at = np.arange(width) + 0.5, np.arange(height) + 0.5
-            tile.contour(*at, view.mask, [0.5], colors=[line[0]], linewidths=line[1])
+        tile.imshow(picture, extent=extent, interpolation=how)
+        if not mask.all() and min(mask.shape) > 1:
+            at = np.arange(x1, x2) + 0.5, np.arange(y1, y2) + 0.5
+            tile.contour(*at, mask, [0.5], colors=[line[0]], linewidths=line[1])
         tile.set(xlim=(x1, x2), ylim=(y2, y1))
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -12,11 +12,13 @@ from typing import Any
 
 from refexp.config.building import build, check
 from refexp.config.components import SummaryFormat, Vis
-from refexp.errors import RefexpError
+from refexp.errors import RefexpError, reason, shown
 from refexp.folders.run_folder import RunFolder
 from refexp.show.findings import write_masks, write_summary
+from refexp.show.fonts import numbered
 from refexp.show.gallery import draw_references, draw_targets, spread
-from refexp.show.instances import detected
+from refexp.show.harmless import harmless
+from refexp.show.instances import Instance, detected
 from refexp.show.memory_bank import draw_memory_bank
 from refexp.show.page.report import write_report
 from refexp.show.terminal import print_diagnosis, print_findings, print_metrics, print_places
@@ -50,18 +52,28 @@ def show_run(run: RunFolder, changes: dict[str, Any] | None = None) -> None:
     """
     record, options = run.record, Options.of(run.record.config)
     vis = replace(options.vis, **changes or {})
+    page = None
     with standing_in(record.cwd):
         # First of all: files that are missing must be an error before anything is overwritten.
         detections = run.detections
         missing = draw_pictures(run, vis) if vis.limit != 0 else None
-        if run.memory_bank:
-            draw_memory_bank(run.path / "memory_bank.png", record.classes, *run.memory_bank, record.note)
+        with harmless("memory_bank.png"):
+            if run.memory_bank:
+                draw_memory_bank(run.path / "memory_bank.png", record.classes, *run.memory_bank, record.note)
         found = [one for of_image in detections for one in detected(of_image.above(vis.score_threshold))]
-        if options.summary:
-            write_summary(run.path / f"summary.{options.summary}", found, record.classes)
-        if options.masks:
-            write_masks(run.path / "masks", found, record.classes)
-        page = write_report(run, vis.limit, vis.score_threshold, missing) if vis.report else None
+        try:
+            if options.summary:
+                write_summary(run.path / f"summary.{options.summary}", found, record.classes)
+            if options.masks:
+                write_masks(run.path / "masks", found, record.classes)
+            page = write_report(run, vis.limit, vis.score_threshold, missing) if vis.report else None
+        finally:
+            print_all(run, found, page)
+
+
+def print_all(run: RunFolder, found: Sequence[Instance], page: Path | None) -> None:
+    """Print the tables of a run, and where its files are. found: the detections that are shown."""
+    record = run.record
     if record.metrics:
         if run.diagnostics:
             print_diagnosis(run.diagnostics)
@@ -74,6 +86,9 @@ def show_run(run: RunFolder, changes: dict[str, Any] | None = None) -> None:
 def draw_pictures(run: RunFolder, vis: Vis) -> str | None:
     """Write the overlays. Returns None, or the reason why there are none."""
     folder, note = run.path / "overlays", run.record.note
+    if unwritten := numbered(run.record.classes):
+        some = ", ".join(f"{number} {shown(name)}" for number, name in list(unwritten.items())[:20])
+        log.warning("no font has all signs of %d class names, so pictures show numbers: %s", len(unwritten), some)
     try:
         data = run.data
         chosen = set(spread(data.targets.images, vis.limit))
@@ -81,8 +96,8 @@ def draw_pictures(run: RunFolder, vis: Vis) -> str | None:
         targets = [found for found in run.detections if found.image_id in chosen]
         draw_targets(folder, data, targets, vis.score_threshold, note)
     except (RefexpError, OSError) as error:
-        log.warning("overlays were not drawn: %s", error)
-        return str(error)
+        log.warning("overlays were not drawn: %s", reason(error))
+        return reason(error)
     return None
 
 

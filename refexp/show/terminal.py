@@ -11,6 +11,7 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
+from refexp.errors import shown
 from refexp.evaluation.verdict import NOUNS
 from refexp.folders.record import RunRecord
 from refexp.show.instances import Instance
@@ -20,6 +21,8 @@ from refexp.show.words import BOUNDS, KINDS, NUMBERS, SEMANTIC, counted, headlin
 MAX_COLUMNS = 8
 """More numbers do not fit side by side on a terminal, so they are listed below each other."""
 MAX_CLASSES = 20
+LONGEST = 60
+"""Signs of a class name in a table."""
 
 
 def print_metrics(record: RunRecord) -> None:
@@ -45,7 +48,7 @@ def print_findings(found: Sequence[Instance], record: RunRecord) -> None:
     objects = Counter(one.label for one in found)
     places = Counter(label for label, _ in {(one.label, one.image_id) for one in found})
     for label, (name, count) in enumerate(record.references.items()):
-        table.add_row(escape(name), str(count), str(objects[label]), str(places[label]))
+        table.add_row(cell(name), str(count), str(objects[label]), str(places[label]))
     Console(soft_wrap=True).print(table)
 
 
@@ -82,6 +85,11 @@ def print_places(output: Path, report: Path | None, note: str | None) -> None:
         console.print(f"[bold red]{escape(note)}[/]")
 
 
+def cell(name: str) -> str:
+    """A class name for a table: short, in one line, and not markup."""
+    return escape(shown(name, LONGEST))
+
+
 def _overall(title: str, rows: Sequence[tuple[str, Mapping[str, float | None]]]) -> Table:
     table = Table(title=escape(title), title_justify="left")
     table.add_column("")
@@ -106,5 +114,5 @@ def _per_class(record: RunRecord, kinds: Sequence[str]) -> Table:
     for title in columns:
         table.add_column(title, justify="right")
     for class_name in record.classes:
-        table.add_row(escape(class_name), *[percent(column[class_name]) for column in columns.values()])
+        table.add_row(cell(class_name), *[percent(column[class_name]) for column in columns.values()])
     return table

@@ -28,12 +28,13 @@ from PIL import Image
 from pydantic import Field
 
 import refexp
-from refexp.errors import RefexpError, first_line
+from refexp.errors import RefexpError, first_line, shown
 from refexp.files import read_json, sha256, write_json, write_text
 from refexp.folders.record import RunRecord
 from refexp.folders.status import is_running, read_status
 from refexp.masks import decode
 from refexp.show.gallery import REFERENCES, spread
+from refexp.show.harmless import harmless
 from refexp.show.page.pictures import TARGETS
 from refexp.show.tables.settings import FIRST, RECIPES, key_of, matters, read_yaml
 from refexp.tracking.logger import Logger, per_class
@@ -320,20 +321,32 @@ def target_pictures(folder: Path, record: RunRecord, limit: int) -> Iterator[Any
         return
     chosen = [listed[int(number)] for number in spread(range(len(listed)), limit)]
     ids = class_ids({one["label"] for target in chosen for one in target["instances"]}, len(record.classes))
-    names = {number: record.classes[label] for label, number in ids.items()}
+    names = {number: shown(record.classes[label]) for label, number in ids.items()}
     for target in chosen:
-        picture = Image.open(folder / "report" / target["file"])
-        masks, boxes = {}, {}
-        parts = {"prediction": [one for one in target["instances"] if one["score"] is not None]}
-        if record.instances:
-            parts["ground truth"] = [one for one in target["instances"] if one["score"] is None]
-        for layer, every in parts.items():
-            shown = [one for one in every if one["label"] in ids]
-            masks[layer] = {"mask_data": label_map(shown, ids, picture.size), "class_labels": names}
-            scale = picture.height / target["size"][0]
-            boxes[layer] = {"box_data": [box(one, ids, names, scale) for one in shown], "class_labels": names}
-        caption = f"{target['image']}  {record.note or ''}".strip()
-        yield wandb.Image(picture, file_type="jpg", caption=caption, masks=masks, boxes=boxes)
+        pictures = []
+        with harmless(f"{target['image']} for W&B"):
+            pictures.append(target_picture(folder, record, target, ids, names))
+        yield from pictures
+
+
+def target_picture(
+    folder: Path, record: RunRecord, target: dict[str, Any], ids: dict[int, int], names: dict[int, str]
+) -> Any:
+    """A picture of the run's page as a W&B image. target: its entry in targets.json."""
+    import wandb
+
+    picture = Image.open(folder / "report" / target["file"])
+    masks, boxes = {}, {}
+    parts = {"prediction": [one for one in target["instances"] if one["score"] is not None]}
+    if record.instances:
+        parts["ground truth"] = [one for one in target["instances"] if one["score"] is None]
+    for layer, every in parts.items():
+        known = [one for one in every if one["label"] in ids]
+        masks[layer] = {"mask_data": label_map(known, ids, picture.size), "class_labels": names}
+        scales = picture.width / target["size"][1], picture.height / target["size"][0]
+        boxes[layer] = {"box_data": [box(one, ids, names, scales) for one in known], "class_labels": names}
+    caption = f"{shown(target['image'])}  {record.note or ''}".strip()
+    return wandb.Image(picture, file_type="jpg", caption=caption, masks=masks, boxes=boxes)
 
 
 def label_map(shown: Sequence[dict[str, Any]], ids: dict[int, int], size: tuple[int, int]) -> np.ndarray:
@@ -346,9 +359,9 @@ def label_map(shown: Sequence[dict[str, Any]], ids: dict[int, int], size: tuple[
     return canvas
 
 
-def box(one: dict[str, Any], ids: dict[int, int], names: dict[int, str], scale: float) -> dict[str, Any]:
-    """A box in W&B's format, in pixels of the picture."""
-    x, y, w, h = (side * scale for side in one["box"])
+def box(one: dict[str, Any], ids: dict[int, int], names: dict[int, str], scales: Sequence[float]) -> dict[str, Any]:
+    """A box in W&B's format, in pixels of the picture. scales: pixels of the picture per original pixel, in x and y."""
+    x, y, w, h = (side * scale for side, scale in zip(one["box"], [*scales, *scales], strict=True))
     number = ids[one["label"]]
     position = {"minX": round(x), "maxX": round(x + w), "minY": round(y), "maxY": round(y + h)}
     sent = {"position": position, "domain": "pixel", "class_id": number, "box_caption": names[number]}

@@ -13,13 +13,11 @@ import time
 from pathlib import Path
 
 import pytest
-import torch
 from conftest import ROOT
 from runs import refexp
 
 from refexp.cluster.launchers import choose
-from refexp.command.job import failing
-from refexp.errors import JobFailed, RefexpError
+from refexp.errors import RefexpError
 from refexp.folders.sweep_folder import Job, Sweep, record_of, survey
 
 FAULTS = ("matcher._target_=faults.Faulty", "+matcher.fault=none,raise")
@@ -160,26 +158,6 @@ def test_a_job_s_own_word_comes_before_the_scheduler_s(status, scheduled, state,
     record = record_of(tmp_path, Job(0, [], "0"), left, scheduled, "7")
     assert record.state == state and message in record.message
     assert record.alive == (state in ("waiting", "running"))
-
-
-@pytest.mark.parametrize(
-    ("error", "expected"),
-    [
-        (torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB"), True),
-        (
-            RuntimeError("[enforce fail] DefaultCPUAllocator: can't allocate memory: you tried to allocate 9 bytes"),
-            True,
-        ),
-        (MemoryError(), True),
-        (RuntimeError("shapes do not match"), False),
-    ],
-)
-def test_out_of_memory_names_the_keys_to_turn_down(error, expected, caplog):
-    with pytest.raises(JobFailed) as failed, failing():
-        raise error
-    assert ("proposer.points_per_batch" in str(failed.value)) == expected
-    assert ("proposer.points_per_batch" in caplog.text) == expected
-    assert ("Traceback" in caplog.text) != expected
 
 
 def test_choose(tmp_path):

@@ -8,9 +8,9 @@ import numpy as np
 from PIL import Image
 from skimage.measure import find_contours
 
-from refexp.masks import Rle, decode
+from refexp.masks import Rle, decode, decode_inside
 from refexp.show.instances import Instance, window
-from refexp.show.overlays import color, outline
+from refexp.show.overlays import color, line_width, outline
 
 SIDE = 800
 """Longer side of a picture on the page in pixels. Smaller images are not enlarged."""
@@ -25,6 +25,12 @@ def page_size(height: int, width: int) -> tuple[int, int]:
     return max(1, round(height * scale)), max(1, round(width * scale))
 
 
+def page_scales(size: Sequence[int]) -> tuple[float, float]:
+    """Original (H, W) -> page pixels per original pixel, down and across. They differ if one side is a few pixels."""
+    height, width = page_size(*size)
+    return height / size[0], width / size[1]
+
+
 def page_picture(rgb: np.ndarray) -> Image.Image:
     """u8 [H, W, 3] -> the picture at `page_size`."""
     height, width = page_size(*rgb.shape[:2])
@@ -36,27 +42,30 @@ def mask_path(mask: Rle) -> str:
 
     Holes are separate outlines, so fill the path with the even-odd rule.
     """
-    (height, width), inside = mask["size"], decode([mask])[0]
-    rows, columns = np.flatnonzero(inside.any(axis=1)), np.flatnonzero(inside.any(axis=0))
-    if not len(rows):
+    inside, (rows, columns) = decode_inside(mask)
+    if not inside.size:
         return ""
-    scale = page_size(height, width)[0] / height
+    scales = page_scales(mask["size"])
     # Each pixel of the smaller picture takes the value of the original pixel at its centre.
-    y = np.arange(int(rows[0] * scale), int(rows[-1] * scale) + 1)
-    x = np.arange(int(columns[0] * scale), int(columns[-1] * scale) + 1)
-    from_y = ((y + 0.5) / scale).astype(int).clip(rows[0], rows[-1])
-    from_x = ((x + 0.5) / scale).astype(int).clip(columns[0], columns[-1])
+    (y, from_y), (x, from_x) = (_sampled(*pair) for pair in zip((rows, columns), scales, strict=True))
     small = inside[np.ix_(from_y, from_x)]
     if not small.any():
-        return box_path([columns[0], rows[0], columns[-1] - columns[0] + 1, rows[-1] - rows[0] + 1], scale)
+        return box_path([columns.start, rows.start, inside.shape[1], inside.shape[0]], scales)
     # The padding closes outlines at the border. Contours are relative to pixel centres, hence the half pixel.
     outlines = [line[:, ::-1] + (x[0] - 0.5, y[0] - 0.5) for line in find_contours(np.pad(small, 1), 0.5)]
     return "".join(_closed(thin(line[:-1])) for line in outlines)
 
 
-def box_path(box_xywh: Sequence[float], scale: float) -> str:
-    """A box at the original size as SVG path data on the page's picture."""
-    x, y, w, h = (round(float(side) * scale) for side in box_xywh)
+def _sampled(side: slice, scale: float) -> tuple[np.ndarray, np.ndarray]:
+    """The pixels of the page's picture on one side of a box, and the original pixel of each, from the box's start."""
+    last = side.stop - 1
+    pixels = np.arange(int(side.start * scale), int(last * scale) + 1)
+    return pixels, ((pixels + 0.5) / scale).astype(int).clip(side.start, last) - side.start
+
+
+def box_path(box_xywh: Sequence[float], scales: tuple[float, float]) -> str:
+    """A box at the original size as SVG path data on the page's picture. scales: from `page_scales`."""
+    x, y, w, h = (round(float(side) * scale) for side, scale in zip(box_xywh, scales[::-1] * 2, strict=True))
     return f"M{x} {y}h{max(w, 1)}v{max(h, 1)}h{-max(w, 1)}z"
 
 
@@ -94,7 +103,7 @@ def crop(rgb: np.ndarray, instance: Instance) -> Image.Image:
     size = max(1, round(piece.width * scale)), max(1, round(piece.height * scale))
     drawn = np.array(piece.resize(size, Image.Resampling.LANCZOS))
     larger = np.asarray(Image.fromarray(mask[y1:y2, x1:x2]).resize(size, Image.Resampling.NEAREST))
-    edge = outline(np.pad(larger, 1), 1 / 100)[1:-1, 1:-1]
+    edge = outline(np.pad(larger, 1), line_width(size, 1 / 100))[1:-1, 1:-1]
     drawn[edge] = color(instance.label)
     return Image.fromarray(drawn)
 

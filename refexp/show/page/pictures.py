@@ -15,9 +15,10 @@ from refexp.folders.run_folder import RunFolder
 from refexp.machine.progress import track
 from refexp.masks import boxes_xywh, to_json
 from refexp.show.gallery import MAX_CLASSES, MAX_SHOTS
+from refexp.show.harmless import harmless
 from refexp.show.instances import Instance, annotated, detected
 from refexp.show.overlays import color
-from refexp.show.page.drawing import box_path, crop, mask_path, page_picture, page_size
+from refexp.show.page.drawing import box_path, crop, mask_path, page_picture, page_scales
 from refexp.show.page.mistakes import VERDICTS, ImageErrors
 from refexp.types import ImageId
 
@@ -65,34 +66,31 @@ def write_images(
     targets = run.data.targets
     found_in = {found.image_id: found for found in run.detections}
     written = Pictures(crops=[[{}] * len(row) for row in cut_out])
-    listed = []
-    for number, image_id in enumerate(track(ids, len(ids), "report")):
+    listed: list[dict[str, Any]] = []
+    for image_id in track(ids, len(ids), "report"):
         record, found, truth = targets.images[image_id], detected(found_in[image_id]), annotated(targets, image_id)
-        rgb = targets.read(record)
-        picture = save(page_picture(rgb), folder / "images" / f"{number}.jpg")
-        layers = layers_of(truth, found, rgb.shape[0], rgb.shape[1], errors.get(image_id))
-        write_part(folder, f"layers/{number}", layers)
-        best: dict[int, float] = {}
-        for layer in layers["found"]:  # highest score first, so this keeps the best of each class
-            best.setdefault(layer["c"], layer["s"])
-        shows = {"truth": sorted({layer["c"] for layer in layers["truth"]}), "best": best}
-        written.images.append({**picture, **shows, "name": record["file_name"], "found": len(found)})
-        shown = [*truth, *(one for one in found if one.score and one.score >= score_threshold)]
-        listed.append(
-            {
-                "file": f"images/{number}.jpg",
-                "image": image_id,
-                "size": list(rgb.shape[:2]),
-                "instances": listing(shown),
-            }
-        )
-        for row, items in enumerate(cut_out):
-            for position, one in enumerate(items):
-                if one.image_id == image_id:
-                    cut = save(crop(rgb, one), folder / "crops" / f"{row}-{position}.jpg")
-                    key = f"{'t' if one.score is None else 'f'}{one.row}"
-                    named = {"name": run.data.classes[one.label], "text": one.text, "image": number, "show": key}
-                    written.crops[row][position] = cut | named
+        with harmless(f"{record['file_name']} on the page"):
+            number = len(listed)
+            rgb = targets.read(record)
+            picture = save(page_picture(rgb), folder / "images" / f"{number}.jpg")
+            layers = layers_of(truth, found, rgb.shape[0], rgb.shape[1], errors.get(image_id))
+            write_part(folder, f"layers/{number}", layers)
+            best: dict[int, float] = {}
+            for layer in layers["found"]:  # highest score first, so this keeps the best of each class
+                best.setdefault(layer["c"], layer["s"])
+            shows = {"truth": sorted({layer["c"] for layer in layers["truth"]}), "best": best}
+            shown = [*truth, *(one for one in found if one.score and one.score >= score_threshold)]
+            of_image = {"file": f"images/{number}.jpg", "image": image_id, "size": list(rgb.shape[:2])}
+            listed.append(of_image | {"instances": listing(shown)})
+            written.images.append({**picture, **shows, "name": record["file_name"], "found": len(found)})
+            for row, items in enumerate(cut_out):
+                for position, one in enumerate(items):
+                    if one.image_id == image_id:
+                        cut = save(crop(rgb, one), folder / "crops" / f"{row}-{position}.jpg")
+                        key = f"{'t' if one.score is None else 'f'}{one.row}"
+                        named = {"name": run.data.classes[one.label], "text": one.text, "image": number, "show": key}
+                        written.crops[row][position] = cut | named
+    written.crops = [[item for item in row if item] for row in written.crops]
     write_json(folder / TARGETS, listed)
     return written
 
@@ -109,10 +107,10 @@ def layers_of(
     truth: Sequence[Instance], found: Sequence[Instance], height: int, width: int, errors: ImageErrors | None
 ) -> dict[str, Any]:
     """An image's masks for the page, with short keys to keep files small: class c, score s, path d, verdict j."""
-    scale = page_size(height, width)[0] / height
+    scales = page_scales((height, width))
     layers: dict[str, Any] = {"total": len(found), "truth": [], "found": []}
     for one in truth:
-        path = mask_path(one.mask) if one.mask else box_path(one.box, scale)
+        path = mask_path(one.mask) if one.mask else box_path(one.box, scales)
         verdict = {"j": VERDICTS.index(errors.of_truth[one.row])} if errors else {}
         layers["truth"].append({"c": one.label, "d": path} | verdict)
     for one in found[:LAYERS]:
@@ -133,16 +131,20 @@ def write_references(run: RunFolder, folder: Path) -> list[dict[str, Any]]:
     for label, per_class in enumerate(shown):
         for position, reference in enumerate(per_class):
             wanted.setdefault(reference.image_id, []).append((label, position))
-    crops: list[list[Any]] = [[None] * len(per_class) for per_class in shown]
+    crops: list[dict[int, dict[str, Any]]] = [{} for _ in shown]
     for image_id, places in wanted.items():
-        rgb = split.read(split.images[image_id])
-        for label, position in places:
-            mask = shown[label][position].known_mask
-            one = Instance(image_id, position, label, boxes_xywh([mask])[0].tolist(), mask)
-            picture = save(crop(rgb, one), folder / f"{label}-{position}.jpg")
-            alt = f"{classes[label]} in {split.images[image_id]['file_name']}"
-            crops[label][position] = {**picture, "alt": alt}
-    return [{"name": classes[label], "color": css(label), "crops": per_class} for label, per_class in enumerate(crops)]
+        name = split.images[image_id]["file_name"]
+        with harmless(f"the reference in {name} on the page"):
+            rgb = split.read(split.images[image_id])
+            for label, position in places:
+                mask = shown[label][position].known_mask
+                one = Instance(image_id, position, label, boxes_xywh([mask])[0].tolist(), mask)
+                picture = save(crop(rgb, one), folder / f"{label}-{position}.jpg")
+                crops[label][position] = {**picture, "alt": f"{classes[label]} in {name}"}
+    return [
+        {"name": classes[label], "color": css(label), "crops": [of_class[position] for position in sorted(of_class)]}
+        for label, of_class in enumerate(crops)
+    ]
 
 
 def css(label: int) -> str:

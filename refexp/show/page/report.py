@@ -14,6 +14,7 @@ from refexp.evaluation.verdict import NOUNS
 from refexp.files import write_text
 from refexp.folders.record import RunRecord
 from refexp.folders.run_folder import RunFolder
+from refexp.show.fonts import numbered
 from refexp.show.gallery import MAX_CLASSES, MAX_SHOTS, spread
 from refexp.show.page.diagnosis import view
 from refexp.show.page.mistakes import COLORS, NAMES, confident_alarms, judge_all, judged_by, worst_misses
@@ -64,6 +65,7 @@ def write_report(run: RunFolder, limit: int | None, score_threshold: float, miss
         "alarms_text": ALARMS.format(PLURALS[kind]),
         "references": pictures.references,
         "references_text": references_text(record),
+        "numbered": numbered(record.classes) if pictures.images else {},
         "memory_bank": (run.path / "memory_bank.png").exists(),
         "data": {
             "classes": record.classes,

@@ -1,0 +1,102 @@
+"""How a job ends: what the user is told, and what run.log keeps."""
+
+from __future__ import annotations
+
+import io
+import logging
+import sys
+
+import pytest
+import torch
+from runs import refexp
+
+from refexp.command.job import advising, failing
+from refexp.command.saying import OneLine, any_terminal
+from refexp.config.composing import resolve
+from refexp.errors import JobFailed, RefexpError
+
+GPU = torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB")
+CPU = RuntimeError("[enforce fail] DefaultCPUAllocator: can't allocate memory: you tried to allocate 9 bytes")
+
+
+@pytest.mark.parametrize("error", [GPU, CPU, MemoryError()])
+@pytest.mark.parametrize(
+    ("overrides", "told", "not_told"),
+    [
+        (["proposer=sam2_hiera_l", "encoder=dinov2_vitl14"], "proposer.points_per_batch, set precision", "batch, e"),
+        (["proposer=sam2_hiera_l", "precision=bfloat16"], "use a smaller network", "bfloat16"),
+        (["encoder=dinov2_vitl14", "encoder.batch=4"], "reduce encoder.batch", "points_per_batch"),
+        (["proposer=oracle"], "use smaller images, or request more memory", "points_per_batch"),
+        ([], "use smaller images, or request more memory", "network"),
+    ],
+)
+def test_out_of_memory_names_what_this_job_can_turn_down(error, overrides, told, not_told, configure):
+    settings = resolve(configure(*overrides))
+    with pytest.raises(RefexpError) as failed, advising(settings):
+        raise error
+    said = str(failed.value)
+    assert said.startswith("out of memory (") and told in said and not_told not in said
+
+
+def test_other_errors_get_no_advice():
+    with pytest.raises(RuntimeError, match="shapes"), advising({}):
+        raise RuntimeError("shapes do not match")
+
+
+@pytest.fixture
+def terminal():
+    """What the console and run.log get."""
+    screen, file = io.StringIO(), io.StringIO()
+    handlers = [logging.StreamHandler(screen), logging.StreamHandler(file)]
+    handlers[0].setFormatter(OneLine("%(levelname)s: %(message)s"))
+    for handler in handlers:
+        logging.getLogger("refexp").addHandler(handler)
+    yield lambda: (screen.getvalue(), file.getvalue())
+    for handler in handlers:
+        logging.getLogger("refexp").removeHandler(handler)
+
+
+def test_a_bug_is_one_line_and_its_traceback_is_kept(terminal):
+    with pytest.raises(JobFailed, match="ValueError: Input cfg"), failing():
+        resolve(7)
+    screen, file = terminal()
+    assert screen.count("\n") == 1 and "Traceback (most recent call last)" in file
+    assert "a bug of refexp: report it with run.log to the maintainers of refexp (refexp 0" in screen
+    assert f"torch {torch.__version__.split('+')[0]}" in screen and "(composing.py, line " in screen
+
+
+def test_code_of_others_is_no_bug_of_refexp(terminal):
+    with pytest.raises(JobFailed), failing():
+        raise RuntimeError("my encoder")
+    assert "(test_job.py, line " in terminal()[0] and "not part of refexp: look at run.log" in terminal()[0]
+
+
+@pytest.mark.parametrize(
+    ("error", "line"),
+    [
+        (OSError(28, "No space left on device", "out/detections.json"), "out/detections.json: No space left on device"),
+        (RefexpError("a\nb: c"), "a\\nb: c"),
+    ],
+)
+def test_what_is_no_bug_is_not_called_one(error, line, terminal):
+    with pytest.raises(JobFailed), failing():
+        raise error
+    assert terminal()[0] == f"ERROR: {line}\n"
+
+
+def test_a_terminal_without_utf_8_gets_every_line(monkeypatch):
+    screen = io.TextIOWrapper(io.BytesIO(), encoding="latin-1")
+    monkeypatch.setattr(sys, "stdout", screen)
+    with pytest.raises(UnicodeEncodeError):
+        print("猫")
+    any_terminal()
+    print("猫 \ud83d Käfer")
+    screen.flush()
+    assert screen.buffer.getvalue().decode("latin-1").endswith("\\u732b \\ud83d Käfer\n")
+
+
+def test_a_bug_in_a_command_says_so(monkeypatch, capsys):
+    monkeypatch.setattr("refexp.command.listing.own_conf", lambda: 1 / 0)
+    assert refexp("ls") == 1
+    said = capsys.readouterr().err.splitlines()
+    assert said[0].startswith("Traceback") and said[-1].startswith("error: ZeroDivisionError: ")
