@@ -5,6 +5,8 @@ from __future__ import annotations
 import logging
 from collections import Counter
 from collections.abc import Iterable, Sequence
+from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +15,7 @@ from omegaconf import DictConfig
 
 from refexp.config.components import Experiment, build_experiment, told_how_to_get
 from refexp.data.coco import Data, Record, Split
+from refexp.data.readable import refuse, tell_skipped, unreadable, without
 from refexp.data.sampling import Features, Shots, candidates, choose_references
 from refexp.errors import RefexpError
 from refexp.evaluation.coco_protocol import CocoEvaluation
@@ -20,6 +23,7 @@ from refexp.evaluation.diagnostics import Diagnostics, ImageDiagnosis
 from refexp.evaluation.protocol import Evaluation
 from refexp.folders.record import Metrics, RunRecord
 from refexp.folders.run_folder import RunFolder, references_to_coco
+from refexp.inputs.refusals import limit_pixels
 from refexp.machine.progress import track
 from refexp.machine.provenance import Clock, describe_how, weights_note
 from refexp.machine.ranks import Ranks, join
@@ -43,6 +47,7 @@ def run(config: DictConfig, output: Path) -> RunFolder | None:
     """
     with told_how_to_get(config):
         experiment = build_experiment(config)
+        limit_pixels(experiment.input.max_pixels)
         keep_heap()
         with join(experiment.runtime.silence).run() as ranks:
             return run_ranks(experiment, RunFolder(output), ranks)
@@ -63,6 +68,10 @@ def run_ranks(experiment: Experiment, folder: RunFolder, ranks: Ranks) -> RunFol
     features = features_of(offered.references, extractor)
     data, references = choose_references(offered, experiment.sampler, experiment.shots, experiment.seed, features)
     check_targets(experiment, data.targets)
+    with clock.stage("check images", 0):
+        check_references(experiment, data.references, references, extractor)
+        targets, skipped = readable_targets(experiment, data.targets, extractor, ranks)
+    data = replace(data, targets=targets)
     references = extractor.with_masks(data.references, references)
     note = weights_note(extractor.weights)
     if ranks.first:
@@ -78,6 +87,7 @@ def run_ranks(experiment: Experiment, folder: RunFolder, ranks: Ranks) -> RunFol
     if experiment.stage == "extract":
         images = ranks.gather(sum(1 for _ in proposals)) or ()
         log.info("extracted: %d images and their references are in the store '%s'", sum(images), experiment.store.dir)
+        tell_skipped(skipped)
         return None
 
     diagnostics = diagnostics_of(experiment.evaluation, data.targets)
@@ -103,9 +113,10 @@ def run_ranks(experiment: Experiment, folder: RunFolder, ranks: Ranks) -> RunFol
     record = RunRecord(
         **describe_what(experiment, data, references, detections, extractor.weights),
         **describe_how(experiment.device, clock, ranks.world_size),
-        metrics=Metrics.from_flat(metrics), note=note, classes_left_out=left_out,
+        metrics=Metrics.from_flat(metrics), note=note, classes_left_out=left_out, images_skipped=skipped,
     )  # fmt: skip
     folder.write_record(record)
+    tell_skipped(skipped)
     return folder
 
 
@@ -124,6 +135,43 @@ def check_targets(experiment: Experiment, targets: Split) -> None:
     experiment.evaluation.check(targets)
     if experiment.proposer.sees_truth and not targets.annotations:
         raise RefexpError("the oracle proposer needs annotated targets; choose another proposer.")
+
+
+def check_references(
+    experiment: Experiment, split: Split, references: Sequence[Sequence[Reference]], extractor: Extractor
+) -> None:
+    """Raise RefexpError with all images of the chosen references that must be read and cannot be."""
+    if experiment.stage == "ablate":
+        return
+    chosen = [reference for per_class in references for reference in per_class]
+    needed = dict.fromkeys(r.image_id for r in chosen if extractor.needs_reference(split, r))
+    records = [split.images[image_id] for image_id in needed]
+    bad = unreadable(split, records, lambda record: True, "check references", experiment.input.strict)
+    refuse(bad, len(records), split.source, "Replace these references.")
+
+
+def readable_targets(
+    experiment: Experiment, targets: Split, extractor: Extractor, ranks: Ranks
+) -> tuple[Split, dict[str, str]]:
+    """Return the targets that can be read, and for the others the reason by file name: the same on every rank.
+
+    Raises RefexpError if there are others and input.unreadable=error, or if none can be read. Images whose proposals
+    are in the store are not opened.
+    """
+    skip = experiment.input.unreadable == "skip"
+    if experiment.stage == "ablate" and not skip:
+        return targets, {}
+    share = ranks.share(list(targets.images.values()))
+    is_needed = partial(extractor.needs_target, targets)
+    found = ranks.exchange(unreadable(targets, share, is_needed, "check images", experiment.input.strict))
+    reasons = {name: why for of_rank in found for name, why in of_rank.items()}
+    names = [record["file_name"] for record in targets.images.values()]
+    bad = {name: reasons[name] for name in names if name in reasons}  # in the order of the file
+    left = without(targets, bad)
+    if not skip or not left.images:
+        hint = "Replace them" + (", or leave them out: input.unreadable=skip" if left.images else "") + "."
+        refuse(bad, len(names), targets.source, hint)
+    return left, bad
 
 
 def diagnostics_of(evaluation: Evaluation, targets: Split) -> Diagnostics | None:

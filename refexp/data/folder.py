@@ -13,13 +13,18 @@ import numpy as np
 
 from refexp.data.coco import Data, Record, Split, annotation_of, choose_classes, make_split, read_coco
 from refexp.data.custom import access, existing_folder
-from refexp.errors import RefexpError
-from refexp.inputs.images import has_alpha, opaque, open_upright, to_mask, upright_size
+from refexp.errors import MissingData, RefexpError
+from refexp.inputs.images import upright_size
+from refexp.inputs.mask_files import reference_mask
+from refexp.inputs.refusals import Unreadable
 from refexp.types import ImageId
 
 log = logging.getLogger(__name__)
 
-SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".tif", ".tiff")
+SUFFIXES = (
+    ".jpg", ".jpeg", ".jpe", ".jfif", ".mpo", ".png", ".webp", ".gif", ".bmp", ".dib", ".tif", ".tiff",
+    ".jp2", ".j2k", ".jpx", ".ppm", ".pgm", ".pbm", ".pnm", ".avif", ".heic", ".heif",
+)  # fmt: skip
 MASK = "_mask.png"
 """`<stem>_mask.png` beside a reference image is its mask. Pixels with a non-zero value belong to the object."""
 
@@ -57,7 +62,11 @@ class FolderDataset:
                 raise RefexpError(f"images: all images in {root} are references; set images to a folder of photos.")
         records: dict[ImageId, Record] = {}
         for path in files:
-            name, (width, height) = path.relative_to(root).as_posix(), upright_size(path)
+            name = path.relative_to(root).as_posix()
+            try:
+                width, height = upright_size(path)
+            except (Unreadable, MissingData):  # it is told, or skipped, when all images are tried
+                width = height = 0
             records[name] = {"id": name, "file_name": name, "width": width, "height": height}
         return Split(str(self.images), records, [], dict(labels), *access(root))
 
@@ -113,25 +122,7 @@ def to_content(references: Sequence[tuple[str, str, np.ndarray]]) -> dict[str, A
 
 def read_reference_mask(path: Path) -> np.ndarray:
     """Read the mask of a reference image, bool [H, W]: `<stem>_mask.png` beside it, or else its alpha channel."""
-    image, beside = open_upright(path), _beside(path)
-    if beside.is_file():
-        mask = to_mask(open_upright(beside))
-        if mask.shape != (image.height, image.width):
-            raise RefexpError(
-                f"{beside} has {mask.shape[1]} x {mask.shape[0]} pixels, but {path.name} has {image.width} x "
-                f"{image.height}; a mask must have the size of its image."
-            )
-        if not mask.any():
-            raise RefexpError(f"{beside}: the mask is empty; mark the object's pixels with a non-zero value.")
-        return mask
-    mask = opaque(image)
-    if mask.all() or not mask.any():
-        state = "no alpha channel" if not has_alpha(image) else "an alpha channel with a single value"
-        raise RefexpError(
-            f"{path} has {state}, so it has no mask. Make the background transparent, or add {beside.name} in the same "
-            "folder, with 0 for the background and a non-zero value for the object."
-        )
-    return mask
+    return reference_mask(path, _beside(path))
 
 
 def _beside(path: Path) -> Path:

@@ -74,7 +74,8 @@ class RunRecord:
 
     Records of schema 0 do not have the following keys. reference_ids: for each class the ids in references.json, each
     as often as it was used. instances_of_class: number of instances per class. categories: the targets' category id of
-    each class. cwd: the folder to which relative paths of the configuration refer.
+    each class. cwd: the folder to which relative paths of the configuration refer. images_skipped: reason by file name,
+    of images that could not be read. They are not among `images`, and no number counts their instances.
     """
 
     config: dict[str, Any]
@@ -100,6 +101,7 @@ class RunRecord:
     instances_of_class: dict[str, int] | None = None
     categories: tuple[int | str, ...] | None = None
     cwd: str | None = None
+    images_skipped: dict[str, str] = field(default_factory=dict)
     schema: int = SCHEMA
 
     def to_json(self) -> dict[str, Any]:
