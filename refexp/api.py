@@ -10,17 +10,20 @@ from typing import Any
 
 import numpy as np
 import torch
-from PIL import Image, ImageOps
+from PIL import Image
 
 from refexp.config.building import build, build_all
-from refexp.config.components import build_networks
+from refexp.config.components import Input, build_networks
 from refexp.config.composing import compose_config, resolve
 from refexp.data.coco import Data, Split, make_split
 from refexp.data.folder import read_given, to_content
 from refexp.data.sampling import AllSampler, Shots, choose_references
 from refexp.encoders.base import Encoder
-from refexp.errors import RefexpError
-from refexp.inputs.images import as_rgb, open_upright, to_mask, to_square
+from refexp.errors import RefexpError, first_line
+from refexp.inputs.images import as_rgb, open_upright, to_square
+from refexp.inputs.mask_files import as_mask
+from refexp.inputs.metadata import orientation, turned
+from refexp.inputs.refusals import check_pixels, limit_pixels
 from refexp.machine.provenance import weights_note
 from refexp.machine.runtime import Runtime
 from refexp.method.box_masks import check_box, complete, without_mask
@@ -38,6 +41,7 @@ Picture = str | Path | Image.Image | np.ndarray
 def load(*overrides: str) -> Model:
     """Build a model and load its networks; see `refexp.load`."""
     settings = resolve(compose_config(overrides))
+    limit_pixels(build(settings.get("input") or {}, "input", Input).max_pixels)
     device = build(settings.get("runtime"), "runtime", Runtime).prepare()
     proposer, encoder = build_networks(settings)
     model = Model(
@@ -184,7 +188,7 @@ def given_in_memory(references: Mapping[str, Sequence[tuple[Picture, Any]]]) -> 
             if not isinstance(pair, (tuple, list)) or len(pair) != 2:
                 raise RefexpError(f"reference {where} must be a pair (image, mask), not {type(pair).__name__}.")
             image, mask = pair
-            pictures[where], array = to_rgb(image), as_mask(mask)
+            pictures[where], array = to_rgb(image), as_mask(mask, f"the mask of reference {where}")
             if array.shape != pictures[where].shape[:2] or not array.any():
                 raise RefexpError(
                     f"reference {where}: the mask has size {list(array.shape)} and {int(array.sum())} pixels on the "
@@ -200,7 +204,7 @@ def given_in_memory(references: Mapping[str, Sequence[tuple[Picture, Any]]]) -> 
 
 
 def to_rgb(image: Picture) -> np.ndarray:
-    """Convert a picture to u8 [H, W, 3], with its EXIF rotation applied.
+    """Convert a picture to u8 [H, W, 3], with its EXIF rotation applied. Other depths are scaled to 8 bits.
 
     Raises RefexpError for a file that is not an image, and for an array of another shape or dtype.
     """
@@ -210,16 +214,11 @@ def to_rgb(image: Picture) -> np.ndarray:
                 f"an image array must be u8 [H, W, 3] in RGB order, not {image.dtype} {list(image.shape)}."
             )
         return image if image.ndim == 3 else np.repeat(image[..., None], 3, axis=2)
-    if isinstance(image, Image.Image):
-        try:
-            return as_rgb(ImageOps.exif_transpose(image), Path("this image"))
-        except (OSError, SyntaxError, ValueError) as error:
-            raise RefexpError(f"cannot read this image: {error}") from None
-    return as_rgb(open_upright(Path(image)), Path(image))
-
-
-def as_mask(mask: Any) -> np.ndarray:
-    """Convert a mask file, PIL image or array [H, W] to bool [H, W]: True where it is not 0."""
-    if isinstance(mask, (str, Path)):
-        mask = open_upright(Path(mask))
-    return to_mask(mask) if isinstance(mask, Image.Image) else np.asarray(mask) != 0
+    if not isinstance(image, Image.Image):
+        return as_rgb(open_upright(Path(image)), image)
+    check_pixels("this image", image.size)
+    try:
+        image.load()
+    except Exception as error:  # Pillow raises errors of any type for damaged files
+        raise RefexpError(f"this image cannot be read: {first_line(error)}") from None
+    return as_rgb(turned(image, orientation(image)), "this image")

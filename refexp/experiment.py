@@ -5,6 +5,8 @@ from __future__ import annotations
 import logging
 from collections import Counter
 from collections.abc import Iterable, Sequence
+from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +15,7 @@ from omegaconf import DictConfig
 
 from refexp.config.components import Experiment, build_experiment, told_how_to_get
 from refexp.data.coco import Data, Record, Split
+from refexp.data.readable import refuse, tell_skipped, unreadable, without
 from refexp.data.sampling import Features, Shots, candidates, choose_references
 from refexp.errors import RefexpError
 from refexp.evaluation.coco_protocol import CocoEvaluation
@@ -20,6 +23,7 @@ from refexp.evaluation.diagnostics import Diagnostics, ImageDiagnosis
 from refexp.evaluation.protocol import Evaluation
 from refexp.folders.record import Metrics, RunRecord
 from refexp.folders.run_folder import RunFolder, references_to_coco
+from refexp.inputs.refusals import limit_pixels
 from refexp.inputs.repairs import Repairs, collecting
 from refexp.machine.progress import track
 from refexp.machine.provenance import Clock, describe_how, weights_note
@@ -44,6 +48,7 @@ def run(config: DictConfig, output: Path) -> RunFolder | None:
     """
     with told_how_to_get(config):
         experiment = build_experiment(config)
+        limit_pixels(experiment.input.max_pixels)
         keep_heap()
         with join(experiment.runtime.silence).run() as ranks, collecting(experiment.input.strict) as repairs:
             return run_ranks(experiment, RunFolder(output), ranks, repairs)
@@ -64,6 +69,10 @@ def run_ranks(experiment: Experiment, folder: RunFolder, ranks: Ranks, repairs: 
     features = features_of(offered.references, extractor)
     data, references = choose_references(offered, experiment.sampler, experiment.shots, experiment.seed, features)
     check_targets(experiment, data.targets)
+    with clock.stage("check images", 0):
+        check_references(experiment, data.references, references, extractor)
+        targets, skipped = readable_targets(experiment, data.targets, extractor, ranks, repairs)
+    data = replace(data, targets=targets)
     if ranks.first:
         repairs.tell()
     references = extractor.with_masks(data.references, references)
@@ -81,6 +90,7 @@ def run_ranks(experiment: Experiment, folder: RunFolder, ranks: Ranks, repairs: 
     if experiment.stage == "extract":
         images = ranks.gather(sum(1 for _ in proposals)) or ()
         log.info("extracted: %d images and their references are in the store '%s'", sum(images), experiment.store.dir)
+        tell_skipped(skipped)
         return None
 
     diagnostics = diagnostics_of(experiment.evaluation, data.targets)
@@ -106,10 +116,12 @@ def run_ranks(experiment: Experiment, folder: RunFolder, ranks: Ranks, repairs: 
     record = RunRecord(
         **describe_what(experiment, data, references, detections, extractor.weights),
         **describe_how(experiment.device, clock, ranks.world_size),
-        metrics=Metrics.from_flat(metrics), note=note, classes_left_out=left_out, repairs=repairs.found,
+        metrics=Metrics.from_flat(metrics), note=note, classes_left_out=left_out, images_skipped=skipped,
+        repairs=repairs.found,
     )  # fmt: skip
     folder.write_record(record)
     repairs.tell()
+    tell_skipped(skipped)
     return folder
 
 
@@ -128,6 +140,48 @@ def check_targets(experiment: Experiment, targets: Split) -> None:
     experiment.evaluation.check(targets)
     if experiment.proposer.sees_truth and not targets.annotations:
         raise RefexpError("the oracle proposer needs annotated targets; choose another proposer.")
+
+
+def check_references(
+    experiment: Experiment, split: Split, references: Sequence[Sequence[Reference]], extractor: Extractor
+) -> None:
+    """Raise RefexpError with all images of the chosen references that must be read and cannot be."""
+    if experiment.stage == "ablate":
+        return
+    chosen = [reference for per_class in references for reference in per_class]
+    needed = dict.fromkeys(r.image_id for r in chosen if extractor.needs_reference(split, r))
+    records = [split.images[image_id] for image_id in needed]
+    bad = unreadable(split, records, lambda record: True, "check references")
+    refuse(bad, len(records), split.source, "Replace these references.")
+
+
+def readable_targets(
+    experiment: Experiment, targets: Split, extractor: Extractor, ranks: Ranks, repairs: Repairs
+) -> tuple[Split, dict[str, str]]:
+    """Return the targets that can be read, and for the others the reason by file name: the same on every rank.
+
+    Sizes that contradict the image file are settled, also on every rank. Images whose proposals are in the store are
+    not opened. Raises RefexpError if there are others and input.unreadable=error, or if none can be read.
+    """
+    skip = experiment.input.unreadable == "skip"
+    if experiment.stage == "ablate" and not skip:
+        return targets, {}
+    share = ranks.share(list(targets.images.values()))
+    bad_here = unreadable(targets, share, partial(extractor.needs_target, targets), "check images")
+    sizes_here = {record["id"]: (record["height"], record["width"]) for record in share}
+    reasons: dict[str, str] = {}
+    for bad_there, sizes, examples in ranks.exchange((bad_here, sizes_here, repairs.examples)):
+        reasons |= bad_there
+        repairs.merge(examples)
+        for id_, (height, width) in sizes.items():
+            targets.images[id_] |= {"height": height, "width": width}
+    names = [record["file_name"] for record in targets.images.values()]
+    bad = {name: reasons[name] for name in names if name in reasons}  # in the order of the file
+    left = without(targets, bad)
+    if not skip or not left.images:
+        hint = "Replace them" + (", or leave them out: input.unreadable=skip" if left.images else "") + "."
+        refuse(bad, len(names), targets.source, hint)
+    return left, bad
 
 
 def diagnostics_of(evaluation: Evaluation, targets: Split) -> Diagnostics | None:

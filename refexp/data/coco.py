@@ -12,6 +12,7 @@ import numpy as np
 from pycocotools import mask as coco_mask
 
 from refexp.errors import RefexpError, did_you_mean
+from refexp.inputs.frames import FileSize, settle_contradiction
 from refexp.inputs.geometry import Shape, outside, shape_of
 from refexp.inputs.images import file_sizes
 from refexp.inputs.records import Record, check_coco
@@ -30,6 +31,7 @@ class Split:
     source: the name of the split in messages, usually its file. images: COCO image records by id, in file order.
     annotations: COCO records in file order. labels: category id -> class index in [0, K).
     read: image record -> u8 [H, W, 3]. fingerprint: image record -> hash of the image's content.
+    size: image record -> size of the image's file, None without a file.
     """
 
     source: str
@@ -38,6 +40,7 @@ class Split:
     labels: dict[int | str, int]
     read: Callable[[Record], np.ndarray]
     fingerprint: Callable[[Record], str]
+    size: Callable[[Record], FileSize | None] = lambda record: None
 
     @cached_property
     def boxes_only(self) -> bool:
@@ -62,8 +65,15 @@ class Split:
         """Return the COCO category records of this split, in class order."""
         return [{"id": id_, "name": classes[label]} for id_, label in sorted(self.labels.items(), key=lambda x: x[1])]
 
+    def settle_size(self, record: Record) -> None:
+        """Compare the written size of an image with its file's. Raises Unreadable if they cannot be reconciled."""
+        file = self.size(record)
+        if file and (record["height"], record["width"]) not in file:
+            settle_contradiction(record, file, self.by_image[record["id"]], self.source)
+
     def reference(self, annotation: Record) -> Reference:
         """Convert an annotation to a reference. Raises RefexpError if its mask cannot be read."""
+        self.settle_size(self.images[annotation["image_id"]])
         mask = self.mask(annotation) if has_mask(annotation) else None
         label = self.labels[annotation["category_id"]]
         return Reference(annotation["id"], annotation["image_id"], label, tuple(annotation["bbox"]), mask)
@@ -170,9 +180,10 @@ def make_split(
     classes: Sequence[str],
     read: Callable[[Record], np.ndarray],
     fingerprint: Callable[[Record], str],
+    size: Callable[[Record], FileSize | None] = lambda record: None,
 ) -> Split:
     """Make a split of a checked COCO dict, restricted to `classes` (by name)."""
     index = {name: label for label, name in enumerate(classes)}
     labels = {c["id"]: index[c["name"]] for c in content["categories"] if c["name"] in index}
     annotations = [a for a in content["annotations"] if a["category_id"] in labels]
-    return Split(source, {i["id"]: i for i in content["images"]}, annotations, labels, read, fingerprint)
+    return Split(source, {i["id"]: i for i in content["images"]}, annotations, labels, read, fingerprint, size)

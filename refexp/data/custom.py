@@ -12,7 +12,8 @@ import numpy as np
 from refexp.data.coco import Data, Record, Split, choose_classes, make_split, read_coco
 from refexp.errors import MissingData
 from refexp.files import sha256
-from refexp.inputs.images import read_rgb
+from refexp.inputs.frames import FileSize
+from refexp.inputs.images import file_sizes, read_rgb
 from refexp.inputs.names import check_files, locate
 
 log = logging.getLogger(__name__)
@@ -65,8 +66,11 @@ def existing_folder(path: str, key: str) -> Path:
     return Path(path)
 
 
-def access(folder: Path) -> tuple[Callable[[Record], np.ndarray], Callable[[Record], str]]:
-    """Return two functions of an image record in `folder`: read the image, and hash its content."""
+def access(
+    folder: Path,
+) -> tuple[Callable[[Record], np.ndarray], Callable[[Record], str], Callable[[Record], FileSize | None]]:
+    """Return three functions of an image record in `folder`: read the image, hash its content, read its file's size."""
+    look = file_sizes(folder)
 
     def path(record: Record) -> Path:
         return locate(folder, record["file_name"]) or folder / record["file_name"]
@@ -80,4 +84,4 @@ def access(folder: Path) -> tuple[Callable[[Record], np.ndarray], Callable[[Reco
         except OSError as error:
             raise MissingData(f"image not found: {path(record)} ({error.strerror})") from None
 
-    return read, fingerprint
+    return read, fingerprint, lambda record: look(record["file_name"])

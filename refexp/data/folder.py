@@ -13,16 +13,21 @@ import numpy as np
 
 from refexp.data.coco import Data, Record, Split, annotation_of, check_coco, choose_classes, make_split, read_coco
 from refexp.data.custom import access, existing_folder
-from refexp.errors import RefexpError
+from refexp.errors import MissingData, RefexpError
 from refexp.inputs.foreign import FORMS, coco_files, read_foreign
-from refexp.inputs.images import has_alpha, opaque, open_upright, to_mask, upright_size
+from refexp.inputs.images import upright_size
+from refexp.inputs.mask_files import reference_mask
 from refexp.inputs.mask_places import photographs_of
+from refexp.inputs.refusals import Unreadable
 from refexp.inputs.walking import files_below
 from refexp.types import ImageId
 
 log = logging.getLogger(__name__)
 
-SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".tif", ".tiff")
+SUFFIXES = (
+    ".jpg", ".jpeg", ".jpe", ".jfif", ".mpo", ".png", ".webp", ".gif", ".bmp", ".dib", ".tif", ".tiff",
+    ".jp2", ".j2k", ".jpx", ".ppm", ".pgm", ".pbm", ".pnm", ".avif", ".heic", ".heif",
+)  # fmt: skip
 MASK = "_mask.png"
 """The ending that messages propose for a mask, as in `<stem>_mask.png`."""
 IMAGE_FOLDERS = ("images", "imgs", "img", "jpegimages")
@@ -54,20 +59,28 @@ class FolderDataset:
         return Data(classes, references, self._targets(references.labels))
 
     def _targets(self, labels: Mapping[int | str, int]) -> Split:
-        """Make a split of all images, without annotations. The id of an image is its path relative to the folder."""
+        """Make a split of all images, without annotations."""
         if self.images.is_file():
-            root, files = self.images.parent, [self.images]
-        else:
-            # The references may lie in a subfolder of the photos. They are not targets.
-            root = self.images
-            files = [f for f in image_files(root) if not f.resolve().is_relative_to(self.references.resolve())]
-            if not files:
-                raise RefexpError(f"images: all images in {root} are references; set images to a folder of photos.")
-        records: dict[ImageId, Record] = {}
-        for path in files:
-            name, (width, height) = path.relative_to(root).as_posix(), upright_size(path)
-            records[name] = {"id": name, "file_name": name, "width": width, "height": height}
-        return Split(str(self.images), records, [], dict(labels), *access(root))
+            return photographs(self.images, [self.images], labels)
+        # The references may lie in a subfolder of the photos. They are not targets.
+        files = [f for f in image_files(self.images) if not f.resolve().is_relative_to(self.references.resolve())]
+        if not files:
+            raise RefexpError(f"images: all images in {self.images} are references; set images to a folder of photos.")
+        return photographs(self.images, files, labels)
+
+
+def photographs(source: Path, files: Sequence[Path], labels: Mapping[int | str, int]) -> Split:
+    """Make a split of images without annotations. source: one image, or a folder; ids are paths relative to it."""
+    folder = source if source.is_dir() else source.parent
+    records: dict[ImageId, Record] = {}
+    for path in files:
+        name = path.relative_to(folder).as_posix()
+        try:
+            width, height = upright_size(path)
+        except (Unreadable, MissingData):  # it is told, or skipped, when all images are tried
+            width = height = 0
+        records[name] = {"id": name, "file_name": name, "width": width, "height": height}
+    return Split(str(source), records, [], dict(labels), *access(folder))
 
 
 def read_given(
@@ -77,7 +90,7 @@ def read_given(
 
     images: the folder of the images of a COCO file. None searches beside the file and in the folder `nearby`.
     """
-    path, content = _read_folder(path) if path.is_dir() else (path, read_coco(path))
+    path, content = read_content(path) if path.is_dir() else (path, read_coco(path))
     if path.is_dir():
         images = path
     else:
@@ -88,7 +101,7 @@ def read_given(
     return tuple(names), make_split(content, str(path), names, *access(images))
 
 
-def _read_folder(folder: Path) -> tuple[Path, dict[str, Any]]:
+def read_content(folder: Path) -> tuple[Path, dict[str, Any]]:
     """Read the references in a folder, whatever their form. Returns their COCO file, else the folder, and the content.
 
     Class folders in which every image has a mask file come first, then the files of annotation tools, then cut-outs.
@@ -173,27 +186,9 @@ def to_content(references: Sequence[tuple[str, str, np.ndarray]]) -> dict[str, A
     return content | {"categories": [{"id": id_, "name": name} for id_, name in enumerate(names, start=1)]}
 
 
-def read_reference_mask(path: Path, beside: Path | None) -> np.ndarray:
+def read_reference_mask(path: Path, beside: Path | None = None) -> np.ndarray:
     """Read the mask of a reference image, bool [H, W]: its mask file `beside`, or else its alpha channel."""
-    image = open_upright(path)
-    if beside:
-        mask = to_mask(open_upright(beside))
-        if mask.shape != (image.height, image.width):
-            raise RefexpError(
-                f"{beside} has {mask.shape[1]} x {mask.shape[0]} pixels, but {path.name} has {image.width} x "
-                f"{image.height}; a mask must have the size of its image."
-            )
-        if not mask.any():
-            raise RefexpError(f"{beside}: the mask is empty; mark the object's pixels with a non-zero value.")
-        return mask
-    mask = opaque(image)
-    if mask.all() or not mask.any():
-        state = "no alpha channel" if not has_alpha(image) else "an alpha channel with a single value"
-        raise RefexpError(
-            f"{path} has {state}, so it has no mask. Make the background transparent, or add {path.stem}{MASK} in the "
-            "same folder, with 0 for the background and a non-zero value for the object."
-        )
-    return mask
+    return reference_mask(path, beside or path.with_name(path.stem + MASK))
 
 
 def image_files(folder: Path) -> list[Path]:
@@ -240,7 +235,7 @@ def _folder_of(content: Mapping[str, Any], path: Path, given: Path | None, nearb
     places = (
         [existing_folder(str(given), "reference_images")]
         if given
-        else _usual_places(path) + ([nearby] if nearby else [])
+        else usual_places(path) + ([nearby] if nearby else [])
     )
     for folder in places:
         if all((folder / name).is_file() for name in names):
@@ -252,7 +247,7 @@ def _folder_of(content: Mapping[str, Any], path: Path, given: Path | None, nearb
     )
 
 
-def _usual_places(path: Path) -> list[Path]:
+def usual_places(path: Path) -> list[Path]:
     """List the usual image folders of annotation tools, relative to the file's folder and to its parent."""
     subset = path.stem.removeprefix("instances_")
     ways = ("", "images", f"images/{subset}", subset)

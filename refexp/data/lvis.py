@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, field, fields
 from typing import Annotated, Any, Literal, get_args
 
 from pydantic import Field
@@ -26,7 +26,7 @@ class LvisSplit(Split):
     classes with instances that are not annotated.
     """
 
-    groups: dict[int | str, Frequency]
+    groups: dict[int | str, Frequency] = field(default_factory=dict)
 
     def frequencies(self) -> dict[int, Frequency]:
         """Return class index -> frequency, in class order."""
@@ -64,15 +64,15 @@ class LvisDataset(CustomDataset):
         if not classes:
             raise RefexpError(f"dataset.frequency={self.frequency}: no class of {self.targets} matches.")
         reference_split, target_split = self.splits(references, targets, classes)
-        given = {field.name: getattr(target_split, field.name) for field in fields(target_split)}
+        given = {one.name: getattr(target_split, one.name) for one in fields(target_split)}
         return Data(tuple(classes), reference_split, LvisSplit(**given, groups=groups))
 
 
 def check_lvis(content: dict[str, Any], source: str) -> dict[int | str, Frequency]:
     """Return category id -> frequency. Raises RefexpError if the COCO dict `content` lacks one of LVIS's fields."""
     names = {name[0]: name for name in FREQUENCIES}
-    for field in ("neg_category_ids", "not_exhaustive_category_ids"):
-        _require(content["images"], field, lambda value: isinstance(value, list), source)
+    for name in ("neg_category_ids", "not_exhaustive_category_ids"):
+        _require(content["images"], name, lambda value: isinstance(value, list), source)
     _require(content["categories"], "frequency", lambda value: value in names, source)
     return {category["id"]: names[category["frequency"]] for category in content["categories"]}
 

@@ -38,7 +38,7 @@ def boxes2masks(
         raise RefexpError(f"{path}: every annotation already has a mask; boxes2masks is not needed.")
     for box in (box for boxes in lacking.values() for box in boxes):
         check_box(box, split)
-    check_files([split.images[image_id] for image_id in lacking], images, str(path))
+    check_files([split.images[image_id]["file_name"] for image_id in lacking], images, str(path), "--images")
     proposer.load(device)
     made: dict[ImageId, dict[str, Any]] = {}
     for image_id, boxes in track(lacking.items(), len(lacking), "boxes to masks"):

@@ -9,7 +9,7 @@ import click
 
 from refexp.data.coco import Split, make_split, read_coco
 from refexp.data.custom import access, existing_folder
-from refexp.data.folder import photographs, read_content, usual_places
+from refexp.data.folder import image_files, photographs, read_content, usual_places
 from refexp.data.readable import unreadable
 from refexp.errors import RefexpError
 from refexp.files import write_json
@@ -40,18 +40,19 @@ def check_path(path: Path, images: Path | None, fix: Path | None) -> bool:
 
 def read_any(path: Path, images: Path | None) -> tuple[dict[str, Any], Split, str]:
     """Read data in any form. Returns COCO content, a split of all its images, and in one line what it is."""
-    folder, content = images, {}
+    folder: Path | None = images
+    content: dict[str, Any] = {}
     if path.is_dir():
         try:
-            folder, content = read_content(path)
+            path, content = read_content(path)
         except RefexpError as error:
-            split = photographs(path)
+            split = photographs(path, image_files(path), {})
             return {}, split, f"{len(split.images)} photographs. As references: {error}"
-        folder = folder if folder.is_dir() else None
+        folder = path if path.is_dir() else images
     elif images:
         existing_folder(str(images), "--images")
     folder = folder or near(path)
-    content = content or read_coco(path, folder)
+    content = content if path.is_dir() else read_coco(path, folder)
     names = [category["name"] for category in content["categories"]]
     split = make_split(content, str(path), names, *access(folder))
     counts = (f"{len(content[part])} {part}" for part in ("images", "annotations", "categories"))

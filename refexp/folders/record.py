@@ -75,7 +75,8 @@ class RunRecord:
     Records of schema 0 do not have the following keys. reference_ids: for each class the ids in references.json, each
     as often as it was used. instances_of_class: number of instances per class. categories: the targets' category id of
     each class. cwd: the folder to which relative paths of the configuration refer. repairs: what was done to the data
-    so that they could be used: count and first example of each kind.
+    so that they could be used: count and first example of each kind. images_skipped: reason by file name, of images
+    that could not be read. They are not among `images`, and no number counts their instances.
     """
 
     config: dict[str, Any]
@@ -102,6 +103,7 @@ class RunRecord:
     categories: tuple[int | str, ...] | None = None
     cwd: str | None = None
     repairs: dict[str, tuple[int, str]] = field(default_factory=dict)
+    images_skipped: dict[str, str] = field(default_factory=dict)
     schema: int = SCHEMA
 
     def to_json(self) -> dict[str, Any]:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
+from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -18,6 +19,7 @@ from omegaconf import OmegaConf
 
 from refexp.config.building import build
 from refexp.data.coco import Data, has_mask, make_split
+from refexp.data.readable import without
 from refexp.errors import RefexpError, first_line
 from refexp.files import atomic_path, read_json, write_json, write_text
 from refexp.folders.record import RunRecord
@@ -109,6 +111,7 @@ class RunFolder:
         offered: Data = build(self.record.config["dataset"], "dataset").load()
         if missing := [name for name in self.record.classes if name not in offered.classes]:
             raise RefexpError(f"the data set has changed since this run: it no longer has the class '{missing[0]}'.")
+        offered = replace(offered, targets=without(offered.targets, self.record.images_skipped))
         return offered.restrict([offered.classes.index(name) for name in self.record.classes])
 
     @cached_property

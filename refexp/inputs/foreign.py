@@ -19,7 +19,8 @@ import yaml
 from PIL import Image
 
 from refexp.errors import RefexpError
-from refexp.inputs.images import to_mask, upright_size
+from refexp.inputs.images import upright_size
+from refexp.inputs.mask_files import to_mask
 from refexp.inputs.repairs import repaired
 from refexp.inputs.texts import read_json, read_text
 from refexp.inputs.values import number, whole
@@ -333,7 +334,7 @@ def _labelme_mask(shape: dict[str, Any], width: int, height: int) -> dict[str, A
     """Return the mask of a shape that holds it as a PNG, placed at its first point. {} if it cannot be read."""
     points = _points(shape)
     try:
-        part = to_mask(Image.open(io.BytesIO(base64.b64decode(shape.get("mask") or "", validate=True))))
+        part = to_mask(Image.open(io.BytesIO(base64.b64decode(shape.get("mask") or "", validate=True))), "mask")
         x, y = (max(round(side), 0) for side in points[0])
     except (OSError, SyntaxError, ValueError, TypeError, IndexError, Image.DecompressionBombError):
         return {}

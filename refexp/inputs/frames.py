@@ -19,6 +19,7 @@ from pycocotools import mask as coco_mask
 from refexp.errors import RefexpError, shown
 from refexp.inputs import geometry
 from refexp.inputs.geometry import Extent, Shape, box_of, box_of_extent, clipped, extent_of_box, shape_of
+from refexp.inputs.refusals import Unreadable
 from refexp.inputs.repairs import repaired
 from refexp.inputs.values import number
 
@@ -32,6 +33,8 @@ PIXEL = 1.5
 """Coordinates may leave their frame by this many pixels, as many programs write them. They are not changed."""
 SAME_BOX, SAME_AREA = 0.5, 2.0
 """A written box contradicts its mask below this IoU, a written area beyond this factor."""
+SAME_ASPECT = 0.01
+"""Two sizes are of the same picture if their aspect ratios differ by at most this share."""
 
 
 class FileSize(NamedTuple):
@@ -223,6 +226,23 @@ def settle_size(image: Record, file: FileSize, shapes: Iterable[Shape], source: 
         repaired("width and height contradict the image file, which was believed", where)
     else:
         repaired("width and height taken from the image file", where)
+
+
+def settle_contradiction(image: Record, file: FileSize, annotations: Sequence[Record], source: str) -> None:
+    """Believe an image file whose size contradicts the written one, if it holds all annotations.
+
+    Raises Unreadable if it does not, and for the same picture at another scale: the annotations are then of the other.
+    """
+    read = (shape_of(annotation.get("segmentation")) for annotation in annotations)
+    shapes = [shape if isinstance(shape, Shape) else box_shape(a) for shape, a in zip(read, annotations, strict=True)]
+    drawn = [shape for shape in shapes if shape]
+    height, width = _frame(image)
+    scaled = any(abs(width * h - height * w) <= SAME_ASPECT * width * h for h, w in file)
+    if (drawn and scaled) or not any(all(fits(shape, size) for shape in drawn) for size in file):
+        h, w = file.upright
+        reason = f"it has {w} x {h} pixels, but its annotations say {width} x {height}"
+        raise Unreadable(image["file_name"], reason, "use the image on which the annotations were made")
+    settle_size(image, file, drawn, source)
 
 
 def fits(shape: Shape, size: Size) -> bool:

@@ -1,53 +1,55 @@
-"""Read photos and masks: EXIF rotation, transparency and bit depth, aligned with the annotations."""
+"""Read photos: any format and depth, EXIF rotation and transparency, aligned with the annotations."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
+from contextlib import suppress
+from functools import partial
+from io import BytesIO
 from pathlib import Path
+from typing import Any, TypeVar
 
 import numpy as np
 import torch
-from PIL import Image, ImageOps
+from PIL import Image
 
 from refexp.errors import MissingData, RefexpError
+from refexp.inputs import tiffs
+from refexp.inputs.depth import from_bands, to_8_bits
 from refexp.inputs.frames import FileSize
+from refexp.inputs.metadata import orientation, turned, turned_back, without_metadata
 from refexp.inputs.names import locate
+from refexp.inputs.refusals import Unreadable, check_pixels, refusal
+from refexp.inputs.repairs import repaired
 
-OPAQUE = 127
-"""Pixels with an alpha above this value belong to the object."""
-ORIENTATION, QUARTER_TURNS = 0x0112, (5, 6, 7, 8)
-"""The EXIF tag of the orientation, and the values that swap width and height."""
+with suppress(ImportError):
+    import pillow_heif
 
+    pillow_heif.register_heif_opener()
+with suppress(ImportError):
+    import pillow_avif  # noqa: F401  it registers itself
 
-@contextmanager
-def opened(path: Path) -> Iterator[Image.Image]:
-    """Open an image file. Raises MissingData if it does not exist, RefexpError if it cannot be read."""
-    try:
-        with Image.open(path) as image:
-            yield image
-    except FileNotFoundError:
-        raise MissingData(f"image not found: {path}") from None
-    except (Image.DecompressionBombError, OSError, SyntaxError, ValueError) as error:
-        raise RefexpError(
-            f"cannot read image {path}: {error}. The file is damaged or is not an image; replace it or remove it."
-        ) from None
+T = TypeVar("T")
+BITS = "bits"
+"""The key of `Image.info` with the depth that a file says it uses."""
+PAGED = ("GIF", "PNG", "WEBP", "AVIF")
+"""Formats whose pages are the frames of an animation. A JPEG file's other pages are previews and depth maps."""
+OTHER_BYTES = {"RGB;16B": "RGB;16L", "RGBA;16B": "RGBA;16L", "LA;16B": "RGBA"}
+"""Layouts of 16-bit PNG files of which Pillow takes the upper bytes, and layouts that give the lower ones, or both."""
 
 
 def open_upright(path: Path) -> Image.Image:
-    """Read an image file and apply its EXIF rotation. Raises the errors of `opened`."""
-    with opened(path) as image:
-        image.load()
-        return ImageOps.exif_transpose(image)
+    """Read an image file and apply its EXIF rotation. Gray keeps its depth, colors have 8 bits.
+
+    Raises MissingData if the file does not exist, and Unreadable with the reason if it cannot be read.
+    """
+    return turned(*_decoded(path))
 
 
 def upright_size(path: Path) -> tuple[int, int]:
-    """Read (width, height) after EXIF rotation from the file's header. Raises the errors of `opened`."""
-    with opened(path) as image:
-        turned = image.getexif().get(ORIENTATION) in QUARTER_TURNS
-        if turned and image.format == "TIFF":  # some versions of Pillow rotate TIFF files on loading
-            return open_upright(path).size
-        return image.size[::-1] if turned else image.size
+    """Read (width, height) after EXIF rotation from the file's header. Raises the errors of `open_upright`."""
+    height, width = file_size(path).upright
+    return width, height
 
 
 def file_sizes(folder: Path) -> Callable[[str], FileSize | None]:
@@ -64,23 +66,22 @@ def file_sizes(folder: Path) -> Callable[[str], FileSize | None]:
 
 
 def file_size(path: Path) -> FileSize:
-    """Read the size of an image, stored and upright, from the file's header. Raises the errors of `opened`."""
-    width, height = upright_size(path)
-    with opened(path) as image:
-        return FileSize((image.height, image.width), (height, width))
+    """Read the size of an image, stored and upright, from the file's header. Raises the errors of `open_upright`."""
+    (width, height), turn = _tried(path, partial(_header, path), tiffs.size_of)
+    check_pixels(path, (width, height))
+    return FileSize((height, width), (width, height) if turn >= 5 else (height, width))
 
 
 def read_rgb(path: Path, height: int, width: int) -> np.ndarray:
     """Read an image file as u8 [height, width, 3].
 
     The EXIF rotation is applied, unless only the unrotated image has the annotated size: then the annotations were
-    made on the unrotated pixels. Transparent pixels become white. 16-bit gray is scaled to 8 bits. Gray becomes RGB.
+    made on the unrotated pixels. The rest is that of `as_rgb`.
 
-    Raises the errors of `opened`, and RefexpError if the image does not have the annotated size.
+    Raises the errors of `open_upright`, and RefexpError if the image does not have the annotated size.
     """
-    with opened(path) as image:
-        image.load()
-        upright = ImageOps.exif_transpose(image)
+    image, turn = _decoded(path)
+    upright = turned(image, turn)
     for view in (upright, image):
         if view.size == (width, height):
             return as_rgb(view, path)
@@ -90,42 +91,39 @@ def read_rgb(path: Path, height: int, width: int) -> np.ndarray:
     )
 
 
-def as_rgb(image: Image.Image, path: Path) -> np.ndarray:
-    """Convert an image of any mode to u8 [H, W, 3]: 16 bits are cut to the upper 8, transparent pixels become white.
+def as_rgb(image: Image.Image, name: object) -> np.ndarray:
+    """Convert an image of any mode to u8 [H, W, 3]. Gray becomes RGB, transparent pixels become white.
 
-    path: used in messages. Raises RefexpError for floating-point pixels.
+    More than 8 bits are scaled by what the file says it uses, or by the values that occur (see `to_8_bits`).
+    name: the file in messages. Raises Unreadable for colors that cannot be converted.
     """
-    if image.mode.startswith("I;16") or image.mode == "I":
-        return np.repeat((np.asarray(image).astype(np.int64) >> 8).clip(0, 255).astype(np.uint8)[..., None], 3, axis=2)
-    if image.mode == "F":
-        raise RefexpError(f"{path} has floating-point pixels; convert it to 8 or 16 bits first.")
+    if is_deep(image):
+        gray = to_8_bits(np.asarray(image), name, image.info.get(BITS))
+        return np.repeat(gray[..., None], 3, axis=2)
     if has_alpha(image):
-        rgba = image.convert("RGBA")
+        rgba = converted(image, "RGBA", name)
         image = Image.alpha_composite(Image.new("RGBA", rgba.size, "white"), rgba)
-    return np.array(image.convert("RGB"))
+    return np.array(converted(image, "RGB", name))
 
 
-def to_mask(image: Image.Image) -> np.ndarray:
-    """Convert an image of any mode to a mask, bool [H, W]: pixels that are neither black nor transparent."""
-    solid = opaque(image)
-    if image.mode in ("P", "PA"):  # palette indices: black is not always index 0
-        image = image.convert("RGB")
-    if image.mode in ("LA", "RGBA"):
-        image = image.convert(image.mode[:-1])
-    values = np.asarray(image)
-    return (values.any(axis=2) if values.ndim == 3 else values != 0) & solid
+def converted(image: Image.Image, mode: str, name: object) -> Image.Image:
+    """Convert an image that is not deep to RGB or RGBA. Raises Unreadable for colors that cannot be converted."""
+    try:
+        if image.mode in ("La", "RGBa"):  # premultiplied
+            image = image.convert(image.mode.upper())
+        return image.convert(mode)
+    except ValueError:
+        raise Unreadable(name, f"its colors are {image.mode}", "convert it to RGB") from None
 
 
-def opaque(image: Image.Image) -> np.ndarray:
-    """Return where an image is not transparent, bool [H, W]. True everywhere without an alpha channel."""
-    if not has_alpha(image):
-        return np.ones((image.height, image.width), dtype=bool)
-    return np.asarray(image.convert("RGBA"))[..., 3] > OPAQUE
+def is_deep(image: Image.Image) -> bool:
+    """Whether an image is gray with more than 8 bits: integers or floating-point numbers."""
+    return image.mode[0] in "IF"
 
 
 def has_alpha(image: Image.Image) -> bool:
     """Whether an image has an alpha channel or a color that means transparent."""
-    return "A" in image.getbands() or "transparency" in image.info
+    return not is_deep(image) and (image.mode[-1] in "Aa" or "transparency" in image.info)
 
 
 def to_square(rgb: np.ndarray, side: int) -> torch.Tensor:
@@ -135,3 +133,102 @@ def to_square(rgb: np.ndarray, side: int) -> torch.Tensor:
     """
     resized = np.array(Image.fromarray(rgb).resize((side, side)))
     return torch.from_numpy(resized).permute(2, 0, 1).float() / 255
+
+
+def _decoded(path: Path) -> tuple[Image.Image, int]:
+    """Return an image as its file stores it, and its EXIF orientation. Raises the errors of `open_upright`."""
+    return _tried(path, partial(_with_pillow, path), tiffs.read)
+
+
+def _tried(path: Path, read: Callable[[Any], T], read_tiff: Callable[[Path], T]) -> T:
+    """Read a file with Pillow and, where that fails, without its metadata or as a TIFF file with tifffile."""
+    try:
+        return read(path)
+    except (RefexpError, MemoryError):
+        raise
+    except (FileNotFoundError, NotADirectoryError):
+        raise MissingData(f"image not found: {path}") from None
+    except Exception as error:  # Pillow raises errors of any type for damaged files
+        why = error
+    # None of these can read a file whose pixels are damaged. The first reason is then the one to tell.
+    with suppress(OSError, ValueError, TypeError, KeyError, IndexError, SyntaxError, ArithmeticError, RuntimeError):
+        if tiffs.is_tiff(path):
+            return read_tiff(path)
+    with suppress(OSError):
+        for bare in without_metadata(path):
+            with suppress(Exception):
+                return read(BytesIO(bare))
+    raise refusal(path, why)
+
+
+def _header(path: Path, source: Path | BytesIO) -> tuple[tuple[int, int], int]:
+    """Return ((width, height), orientation) as stored."""
+    with Image.open(source) as image:
+        check_pixels(path, image.size)
+        if image.format != "TIFF":
+            return image.size, orientation(image)
+        tags: Any = image.tag_v2  # type: ignore[attr-defined]
+        tiffs.check_first_page(path, tags)
+        return (tags[256], tags[257]), orientation(image)  # some versions of Pillow give the size after rotation
+
+
+def _with_pillow(path: Path, source: Path | BytesIO) -> tuple[Image.Image, int]:
+    """Decode an image as it is stored; its EXIF orientation. source: `path`, or its content without metadata."""
+    with Image.open(source) as image:
+        check_pixels(path, image.size)
+        if image.format == "TIFF":
+            return _tiff(path, image)
+        if image.format in PAGED:
+            with suppress(Exception):  # of frames that are not used
+                _note_pages(path, image.n_frames)  # type: ignore[attr-defined]
+        decoder, layout = (image.tile[0][0], image.tile[0][3]) if image.tile else ("", "")
+        image.load()
+        turn = orientation(image)
+        if image.format == "PPM" and decoder != "raw":
+            image.info[BITS] = 16  # Pillow scales what the file says is white to 16 bits
+        if image.format == "PNG" and layout in OTHER_BYTES and _is_dim(image):
+            return _both_bytes(path, source, image, layout), turn
+        # Files of 16 bits, which some versions of Pillow open with more.
+        return image.convert("I;16") if image.mode == "I" and image.format in ("PNG", "PPM") else image, turn
+
+
+def _tiff(path: Path, image: Any) -> tuple[Image.Image, int]:
+    """Decode a TIFF image that Pillow has opened, with tifffile where Pillow garbles it."""
+    tags, turn = image.tag_v2, orientation(image)
+    tiffs.check_first_page(path, tags)
+    if image.is_animated:
+        with suppress(Exception):  # of pages that are not used
+            _note_pages(path, tiffs.pages_of(path))
+    deep, bits = tiffs.depth(tags) > 8, tiffs.stated_bits(tags)
+    if tiffs.is_garbled(tags):
+        return tiffs.read(path)
+    image.load()
+    if deep and not is_deep(image) and _is_dim(image):
+        return tiffs.read(path)
+    if orientation(image) != turn:  # some versions of Pillow rotate TIFF files on loading
+        image = turned_back(image, turn)
+    if deep and bits:
+        image.info[BITS] = bits
+    return image, turn
+
+
+def _is_dim(image: Image.Image) -> bool:
+    """Whether the upper bytes of 16-bit colors leave their two highest bits unused, so that the lower bytes matter."""
+    bands = image.getextrema()
+    return max(band[1] for band in bands[:3]) < 64  # type: ignore[index]
+
+
+def _both_bytes(path: Path, source: Path | BytesIO, upper: Image.Image, layout: str) -> Image.Image:
+    """Decode a 16-bit PNG again for the lower bytes, and scale both to 8 bits."""
+    with Image.open(source) as image:
+        (decoder, extents, offset, _), *_ = image.tile
+        image.tile = [(decoder, extents, offset, OTHER_BYTES[layout])]  # type: ignore[list-item]
+        image.load()
+        lower = np.asarray(image)
+    values = lower.view(">u2") if layout == "LA;16B" else (np.asarray(upper).astype(np.uint16) << 8) | lower
+    return from_bands(values, path, alpha=values.shape[2] != 3)
+
+
+def _note_pages(path: Path, pages: int) -> None:
+    if pages > 1:
+        repaired("images of several pages or frames: the first is read", f"{path}, page 1 of {pages}")

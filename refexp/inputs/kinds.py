@@ -41,8 +41,22 @@ MAGIC: tuple[tuple[int, bytes, str], ...] = (
     (0, b"\x89PNG", "a PNG image"),
     (0, b"GIF8", "a GIF image"),
     (0, b"BM", "a BMP image"),
+    (0, b"\0\0\0\x0cjP  ", "a JPEG 2000 image"),
+    (0, b"\xffO\xffQ", "a JPEG 2000 image"),
+    (8, b"CR\x02\0", "a raw photograph (CR2)"),
+    (4, b"ftypcrx", "a raw photograph (CR3)"),
+    (0, b"FUJIFILMCCD-RAW", "a raw photograph (RAF)"),
+    (0, b"IIRO", "a raw photograph (ORF)"),
+    (0, b"IIU\0", "a raw photograph (RW2)"),
     (0, b"II*\0", "a TIFF image"),
     (0, b"MM\0*", "a TIFF image"),
+    (0, b"II+\0", "a TIFF image"),
+    (0, b"MM\0+", "a TIFF image"),
+    (0, b"%!PS", "a PostScript drawing"),
+    (0, b"\xc5\xd0\xd3\xc6", "a PostScript drawing"),
+    (0, b"v/1\x01", "an OpenEXR image"),
+    (0, b"\xff\x0a", "a JPEG XL image"),
+    (0, b"\0\0\0\x0cJXL ", "a JPEG XL image"),
     (8, b"WEBP", "a WebP image"),
     (4, b"ftypavif", "an AVIF image"),
     (4, b"ftypavis", "an AVIF image"),
@@ -70,6 +84,8 @@ def kind_of(head: bytes) -> str | None:
         if head[position : position + len(magic)] == magic:
             return kind
     text = head.removeprefix(b"\xef\xbb\xbf").lstrip().lower()
+    if text.startswith(b"<?xml") and b"<svg" in text:
+        return "an SVG drawing"
     found = next((kind for start, kind in TEXTS if text.startswith(start)), None)
     return found or ("a file of zero bytes only" if not head.strip(b"\0") else None)
 

@@ -76,6 +76,24 @@ class Ranks:
         """
         if self.world_size == 1:
             return [value]
+        keys = self._put(value)
+        if not self.first:
+            return None
+        found = [self._get(key) for key in keys]
+        for key in keys:
+            for piece in self._pieces(key):
+                self.store.delete_key(piece)
+        return found
+
+    def exchange(self, value: T) -> list[T]:
+        """On every rank, the values of all ranks in rank order. For small values: they stay in the store.
+
+        Raises RankFailed like `gather`.
+        """
+        return [value] if self.world_size == 1 else [self._get(key) for key in self._put(value)]
+
+    def _put(self, value: Any) -> list[str]:
+        """Write this rank's value and wait for those of the others. Returns the keys of all."""
         self.meetings += 1
         keys = self._keys(f"value {self.meetings}")
         data = pickle.dumps(value)
@@ -83,14 +101,13 @@ class Ranks:
             self.store.set(f"{keys[self.rank]}/{start}", data[start : start + PIECE])
         self.store.set(keys[self.rank], str(len(data)))
         self._await(keys, f"{self.me} waits for the results of the others" if self.first else "")
-        return [self._take(key) for key in keys] if self.first else None
+        return keys
 
-    def _take(self, key: str) -> Any:
-        pieces = [f"{key}/{start}" for start in range(0, int(self.store.get(key)), PIECE)]
-        data = b"".join(map(self.store.get, pieces))
-        for piece in pieces:
-            self.store.delete_key(piece)
-        return pickle.loads(data)
+    def _get(self, key: str) -> Any:
+        return pickle.loads(b"".join(map(self.store.get, self._pieces(key))))
+
+    def _pieces(self, key: str) -> list[str]:
+        return [f"{key}/{start}" for start in range(0, int(self.store.get(key)), PIECE)]
 
     @contextmanager
     def run(self) -> Iterator[Ranks]:

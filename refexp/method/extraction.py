@@ -57,21 +57,15 @@ class Extractor:
     def proposals(self, split: Split, records: Sequence[Record]) -> Iterator[tuple[ImageId, Proposals]]:
         """Each of these images of the targets with its proposals, in an order that other jobs' work may change."""
 
-        def truth(record: Record) -> tuple[Rle, ...]:
-            if not self.proposer.sees_truth:
-                return ()
-            seen = split.by_image[record["id"]]
-            return tuple(split.mask(a) for a in seen if has_mask(a) and not a.get("iscrowd", 0))
-
         def key(record: Record) -> str:
-            return self.target_key(split, record, truth(record))
+            return self.target_key(split, record, self._truth(split, record))
 
         def read(record: Record) -> Target:
             rgb = split.read(record)
             square = to_square(rgb, self.proposer.image_size)
             # Pinned, the copy to a GPU does not wait for the work before it.
             square = square.pin_memory() if self.device.type == "cuda" else square
-            return Target(record["id"], rgb, square, truth(record))
+            return Target(record["id"], rgb, square, self._truth(split, record))
 
         def compute(batch: Sequence[Record]) -> list[Entry]:
             self.load()
@@ -117,8 +111,7 @@ class Extractor:
             check_box(reference, split)
 
         def key(reference: Reference) -> str:
-            image = split.images[reference.image_id]
-            return self._key("box mask", split, image, ("proposer",), list(reference.box))
+            return self.box_key(split, reference)
 
         def compute(batch: Sequence[Reference]) -> list[Entry]:
             self.load()
@@ -134,6 +127,22 @@ class Extractor:
             made[reference.id] = replace(reference, mask=mask)
         return [[made.get(reference.id, reference) for reference in per_class] for per_class in references]
 
+    def needs_target(self, split: Split, record: Record) -> bool:
+        """Whether the store lacks the proposals of an image."""
+        return not self.store.path(self.target_key(split, record, self._truth(split, record))).exists()
+
+    def needs_reference(self, split: Split, reference: Reference) -> bool:
+        """Whether the store lacks what is computed first from a reference's image: its mask, or its prototype."""
+        key = self.box_key if reference.mask is None else self.reference_key
+        return not self.store.path(key(split, reference)).exists()
+
+    def _truth(self, split: Split, record: Record) -> tuple[Rle, ...]:
+        """The masks of an image's annotations, if the proposer sees them."""
+        if not self.proposer.sees_truth:
+            return ()
+        seen = split.by_image[record["id"]]
+        return tuple(split.mask(a) for a in seen if has_mask(a) and not a.get("iscrowd", 0))
+
     def target_key(self, split: Split, record: Record, truth: Sequence[Rle]) -> str:
         """Key of an image's proposals; `truth` only where the proposer sees it."""
         masks = [mask["counts"].decode() for mask in truth]
@@ -144,6 +153,10 @@ class Extractor:
         image = split.images[reference.image_id]
         seen = [reference.known_mask["counts"].decode(), list(reference.box)]
         return self._key("prototype", split, image, ("encoder",), seen)
+
+    def box_key(self, split: Split, reference: Reference) -> str:
+        """Key of the mask that the proposer makes of a reference's box."""
+        return self._key("box mask", split, split.images[reference.image_id], ("proposer",), list(reference.box))
 
     def _key(
         self,

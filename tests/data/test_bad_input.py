@@ -66,7 +66,8 @@ def one_id_for_two_images(folder):
 
 
 def wrong_size(folder):
-    folder.targets["images"][0]["width"] += 7
+    for side in ("width", "height"):
+        folder.targets["images"][0][side] //= 2
     for annotation in folder.targets["annotations"]:
         annotation["segmentation"] = [[10, 10, 50, 10, 50, 50]]
     folder.save()
