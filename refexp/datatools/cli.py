@@ -84,7 +84,8 @@ def data() -> None:
     """Prepare published data sets and your own data.
 
     \b
-    refexp data check                                   # list what is missing and how to get it
+    refexp data check                                   # published data sets: what is missing, and how to get it
+    refexp data check instances.json --images photos    # your own data: what a run would repair or refuse
     refexp data download coco                           # fetch and unpack
     refexp data voc2coco DEVKIT --years 2007 --set test --out FILE
     refexp data subset ANNOTATIONS --images 42 73 --classes bird boat --out FILE
@@ -93,16 +94,33 @@ def data() -> None:
 
 
 @data.command()
-@click.argument("names", nargs=-1)
+@click.argument("names", nargs=-1, metavar="[PATH]... [NAME]...")
 @ROOT
-def check(names: Names, root: Path) -> None:
-    """Check the files in the data root. List what is missing or wrong and how to fix it.
+@click.option("--images", type=PATH, help="Folder of the images of a COCO file. Default: searched beside it.")
+@click.option("--fix", type=PATH, callback=_writable, help="Write the repaired COCO file here.")
+def check(names: Names, root: Path, images: Path | None, fix: Path | None) -> None:
+    """Check your own data, or the files of published data sets, without running anything.
 
-    NAMES are options of the group `dataset`. Default: all.
+    PATH is a COCO file, or a folder of references or photographs. The output lists what a run would repair, leave out
+    or refuse.
+
+    NAME is an option of the group `dataset`; without any argument, all of them are checked. The output lists what is
+    missing or wrong in the data root and how to fix it.
     """
-    from refexp.datatools.check import print_reports
+    paths = [Path(name) for name in names if Path(name).exists()]
+    options = [name for name in names if not Path(name).exists()]
+    if fix and (len(paths) != 1 or options):
+        raise RefexpError("--fix repairs one COCO file: refexp data check FILE.json --fix OUT.json")
+    complete = True
+    if paths:
+        from refexp.datatools.check_path import check_path
 
-    sys.exit(0 if print_reports(names, root) else 1)
+        complete = all([check_path(path, images, fix) for path in paths])
+    if options or not names:
+        from refexp.datatools.check import print_reports
+
+        complete = print_reports(options, root) and complete
+    sys.exit(0 if complete else 1)
 
 
 @data.command(help=f"Download and unpack a published data set.\n\nNAME is one of {', '.join([*DOWNLOADS, *BY_HAND])}.")

@@ -121,7 +121,7 @@ SPOILERS = {
     unknown_image_ids: r"targets\.json: \d+ of \d+ annotations cannot be used: \d+ its image_id is not in 'images'",
     unknown_category_ids: r"references\.json: .* its category_id is not in 'categories', first annotation \d+",
     one_id_for_two_images: r"targets\.json: duplicate id \d+ in 'images'",
-    wrong_size: r"targets_1\.png has \d+ x \d+ pixels, but its annotations say",
+    wrong_size: r"targets_1\.png: it has \d+ x \d+ pixels, but its annotations say",
     wrong_rle_sizes: r"targets\.json: .* its RLE mask has another size than its image",
     no_common_category: r"no common category name",
     broken_rles: r"targets\.json: \d+ of \d+ masks cannot be used, first annotation \d+: has a broken RLE mask",
