@@ -78,12 +78,9 @@ def read_given(
     images: the folder of the images of a COCO file. None searches beside the file and in the folder `nearby`.
     """
     path, content = _read_folder(path) if path.is_dir() else (path, read_coco(path))
-    if path.is_dir():
-        images = path
-    else:
-        if not content["categories"]:
-            raise RefexpError(f"{path} has no categories, so there are no classes to detect; add categories.")
-        images = _folder_of(content, path, images, nearby)
+    if not content["categories"]:
+        raise RefexpError(f"{path} has no categories, so there are no classes to detect; add categories.")
+    images = path if path.is_dir() else _folder_of(content, path, images, nearby)
     names, _ = choose_classes(content, content, classes, "dataset.classes")
     return tuple(names), make_split(content, str(path), names, *access(images))
 
@@ -219,7 +216,7 @@ def _images(folder: Path) -> list[Path]:
             raise RefexpError(f"{path.parent} contains a file whose name is not UTF-8: {name}; rename it.") from None
     found = [path for path in everything if path.suffix.lower() in SUFFIXES]
     others = Counter(path.suffix.lower() or path.name for path in everything if path.suffix.lower() not in SUFFIXES)
-    left_out = ", ".join(f"{kind} ({len(places)})" for kind, places in passed.items())
+    left_out = ", ".join(f"{kind} ({len(places)}, such as {min(places)})" for kind, places in passed.items())
     if not found:
         but = f" but {left_out}" if left_out else ""
         raise RefexpError(
