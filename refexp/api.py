@@ -98,6 +98,7 @@ class Model:
         Args:
             references: one of
                 - a folder `refs/<class>/` of images with an alpha channel or a `<stem>_mask.png`;
+                - a folder with COCO, Pascal VOC, YOLO or LabelMe annotations;
                 - a COCO JSON. If its annotations have only boxes, the proposer makes the masks;
                 - `{class: [(image, mask), ...]}`. An image is a file, a PIL image or an array, see `Picture`. A mask is
                   a file, a PIL image or an array [H, W] with non-zero values on the object.

@@ -115,14 +115,14 @@ class Data:
         return Data(names, self.references.restrict(classes), self.targets.restrict(classes))
 
 
-def read_coco(path: Path, images: Path | None = None) -> dict[str, Any]:
+def read_coco(path: Path, *images: Path) -> dict[str, Any]:
     """Read a COCO file and settle its records (`check_coco`).
 
-    images: the folder of its images. It is asked for the size of an image where the file's own does not do.
+    images: folders that can hold its images. They are asked for the size of an image where the file's own does not do.
     Raises RefexpError with the file and the record at fault.
     """
     content = read_json(path, "annotation file")
-    check_coco(content, str(path), file_sizes(images) if images else None)
+    check_coco(content, str(path), file_sizes(*images) if images else None)
     return content
 
 

@@ -18,6 +18,7 @@ from refexp.inputs.foreign import FORMS, coco_files, read_foreign
 from refexp.inputs.images import upright_size
 from refexp.inputs.mask_files import reference_mask
 from refexp.inputs.mask_places import photographs_of
+from refexp.inputs.names import locate
 from refexp.inputs.refusals import Unreadable
 from refexp.inputs.walking import files_below
 from refexp.types import ImageId
@@ -90,13 +91,11 @@ def read_given(
 
     images: the folder of the images of a COCO file. None searches beside the file and in the folder `nearby`.
     """
-    path, content = read_content(path) if path.is_dir() else (path, read_coco(path))
-    if path.is_dir():
-        images = path
-    else:
-        if not content["categories"]:
-            raise RefexpError(f"{path} has no categories, so there are no classes to detect; add categories.")
-        images = _folder_of(content, path, images, nearby)
+    places = image_places(path, images, nearby)
+    path, content = read_content(path) if path.is_dir() else (path, read_coco(path, *places))
+    if not content["categories"]:
+        raise RefexpError(f"{path} has no categories, so there are no classes to detect; add categories.")
+    images = path if path.is_dir() else folder_of(content, path, places)
     names, _ = choose_classes(content, content, classes, "dataset.classes")
     return tuple(names), make_split(content, str(path), names, *access(images))
 
@@ -114,7 +113,7 @@ def read_content(folder: Path) -> tuple[Path, dict[str, Any]]:
     if len(found) > 1:
         raise RefexpError(f"{folder} has several COCO files; set references to one: {', '.join(map(str, found[:5]))}.")
     if found:
-        return found[0], read_coco(found[0])
+        return found[0], read_coco(found[0], *image_places(found[0]))
     if content := read_foreign(folder, files, photographs):
         check_coco(content, str(folder))
         return folder, content
@@ -214,7 +213,7 @@ def _images(folder: Path) -> list[Path]:
             raise RefexpError(f"{path.parent} contains a file whose name is not UTF-8: {name}; rename it.") from None
     found = [path for path in everything if path.suffix.lower() in SUFFIXES]
     others = Counter(path.suffix.lower() or path.name for path in everything if path.suffix.lower() not in SUFFIXES)
-    left_out = ", ".join(f"{kind} ({len(places)})" for kind, places in passed.items())
+    left_out = ", ".join(f"{kind} ({len(places)}, such as {min(places)})" for kind, places in passed.items())
     if not found:
         but = f" but {left_out}" if left_out else ""
         raise RefexpError(
@@ -228,30 +227,35 @@ def _images(folder: Path) -> list[Path]:
     return found
 
 
-def _folder_of(content: Mapping[str, Any], path: Path, given: Path | None, nearby: Path | None) -> Path:
-    """Return the folder that contains all annotated images of a COCO file. Raises RefexpError if none does."""
+def folder_of(content: Mapping[str, Any], path: Path, places: Sequence[Path]) -> Path:
+    """Return the first of these folders that contains all annotated images of a COCO file.
+
+    Names count as written in all folders before other spellings count in one. Raises RefexpError if no folder does.
+    """
     annotated = {annotation["image_id"] for annotation in content["annotations"]}
     names = [image["file_name"] for image in content["images"] if image["id"] in annotated]
-    places = (
-        [existing_folder(str(given), "reference_images")]
-        if given
-        else usual_places(path) + ([nearby] if nearby else [])
-    )
-    for folder in places:
-        if all((folder / name).is_file() for name in names):
-            return folder
-    first = next(name for name in names if not (places[0] / name).is_file())
-    looked = ", ".join(dict.fromkeys(str(folder) for folder in places if folder.is_dir()))
+    for found in (lambda folder, name: (folder / name).is_file(), locate):
+        for folder in places:
+            if all(found(folder, name) for name in names):
+                return folder
+    first = next(name for name in names if not locate(places[0], name))
+    looked = ", ".join(str(folder) for folder in places)
     raise RefexpError(
         f"{path}: images are missing, such as {first} (searched: {looked}); set their folder: reference_images=DIR"
     )
 
 
-def usual_places(path: Path) -> list[Path]:
-    """List the usual image folders of annotation tools, relative to the file's folder and to its parent."""
+def image_places(path: Path, given: Path | None = None, nearby: Path | None = None) -> list[Path]:
+    """List the folders that can hold the images of a COCO file: the given one, else the usual ones of annotation tools.
+
+    These are relative to the file's folder and to its parent. nearby: a further folder.
+    """
+    if given:
+        return [existing_folder(str(given), "reference_images")]
     subset = path.stem.removeprefix("instances_")
     ways = ("", "images", f"images/{subset}", subset)
-    return [base / way for base in (path.parent, path.parent.parent) for way in ways]
+    places = [base / way for base in (path.parent, path.parent.parent) for way in ways] + ([nearby] if nearby else [])
+    return [folder for folder in dict.fromkeys(places) if folder.is_dir()]
 
 
 def _existing(path: str, key: str) -> Path:

@@ -2,19 +2,24 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import click
 
 from refexp.data.coco import Split, make_split, read_coco
-from refexp.data.custom import access, existing_folder
-from refexp.data.folder import image_files, photographs, read_content, usual_places
+from refexp.data.custom import access
+from refexp.data.folder import image_files, image_places, photographs, read_content
 from refexp.data.readable import unreadable
 from refexp.errors import RefexpError
 from refexp.files import write_json
+from refexp.inputs.frames import fits
+from refexp.inputs.geometry import Shape, shape_of
 from refexp.inputs.names import locate
-from refexp.inputs.repairs import collecting, line
+from refexp.inputs.records import Record
+from refexp.inputs.repairs import collecting, line, repaired
+from refexp.masks import to_json
 
 
 def check_path(path: Path, images: Path | None, fix: Path | None) -> bool:
@@ -40,30 +45,35 @@ def check_path(path: Path, images: Path | None, fix: Path | None) -> bool:
 
 def read_any(path: Path, images: Path | None) -> tuple[dict[str, Any], Split, str]:
     """Read data in any form. Returns COCO content, a split of all its images, and in one line what it is."""
-    folder: Path | None = images
-    content: dict[str, Any] = {}
     if path.is_dir():
         try:
             path, content = read_content(path)
         except RefexpError as error:
             split = photographs(path, image_files(path), {})
             return {}, split, f"{len(split.images)} photographs. As references: {error}"
-        folder = path if path.is_dir() else images
-    elif images:
-        existing_folder(str(images), "--images")
-    folder = folder or near(path)
-    content = content if path.is_dir() else read_coco(path, folder)
+    else:
+        content = read_coco(path, *image_places(path, images))
+    folder = path if path.is_dir() else most_likely(content, image_places(path, images))
+    settle_names(content, folder, path)
     names = [category["name"] for category in content["categories"]]
     split = make_split(content, str(path), names, *access(folder))
     counts = (f"{len(content[part])} {part}" for part in ("images", "annotations", "categories"))
     return content, split, ", ".join(counts)
 
 
-def near(path: Path) -> Path:
-    """Return the first usual folder of a COCO file's images that holds one of them. Else the file's own folder."""
-    names = [image["file_name"] for image in read_coco(path)["images"][:20]]
-    places = [folder for folder in usual_places(path) if folder.is_dir()]
-    return next((folder for folder in places if any(locate(folder, name) for name in names)), path.parent)
+def most_likely(content: dict[str, Any], places: Sequence[Path]) -> Path:
+    """Return the folder that holds the first images, and else the first folder: its missing images are then listed."""
+    names = [image["file_name"] for image in content["images"][:20]]
+    return max(places, key=lambda folder: sum(locate(folder, name) is not None for name in names))
+
+
+def settle_names(content: dict[str, Any], folder: Path, path: Path) -> None:
+    """Write the names of the files that are there into the records of images that have another spelling."""
+    for image in content["images"]:
+        found, name = locate(folder, image["file_name"]), image["file_name"]
+        if found and found != folder / name:
+            image["file_name"] = found.relative_to(folder).as_posix()
+            repaired("image found under another spelling of its name", f"{path}, {name} is {image['file_name']}")
 
 
 def write_fixed(content: dict[str, Any], split: Split, bad: set[str], out: Path) -> None:
@@ -72,6 +82,14 @@ def write_fixed(content: dict[str, Any], split: Split, bad: set[str], out: Path)
         raise RefexpError("--fix needs annotations; this folder has only photographs.")
     images = [image for image in content["images"] if image["file_name"] not in bad]
     kept = {image["id"] for image in images}
-    annotations = [a for a in split.annotations if a["image_id"] in kept]
+    annotations = [clipped(a, split) for a in split.annotations if a["image_id"] in kept]
     write_json(out, content | {"images": images, "annotations": annotations})
     click.echo(f"{out}: {len(images)} images, {len(annotations)} annotations")
+
+
+def clipped(annotation: Record, split: Split) -> Record:
+    """Return an annotation whose polygons end at the image's border: as an RLE, if they leave it."""
+    image, shape = split.images[annotation["image_id"]], shape_of(annotation.get("segmentation"))
+    if not isinstance(shape, Shape) or fits(shape, (image["height"], image["width"])):
+        return annotation
+    return annotation | {"segmentation": to_json(split.mask(annotation))}

@@ -115,7 +115,8 @@ def check(names: Names, root: Path, images: Path | None, fix: Path | None) -> No
     if paths:
         from refexp.datatools.check_path import check_path
 
-        complete = all([check_path(path, images, fix) for path in paths])
+        for path in paths:
+            complete = check_path(path, images, fix) and complete
     if options or not names:
         from refexp.datatools.check import print_reports
 

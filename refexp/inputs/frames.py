@@ -293,7 +293,7 @@ def settle(annotation: Record, shape: Shape | str | None, image: Record, source:
     where = f"{source}, annotation {shown(annotation['id'])}"
     height, width = _frame(image)
     if isinstance(shape, Shape) and shape.rle is not None and shape.rle["size"] != [height, width]:
-        return f"its RLE mask has another size than its image ({height} x {width}) [height x width]"
+        return "its RLE mask has another size than its image"
     if isinstance(shape, Shape) and shape.polygons and _in_fractions(shape.extent, height, width):
         repaired("polygons in fractions of the image", where)
         scaled = [[c * (height if i % 2 else width) for i, c in enumerate(polygon)] for polygon in shape.polygons]
@@ -314,7 +314,7 @@ def _in_fractions(extent: Extent | None, height: int, width: int) -> bool:
 def _settle_mask(annotation: Record, shape: Shape, size: Size, where: str) -> str | None:
     assert shape.extent is not None
     if far(shape, size):
-        return f"its mask lies outside its image ({size[0]} x {size[1]}) [height x width]"
+        return "its mask lies outside its image"
     if not fits(shape, size):
         repaired("mask clipped to its image", where)
     segmentation = shape.polygons or annotation["segmentation"]
@@ -364,7 +364,7 @@ def _settle_box(annotation: Record, size: Size, where: str) -> str | None:
     if min(box[2:]) <= 0:
         return "its box has no area"
     if far(Shape(None, None, extent), size):
-        return f"its box lies outside its image ({size[0]} x {size[1]}) [height x width]"
+        return "its box lies outside its image"
     if not fits(Shape(None, None, extent), size):
         repaired("bbox clipped to its image", where)
         box = box_of_extent(clipped(extent, *size))

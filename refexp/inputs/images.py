@@ -52,11 +52,11 @@ def upright_size(path: Path) -> tuple[int, int]:
     return width, height
 
 
-def file_sizes(folder: Path) -> Callable[[str], FileSize | None]:
-    """Return a function that reads the size of an image in `folder` from its header. None if it cannot be read."""
+def file_sizes(*folders: Path) -> Callable[[str], FileSize | None]:
+    """Return a function that reads the size of an image in these folders from its header. None if it cannot be read."""
 
     def look(name: str) -> FileSize | None:
-        path = locate(folder, name)
+        path = next((path for folder in folders if (path := locate(folder, name))), None)
         try:
             return file_size(path) if path else None
         except RefexpError:

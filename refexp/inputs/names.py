@@ -11,14 +11,17 @@ import difflib
 import os
 import re
 import unicodedata
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from functools import lru_cache
+from itertools import islice
 from pathlib import Path, PurePosixPath
 from urllib.parse import unquote
 
 from refexp.errors import MissingData, shown
 from refexp.inputs.repairs import repaired
 
+MOST = 200_000
+"""Files of a folder that are compared with a name. COCO's largest folder has 123,000."""
 SUFFIX = re.compile(r"\.(jpe?g|jpe|jfif|jp2|png|gif|bmp|webp|tiff?|p[bgnp]m|avif|hei[cf])$")
 
 
@@ -63,13 +66,15 @@ def locate(folder: Path, name: str) -> Path | None:
 
 @lru_cache(maxsize=16)
 def _files(folder: Path) -> tuple[str, ...]:
-    """List the files below a folder, relative to it. It costs one walk, and only where a name does not fit."""
-    below = []
+    """List the first MOST files below a folder, relative to it. Only needed where a name does not fit as written."""
+    return tuple(islice(_walk(folder), MOST))
+
+
+def _walk(folder: Path) -> Iterator[str]:
     for path, folders, names in os.walk(folder):
         folders[:] = sorted(name for name in folders if name[0] != ".")
         relative = os.path.relpath(path, folder).replace(os.sep, "/")
-        below += [name if relative == "." else f"{relative}/{name}" for name in sorted(names) if name[0] != "."]
-    return tuple(below)
+        yield from (name if relative == "." else f"{relative}/{name}" for name in sorted(names) if name[0] != ".")
 
 
 @lru_cache(maxsize=64)

@@ -15,7 +15,7 @@ RESULT_FOLDERS = ("overlays", "masks", "report", "wandb")
 ENTRY = re.compile(r"[0-9a-f]{64}\.(npz|claim)")
 
 Passed = Mapping[str, Collection[Path]]
-"""What was passed over: the folders of each kind ("run", "sweep", "store", "results of the run")."""
+"""What was passed over: the folders of each kind ("runs", "sweeps", "stores", "results of the run")."""
 
 
 def files_below(top: Path) -> tuple[list[Path], Passed]:
@@ -29,15 +29,14 @@ def files_below(top: Path) -> tuple[list[Path], Passed]:
     seen = set()  # links can form a cycle
     for path, folders, names in os.walk(top, followlinks=True):
         here, real = Path(path), os.path.realpath(path)
-        run = holds_run(here)
-        kind = "run" if run else "sweep" if _holds_sweep(names) else "store" if _is_part_of_store(here, names) else None
+        kind = _kind(here, names)
         if real in seen or (kind and here != top):
             folders.clear()
             if kind and real not in seen:
-                passed.setdefault(kind, set()).add(here.parent if kind == "store" else here)
+                passed.setdefault(kind, set()).add(here.parent if kind == "stores" else here)
             continue
         seen.add(real)
-        own = _pictures(names) | ({*RESULT_FOLDERS, "memory_bank.png"} if run else set())
+        own = _pictures(names) | ({*RESULT_FOLDERS, "memory_bank.png"} if kind == "runs" else set())
         if found := own & {*folders, *names}:
             passed.setdefault("results of the run", set()).update(here / name for name in found)
         folders[:] = sorted(name for name in folders if name[0] != "." and name not in own)
@@ -45,16 +44,21 @@ def files_below(top: Path) -> tuple[list[Path], Passed]:
     return sorted(files), passed
 
 
-def holds_run(folder: Path) -> bool:
+def _kind(folder: Path, names: Collection[str]) -> str | None:
+    """Return what refexp keeps in a folder with these files. None if nothing."""
+    if _holds_run(folder):
+        return "runs"
+    if {"sweep.json", "multirun.yaml"} <= {*names}:
+        return "sweeps"
+    return "stores" if _is_part_of_store(folder, names) else None
+
+
+def _holds_run(folder: Path) -> bool:
     """Whether a run has its files in this folder, or has begun to write them."""
     has = {name: (folder / name).exists() for name in (".hydra", "config.yaml", "status.json")}
     if has["status.json"]:
         return has[".hydra"] or has["config.yaml"]
     return has["config.yaml"] and any((folder / name).exists() for name in ("metrics.json", "references.json"))
-
-
-def _holds_sweep(names: Collection[str]) -> bool:
-    return {"sweep.json", "multirun.yaml"} <= {*names}
 
 
 def _is_part_of_store(folder: Path, names: Collection[str]) -> bool:

@@ -143,6 +143,11 @@ def another_tool(folder):
     write(folder / "annotations.xml", "<annotations/>")
 
 
+def labelme_without_shapes(folder):
+    photograph(folder / "a.jpg")
+    write(folder / "a.json", LABELME | {"shapes": []})
+
+
 def yolo_without_names(folder):
     photograph(folder / "images/a.jpg")
     write(folder / "labels/a.txt", YOLO)
@@ -156,6 +161,7 @@ MISTAKES = {
     several_coco_files: r"several COCO files; set references to one: .*train/_annotations\.coco\.json, .*valid",
     an_empty_coco_file: r"train/_annotations\.coco\.json: contains no images",
     another_tool: r"a\.jpg has no alpha channel.* If .*annotations\.xml holds annotations, export them as COCO",
+    labelme_without_shapes: r"has no categories, so there are no classes to detect",
     yolo_without_names: r"labels/a\.txt, line 1: class 0 has no name; add it to data\.yaml or classes\.txt",
 }
 
@@ -184,8 +190,9 @@ def test_masks_and_runs_are_no_photographs(tmp_path, caplog):
         write(tmp_path / name, "{}")
     mask(tmp_path / "found/masks/a.jpg/001_cat.png")
     assert image_files(tmp_path) == photographs
-    assert "passed over what refexp wrote: run (1)" in caplog.text and "passed over 2 masks" in caplog.text
-    with pytest.raises(RefexpError, match=r"contain no images but results of the run \(1\)"):
+    assert f"passed over what refexp wrote: runs (1, such as {tmp_path / 'found'})" in caplog.text
+    assert "passed over 2 masks, such as" in caplog.text
+    with pytest.raises(RefexpError, match=r"contain no images but results of the run \(1, such as .*found/masks\)"):
         image_files(tmp_path / "found")
 
 

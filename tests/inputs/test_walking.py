@@ -30,7 +30,7 @@ RUNS = {
 @pytest.mark.parametrize("marks", RUNS.values(), ids=RUNS)
 def test_a_run_below_is_not_searched(tmp_path, marks):
     touch(tmp_path, "a.jpg", *(f"found/day 1/{name}" for name in (*marks, "masks/a.jpg/001_cat.png", "plot.png")))
-    assert below(tmp_path) == (["a.jpg"], {"run": 1})
+    assert below(tmp_path) == (["a.jpg"], {"runs": 1})
 
 
 @pytest.mark.parametrize("marks", RUNS.values(), ids=RUNS)
@@ -49,7 +49,7 @@ def test_sweeps_the_store_and_plots(tmp_path):
     touch(tmp_path, "runs.csv", "table.md", "nAP.png", "nAP.svg", "photo.png")
     found, passed = below(tmp_path)
     assert found == ["nAP.svg", "photo.png", "runs.csv", "store/photo.jpg", "table.md"]
-    assert passed == {"sweep": 1, "store": 1, "results of the run": 1}
+    assert passed == {"sweeps": 1, "stores": 1, "results of the run": 1}
 
 
 def test_what_only_looks_like_it_is_searched(tmp_path):
