@@ -64,7 +64,9 @@ def read_any(path: Path, images: Path | None) -> tuple[dict[str, Any], Split, st
 def most_likely(content: dict[str, Any], places: Sequence[Path]) -> Path:
     """Return the folder that holds the first images, and else the first folder: its missing images are then listed."""
     names = [image["file_name"] for image in content["images"][:20]]
-    return max(places, key=lambda folder: sum(locate(folder, name) is not None for name in names))
+    as_written = {folder: sum((folder / name).is_file() for name in names) for folder in places}
+    found = {folder: sum(locate(folder, name) is not None for name in names) for folder in places}
+    return max(places, key=lambda folder: (as_written[folder], found[folder]))
 
 
 def settle_names(content: dict[str, Any], folder: Path, path: Path) -> None:
