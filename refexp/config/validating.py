@@ -27,7 +27,7 @@ from refexp.method.memory import build_bank, view_reference
 from refexp.method.pipeline import Matcher, Step, extract
 from refexp.proposers.base import Proposer
 from refexp.store.entries import Store
-from refexp.types import Candidates, MaskProposals, MemoryBank, Proposals, Reference, Target, Weights
+from refexp.types import Candidates, MaskProposals, Proposals, Reference, Target, Weights
 
 CLOSE = 0.01
 """How far an image's tokens may differ by rounding, as a share of their norm."""
@@ -112,10 +112,10 @@ def try_component(config: DictConfig) -> list[Line]:
     Raises RefexpError for a configuration that is not complete, and for a device that is not there.
     """
     plain = resolve(config)
-    trial = Trial(build(plain.get("runtime"), "runtime", Runtime).prepare())
-    lines = [attempt("encoder", trial.try_encoder, plain), attempt("proposer", trial.try_proposer, plain)]
+    trial = Trial(plain, build(plain.get("runtime"), "runtime", Runtime).prepare())
+    lines = [attempt("encoder", trial.try_encoder), attempt("proposer", trial.try_proposer)]
     if all(line.ok for line in lines):
-        lines.append(attempt("matcher", trial.try_matcher, plain))
+        lines.append(attempt("matcher", trial.try_matcher))
     else:
         lines.append(Line("matcher", False, "not tried: it needs an encoder and a proposer that work"))
     for name, node in (plain.get("postprocess") or {}).items():
@@ -130,12 +130,9 @@ def try_component(config: DictConfig) -> list[Line]:
 class Trial:
     """Components on two drawn images; each uses what those before it gave."""
 
-    def __init__(self, device: torch.device) -> None:
-        self.device = device
+    def __init__(self, plain: dict[str, Any], device: torch.device) -> None:
+        self.plain, self.device = plain, device
         self.data = SyntheticDataset(references=4, targets=2, classes=["ladybird", "leaf"]).load()
-        self.encoder: Encoder | None = None
-        self.proposer: Proposer | None = None
-        self.bank: MemoryBank | None = None
         self.proposals: list[Proposals] = []
         self.candidates: list[Candidates] = []
 
@@ -153,10 +150,21 @@ class Trial:
         split = self.data.references
         return [split.reference(a) for a in {a["category_id"]: a for a in reversed(split.annotations)}.values()]
 
-    def try_encoder(self, plain: dict[str, Any]) -> str:
-        encoder: Encoder = contract.check_offered("encoder", build(plain.get("encoder"), "encoder"))
-        origin = weights_of(encoder)
-        encoder.load(self.device)
+    def chosen(self, group: str) -> Any:
+        """The component that the configuration chooses; it has what its group asks for."""
+        return contract.check_offered(group, build(self.plain.get(group), group))
+
+    def load(self, network: Encoder | Proposer) -> str:
+        """Load a network. Returns where its weights come from; the store's keys hold it."""
+        weights = network.provenance()
+        if not isinstance(weights, Weights):
+            raise RefexpError(f"provenance gave {type(weights).__name__}; expected refexp.types.Weights.")
+        network.load(self.device)
+        return f"weights: {weights.origin}"
+
+    def try_encoder(self) -> str:
+        self.encoder = encoder = self.chosen("encoder")
+        origin = self.load(encoder)
         squares = torch.stack([target.square for target in self.targets(encoder.input_size)]).to(self.device)
 
         def encode(images: torch.Tensor) -> torch.Tensor:
@@ -170,13 +178,11 @@ class Trial:
                 raise RefexpError(f"forward of an image depends on the batch: two at once differ by {apart:.1%}.")
         for reference in self.references():
             view_reference(self.data.references, reference, encoder, self.device)
-        self.encoder = encoder
         return f"{type(encoder).__name__}: tokens {list(single[0].shape)}, the same alone and in a batch; {origin}"
 
-    def try_proposer(self, plain: dict[str, Any]) -> str:
-        proposer: Proposer = contract.check_offered("proposer", build(plain.get("proposer"), "proposer"))
-        origin = weights_of(proposer)
-        proposer.load(self.device)
+    def try_proposer(self) -> str:
+        self.proposer = proposer = self.chosen("proposer")
+        origin = self.load(proposer)
         targets = self.targets(proposer.image_size)
 
         def propose(target: Target) -> MaskProposals:
@@ -187,13 +193,11 @@ class Trial:
             boxes = torch.tensor([[20.0, 30.0, 120.0, 140.0], [0.0, 0.0, 50.0, 40.0]])
             masks = proposer.masks_in_boxes(targets[0], boxes)
             every_time(contract.check_box_masks, proposer, masks, targets[0], len(boxes))
-        self.proposer = proposer
         counts = " and ".join(str(len(proposals)) for proposals in found)
         return f"{type(proposer).__name__}: {counts} proposals in two images; {origin}"
 
-    def try_matcher(self, plain: dict[str, Any]) -> str:
-        assert self.encoder and self.proposer
-        matcher: Matcher = contract.check_offered("matcher", build(plain.get("matcher"), "matcher"))
+    def try_matcher(self) -> str:
+        matcher: Matcher = self.chosen("matcher")
         views = [view_reference(self.data.references, r, self.encoder, self.device) for r in self.references()]
         bank = build_bank(view.prototype[None] for view in views)
         proposals = extract(self.targets(self.proposer.image_size), self.encoder, self.proposer, self.device)
@@ -202,8 +206,7 @@ class Trial:
             return every_time(contract.check_matched, matcher, matcher.match(of_image, bank), of_image, bank)
 
         self.proposals = [*proposals, without_any(proposals[0])]
-        found = [twice(match, of_image) for of_image in self.proposals]
-        self.candidates = found
+        self.candidates = found = [twice(match, of_image) for of_image in self.proposals]
         return f"{type(matcher).__name__}: {len(found[0])} and {len(found[1])} candidates in two images"
 
     def try_step(self, node: Any, key: str) -> str:
@@ -217,14 +220,6 @@ class Trial:
         before, after = (sum(len(found) for found in of_images) for of_images in (self.candidates, kept))
         self.candidates = kept
         return f"{contract.name_of(step)}: {after} of {before} candidates stay"
-
-
-def weights_of(component: Encoder | Proposer) -> str:
-    """Where a component's weights come from; the store's keys hold it."""
-    weights = component.provenance()
-    if not isinstance(weights, Weights):
-        raise RefexpError(f"provenance gave {type(weights).__name__}; expected refexp.types.Weights.")
-    return f"weights: {weights.origin}"
 
 
 def every_time(check: Callable[..., Answer], *arguments: Any) -> Answer:

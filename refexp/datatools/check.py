@@ -177,12 +177,12 @@ def bad_image(records: Sequence[Record], folder: Path) -> str:
 
 def options() -> list[str]:
     """List the options of the group `dataset` that read files in the data root."""
-    names = sorted(path.stem for path in (CONF / "dataset").glob("[!_]*.yaml"))
-    if not names:
-        raise RefexpError(
-            f"no dataset options in {CONF / 'dataset'}; reinstall refexp, because its conf folder is missing."
-        )
-    return [name for name in names if option_paths(name, Path("data"))]
+    return [name for name in option_names(CONF) if option_paths(name, Path("data"))]
+
+
+def option_names(conf: Path) -> list[str]:
+    """List the options of the group `dataset`."""
+    return sorted(path.stem for path in (conf / "dataset").glob("[!_]*.yaml"))
 
 
 def option_paths(name: str, root: Path) -> list[dict[str, Path]]:
@@ -209,14 +209,12 @@ def option_paths(name: str, root: Path) -> list[dict[str, Path]]:
 @cache
 def _composed(name: str, conf: Path) -> dict[str, Any]:
     """Compose the option without resolving its interpolations: {"dataset": {...}}."""
-    names = sorted(path.stem for path in (conf / "dataset").glob("[!_]*.yaml"))
-    if name not in names:
-        raise RefexpError(f"dataset={name}: unknown option. {did_you_mean(name, names)}")
+    if name not in option_names(conf):
+        raise RefexpError(f"dataset={name}: unknown option. {did_you_mean(name, option_names(conf))}")
     try:
-        content = OmegaConf.to_container(compose_config([f"dataset={name}"], conf))
+        return {"dataset": OmegaConf.to_container(compose_config([f"dataset={name}"], conf).dataset)}
     except RefexpError as error:
         raise RefexpError(f"{conf}/dataset/{name}.yaml: {error}") from None
-    return {"dataset": content["dataset"]} if isinstance(content, dict) else {}
 
 
 def print_reports(names: Sequence[str], root: Path) -> bool:

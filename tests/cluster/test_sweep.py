@@ -81,15 +81,22 @@ def test_a_failed_job_hides_no_other_and_can_be_run_again(sweep, tmp_path, monke
     assert "completed" in capfd.readouterr().out
 
 
-@pytest.mark.parametrize("launcher", ["serial", "local_jobs"])
-def test_all_jobs_stay_together_whatever_they_differ_in(launcher, folder, tmp_path):
+def test_jobs_stay_together_and_side_by_side_give_the_serial_results(folder, tmp_path):
     """The sweep's folder is called after the data set and the name, which may be what the jobs differ in."""
-    given = [o for o in command(folder, tmp_path, "name=a,b", f"hydra/launcher={launcher}") if "sweep.dir" not in o]
-    done = subprocess.run(given, **where(tmp_path), timeout=600)
-    assert done.returncode == 0, done.stdout + done.stderr
-    (out,) = (path.parent for path in (tmp_path / "outputs").rglob("sweep.json"))
-    assert states(out) == ["completed", "completed"] and (out / "1/metrics.json").exists()
-    assert {path.parent for path in (tmp_path / "outputs").rglob("metrics.json")} == {out / "0", out / "1"}
+    found = []
+    for launcher in ("serial", "local_jobs"):
+        here = tmp_path / launcher
+        here.mkdir()
+        given = command(folder, tmp_path, "name=a,b", "seed=0,1", f"hydra/launcher={launcher}")
+        done = subprocess.run([o for o in given if "sweep.dir" not in o], **where(here), timeout=600)
+        assert done.returncode == 0, done.stdout + done.stderr
+        (out,) = (path.parent for path in (here / "outputs").rglob("sweep.json"))
+        jobs = [out / number for number in "0123"]
+        assert states(out) == ["completed"] * 4
+        assert sorted(path.parent for path in (here / "outputs").rglob("metrics.json")) == jobs
+        assert not list(here.rglob("%j"))
+        found.append([(job / "detections.json").read_bytes() for job in jobs])
+    assert found[0] == found[1] and found[0][0] != found[0][1]
 
 
 def test_a_killed_driver_is_seen_and_taken_up_again(folder, tmp_path, monkeypatch):
@@ -115,16 +122,6 @@ def until(true, seconds: float = 300) -> None:
     while not true():
         assert time.monotonic() < deadline, "nothing happened"
         time.sleep(0.1)
-
-
-def test_local_jobs_run_side_by_side_with_the_serial_results(sweep):
-    serial, one = sweep("seed=0,1", out="serial")
-    local, two = sweep("seed=0,1", "hydra/launcher=local_jobs", out="local")
-    assert serial.returncode == local.returncode == 0, local.stderr + local.stdout
-    assert states(two) == ["completed", "completed"]
-    for job in ("0", "1"):
-        assert (one / job / "detections.json").read_bytes() == (two / job / "detections.json").read_bytes()
-    assert not list(two.parent.glob("%j")) and not list(two.glob("%j"))
 
 
 def test_only_some_jobs(sweep):

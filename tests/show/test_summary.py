@@ -20,6 +20,7 @@ from runs import refexp
 
 from refexp.errors import RefexpError
 from refexp.show.tables.apart import split, varying
+from refexp.show.tables.choose import make_tables
 from refexp.show.tables.compare import bootstrap, compare
 from refexp.show.tables.page import write_sweep_report
 from refexp.show.tables.plots import as_drawn, draw_metric
@@ -110,6 +111,11 @@ def only(found: Found, **values: object) -> Found:
     return found
 
 
+def tables_of(runs: Runs, wanted: Wanted) -> list[Table]:
+    """The tables of a summary, without its files and plots."""
+    return make_tables(find_runs([runs.folder]), wanted, read_figures())
+
+
 def beside(table: Table, figures: pd.DataFrame) -> Table:
     return replace(table, published=find_figures(table.runs, table.metric, figures))
 
@@ -136,10 +142,10 @@ def test_other_classes_are_other_data(runs):
         path = runs.add(0.4, matcher="b", seed=seed) / "metrics.json"
         if seed:
             path.write_text(path.read_text().replace('["cat"]', '["cat", "dog"]'))
-    (table,) = summarise([runs.folder], Wanted(cols="matcher")).tables
+    (table,) = tables_of(runs, Wanted(cols="matcher"))
     assert not table.cells["best"].any() and table.differences == []
     assert "Not all runs have the same classes (1 to 2 of them)." in table.notes
-    (table,) = summarise([runs.folder], Wanted(cols="matcher", compare="a,b")).tables
+    (table,) = tables_of(runs, Wanted(cols="matcher", compare="a,b"))
     assert len(table.differences) == 1
 
 
@@ -232,7 +238,7 @@ def test_lists_as_values(runs):
         runs.add(value, matcher=matcher)
     found = find_runs([runs.folder])
     assert "\n{}" + '["a"] &' in to_latex(lay_out(found, "matcher", None, "bbox/nAP"))
-    (table,) = summarise([runs.folder], Wanted(cols="matcher", compare='["a"],["a", "b"]')).tables
+    (table,) = tables_of(runs, Wanted(cols="matcher", compare='["a"],["a", "b"]'))
     assert [line.split(",")[0:2] for line in table.differences] == [['shots=5: ["a"', ' "b"] against ["a"]']]
 
 
@@ -257,7 +263,7 @@ def test_published_figures_stand_in_columns_of_their_own(runs, tmp_path):
 def test_what_is_published_for_a_data_set_is_shown(runs):
     path = runs.add(0.4, shots=1, dataset="voc_split1") / "metrics.json"
     path.write_text(path.read_text().replace('"bbox/nAP/cat"', '"bbox/nAP50": 0.7, "bbox/nAP/cat"'))
-    tables = summarise([runs.folder], Wanted()).tables
+    tables = tables_of(runs, Wanted())
     assert [table.metric for table in tables] == ["bbox/nAP", "bbox/nAP50"]
     assert [len(table.foreign) > 0 for table in tables] == [False, True]
 
@@ -267,7 +273,7 @@ def test_a_class_has_tables_too_whatever_its_name(runs):
     path.write_text(path.read_text().replace('"bbox/nAP/cat": 0.4', '"bbox/nAP/cat/tabby": 0.7'))
     found = find_runs([runs.folder])
     assert (found.metrics, found.class_metrics) == (["bbox/nAP"], ["bbox/nAP/cat/tabby"])
-    (table,) = summarise([runs.folder], Wanted(metric="bbox/nAP/cat/tabby")).tables
+    (table,) = tables_of(runs, Wanted(metric="bbox/nAP/cat/tabby"))
     assert table.headings == ["shots", "box nAP, cat, tabby"] and shown(table) == [["70.0"]]
 
 
@@ -378,7 +384,7 @@ def test_a_plot_has_numbers_along_its_axis_and_the_table_keeps_its_order(runs):
     for i, shots in enumerate((1, 10)):
         for matcher in ("a", "b"):
             runs.add(0.1 + 0.2 * i, shots=shots, matcher=matcher, dataset="coco_fsod")
-    (table,) = summarise([runs.folder], Wanted(rows="matcher", cols="shots")).tables
+    (table,) = tables_of(runs, Wanted(rows="matcher", cols="shots"))
     assert table.headings[:3] == ["matcher / shots", "1", "10"] and [row for row, _ in table.lines] == ["a", "b"]
     figure = draw_metric(as_drawn(table))
     lines = {line.get_label(): list(line.get_ydata()) for line in figure.axes[0].lines}

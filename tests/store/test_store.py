@@ -151,18 +151,6 @@ def test_a_claim_of_a_zombie_is_taken_over(tmp_path):
     assert victim.wait() == 0
 
 
-def test_a_claim_without_owner_times_out(tmp_path):
-    store, key = Store(str(tmp_path), claim_timeout=5), digest(1)
-    claim = store.path(key).with_suffix(".claim")
-    claim.parent.mkdir(parents=True)
-    claim.touch()
-    with store.claim(key) as mine:
-        assert not mine
-    os.utime(claim, (time.time() - 60, time.time() - 60))
-    with store.claim(key) as mine:
-        assert mine
-
-
 def test_files_being_written_are_left_alone(tmp_path, capsys):
     store = Store(str(tmp_path))
     store.save(digest(1), pack(some_proposals(), "float32"), {"kind": "test"})
