@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import logging
+from collections.abc import Callable, Iterator
 from contextlib import suppress
 from functools import partial
 from io import BytesIO
@@ -11,7 +12,7 @@ from typing import Any, TypeVar
 
 import numpy as np
 import torch
-from PIL import Image
+from PIL import Image, UnidentifiedImageError
 
 from refexp.errors import MissingData, RefexpError
 from refexp.inputs import tiffs
@@ -29,6 +30,7 @@ with suppress(ImportError):
 with suppress(ImportError):
     import pillow_avif  # noqa: F401  it registers itself
 
+log = logging.getLogger(__name__)
 T = TypeVar("T")
 BITS = "bits"
 """The key of `Image.info` with the depth that a file says it uses."""
@@ -141,24 +143,35 @@ def _decoded(path: Path) -> tuple[Image.Image, int]:
 
 
 def _tried(path: Path, read: Callable[[Any], T], read_tiff: Callable[[Path], T]) -> T:
-    """Read a file with Pillow and, where that fails, without its metadata or as a TIFF file with tifffile."""
+    """Read a file with Pillow. Where that fails, read it with tifffile, or without its metadata."""
     try:
         return read(path)
-    except (RefexpError, MemoryError):
+    except RefexpError:
         raise
     except (FileNotFoundError, NotADirectoryError):
         raise MissingData(f"image not found: {path}") from None
-    except Exception as error:  # Pillow raises errors of any type for damaged files
+    except Exception as error:  # Pillow raises errors of any type for damaged files, and so does tifffile
         why = error
-    # None of these can read a file whose pixels are damaged. The first reason is then the one to tell.
-    with suppress(OSError, ValueError, TypeError, KeyError, IndexError, SyntaxError, ArithmeticError, RuntimeError):
-        if tiffs.is_tiff(path):
-            return read_tiff(path)
-    with suppress(OSError):
-        for bare in without_metadata(path):
-            with suppress(Exception):
-                return read(BytesIO(bare))
+    for again in _other_ways(path, read, read_tiff):
+        try:
+            return again()
+        except tiffs.MissingCodec:
+            if isinstance(why, UnidentifiedImageError):
+                raise  # else Pillow has the codec, and the file is damaged
+        except RefexpError:
+            raise
+        except Exception as error:
+            log.debug("%s: %s", path, error)
     raise refusal(path, why)
+
+
+def _other_ways(path: Path, read: Callable[[Any], T], read_tiff: Callable[[Path], T]) -> Iterator[Callable[[], T]]:
+    if not path.is_file():
+        return
+    if tiffs.is_tiff(path):
+        yield partial(read_tiff, path)
+    for bare in without_metadata(path):
+        yield partial(read, BytesIO(bare))
 
 
 def _header(path: Path, source: Path | BytesIO) -> tuple[tuple[int, int], int]:
@@ -179,8 +192,7 @@ def _with_pillow(path: Path, source: Path | BytesIO) -> tuple[Image.Image, int]:
         if image.format == "TIFF":
             return _tiff(path, image)
         if image.format in PAGED:
-            with suppress(Exception):  # of frames that are not used
-                _note_pages(path, image.n_frames)  # type: ignore[attr-defined]
+            _note_pages(path, lambda: image.n_frames)  # type: ignore[attr-defined]
         decoder, layout = (image.tile[0][0], image.tile[0][3]) if image.tile else ("", "")
         image.load()
         turn = orientation(image)
@@ -197,13 +209,13 @@ def _tiff(path: Path, image: Any) -> tuple[Image.Image, int]:
     tags, turn = image.tag_v2, orientation(image)
     tiffs.check_first_page(path, tags)
     if image.is_animated:
-        with suppress(Exception):  # of pages that are not used
-            _note_pages(path, tiffs.pages_of(path))
+        _note_pages(path, lambda: tiffs.pages_of(path))
     deep, bits = tiffs.depth(tags) > 8, tiffs.stated_bits(tags)
     if tiffs.is_garbled(tags):
         return tiffs.read(path)
+    image.filename = ""  # else Pillow maps an uncompressed file into memory, with the sides of a turned one swapped
     image.load()
-    if deep and not is_deep(image) and _is_dim(image):
+    if deep and (_is_dim(image) if image.mode in ("RGB", "RGBA") else _has_overflown(image, tags)):
         return tiffs.read(path)
     if orientation(image) != turn:  # some versions of Pillow rotate TIFF files on loading
         image = turned_back(image, turn)
@@ -218,6 +230,11 @@ def _is_dim(image: Image.Image) -> bool:
     return max(band[1] for band in bands[:3]) < 64  # type: ignore[index]
 
 
+def _has_overflown(image: Image.Image, tags: Any) -> bool:
+    """Whether numbers without a sign became negative, because Pillow's integers have one."""
+    return image.mode == "I" and not tiffs.is_signed(tags) and image.getextrema()[0] < 0  # type: ignore[operator]
+
+
 def _both_bytes(path: Path, source: Path | BytesIO, upper: Image.Image, layout: str) -> Image.Image:
     """Decode a 16-bit PNG again for the lower bytes, and scale both to 8 bits."""
     with Image.open(source) as image:
@@ -229,6 +246,10 @@ def _both_bytes(path: Path, source: Path | BytesIO, upper: Image.Image, layout: 
     return from_bands(values, path, alpha=values.shape[2] != 3)
 
 
-def _note_pages(path: Path, pages: int) -> None:
+def _note_pages(path: Path, count: Callable[[], int]) -> None:
+    try:
+        pages = count()
+    except Exception:  # in a page that is not read
+        return
     if pages > 1:
         repaired("images of several pages or frames: the first is read", f"{path}, page 1 of {pages}")

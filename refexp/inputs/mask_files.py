@@ -91,7 +91,7 @@ def _cut_out(image: Image.Image, path: Path, beside: Path) -> np.ndarray:
     elif mask.all() or not mask.any():
         state = "an alpha channel with a single value"
     elif _hides_only_edges(mask):
-        state = f"an alpha channel that hides only edges ({(~mask).mean():.1%} of the image)"
+        state = f"an alpha channel that hides only edges ({(~mask).mean():.2%} of the image)"
     else:
         return mask
     raise RefexpError(

@@ -51,8 +51,10 @@ def limit_pixels(pixels: int) -> None:
 
 
 def check_pixels(name: object, size: Sequence[int]) -> None:
-    """Raise Unreadable if an image of this size, (width, height), passes `input.max_pixels`."""
+    """Raise Unreadable if an image of this size, (width, height), has no pixels or passes `input.max_pixels`."""
     width, height = size
+    if min(width, height) <= 0:
+        raise Unreadable(name, f"it is damaged (its size is {width} x {height} pixels)")
     if width * height > _limit[0]:
         reason = f"it has {width} x {height} pixels, more than input.max_pixels={_limit[0]}"
         raise Unreadable(name, reason, "shrink the image, or set a larger number")
@@ -61,6 +63,8 @@ def check_pixels(name: object, size: Sequence[int]) -> None:
 def refusal(path: Path, error: Exception) -> Unreadable:
     """Return the error that tells why Pillow could not read a file. error: what Pillow raised."""
     kind = kind_of_file(path)
+    if isinstance(error, MemoryError):
+        return Unreadable(path, "it needs more memory than there is", "shrink it, or replace it if it is damaged")
     if isinstance(error, OSError) and error.strerror and kind != "a folder":
         return Unreadable(path, error.strerror, "check the file and its permissions")
     if kind in PLUGINS and not _plugin_is_here(kind):

@@ -10,7 +10,7 @@ from PIL import Image
 
 from refexp.inputs.depth import from_bands, to_8_bits
 from refexp.inputs.kinds import kind_of_file
-from refexp.inputs.metadata import ORIENTATION
+from refexp.inputs.metadata import ORIENTATION, TURNS
 from refexp.inputs.refusals import Unreadable, check_pixels
 from refexp.inputs.repairs import repaired
 
@@ -25,6 +25,10 @@ PAGE_KIND, INNER_PAGES, DNG = 254, 330, 50706
 CONVERT = "convert it to 8 or 16 bits of gray or RGB"
 
 
+class MissingCodec(Unreadable):
+    """A TIFF file with a compression that tifffile reads only with another package."""
+
+
 def is_tiff(path: Path) -> bool:
     """Whether a file begins like a TIFF file."""
     with path.open("rb") as file:
@@ -36,12 +40,15 @@ def depth(tags: Any) -> int:
     return max(tags.get(BITS, (1,)))
 
 
+def is_signed(tags: Any) -> bool:
+    """Whether samples can be negative integers."""
+    return 2 in tags.get(SAMPLE_FORMAT, ())
+
+
 def is_garbled(tags: Any) -> bool:
     """Whether Pillow garbles an image with these tags: deep planes, deep negatives, and signed numbers of 8 bits."""
     deep = depth(tags) > 8
-    return bool(deep and (tags.get(PLANES) == 2 or tags.get(PHOTOMETRIC) == 0)) or (
-        not deep and 2 in tags.get(SAMPLE_FORMAT, ())
-    )
+    return (deep and (tags.get(PLANES) == 2 or tags.get(PHOTOMETRIC) == 0)) or (not deep and is_signed(tags))
 
 
 def check_first_page(path: Path, tags: Any) -> None:
@@ -73,7 +80,7 @@ def size_of(path: Path) -> tuple[tuple[int, int], int]:
 
     with TiffFile(path) as file:
         page: Any = file.pages.first
-        return (page.imagewidth, page.imagelength), page.tags.valueof(ORIENTATION, 1)
+        return (page.imagewidth, page.imagelength), _turn(page)
 
 
 def read(path: Path) -> tuple[Image.Image, int]:
@@ -96,8 +103,15 @@ def read(path: Path) -> tuple[Image.Image, int]:
             if "imagecodecs" not in str(error):
                 raise
             layout = f"{page.compression.name} compression of {_layout(page)}"
-            raise Unreadable(path, f"{layout} needs the package imagecodecs", "pip install imagecodecs") from None
-        return _image(path, page, values), page.tags.valueof(ORIENTATION, 1)
+            raise MissingCodec(path, f"{layout} needs the package imagecodecs", "pip install imagecodecs") from None
+        if values.size != page.imagewidth * page.imagelength * page.samplesperpixel:
+            raise Unreadable(path, f"it is damaged ({values.size} values for {_layout(page)})")
+        return _image(path, page, values), _turn(page)
+
+
+def _turn(page: TiffPage) -> int:
+    turn = page.tags.valueof(ORIENTATION, 1)
+    return int(turn) if turn in TURNS else 1
 
 
 def _layout(page: TiffPage) -> str:

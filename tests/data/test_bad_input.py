@@ -20,6 +20,16 @@ def truncated_image(folder):
     path.write_bytes(path.read_bytes()[:2000])
 
 
+def several_bad_images(folder):
+    truncated_image(folder)
+    (folder.images / "targets_3.png").write_text("<!DOCTYPE html>")
+
+
+def bad_reference_images(folder):
+    for path in folder.images.glob("references_*"):
+        path.write_bytes(path.read_bytes()[:2000])
+
+
 def missing_image(folder):
     (folder.images / "targets_3.png").unlink()
 
@@ -111,7 +121,9 @@ def no_common_category(folder):
 
 
 SPOILERS = {
-    truncated_image: r"targets_2\.png",
+    truncated_image: r"targets\.json: 1 of 4 images cannot be read\. targets_2\.png: it is truncated .*: input\.unread",
+    several_bad_images: r"2 of 4 images .*targets_2\.png: it is truncated .*; targets_3\.png: it is a web page, not an",
+    bad_reference_images: r"references\.json: 2 of 2 images cannot be read\. references_\d+\.png: it is truncated",
     missing_image: r"1 of the images in .*targets\.json are not in .*targets_3\.png",
     missing_reference_images: r"image not found: .*references_\d+\.png",
     empty_targets_file: r"targets\.json is an empty file",
@@ -139,6 +151,25 @@ def test_error_names_the_culprit(spoil, folder, configure, tmp_path):
         run(configure(*folder.overrides(), context, "vis.limit=0"), tmp_path / "out")
     assert "\n" not in str(caught.value)
     assert not (tmp_path / "out/metrics.json").exists()
+    if spoil in (truncated_image, several_bad_images, bad_reference_images, wrong_size):
+        assert not (tmp_path / "store").exists()  # nothing was computed
+
+
+def test_bad_images_can_be_left_out_of_an_evaluation(folder, configure, tmp_path, caplog):
+    several_bad_images(folder)
+    run(configure(*folder.overrides(), "input.unreadable=skip", "vis.limit=0"), tmp_path / "out")
+    skipped = json.loads((tmp_path / "out/metrics.json").read_text())
+    assert skipped["images"] == 2 and list(skipped["images_skipped"]) == ["targets_2.png", "targets_3.png"]
+    assert "2 images were skipped, because they cannot be read:" in caplog.text
+    for name in ("targets", "references"):  # the same as without them
+        bad = {i["id"] for i in folder.content[name]["images"] if i["file_name"] in skipped["images_skipped"]}
+        for part, key in (("images", "id"), ("annotations", "image_id")):
+            folder.content[name][part] = [r for r in folder.content[name][part] if r[key] not in bad]
+    folder.save()
+    assert run(configure(*folder.overrides(), "vis.limit=0"), tmp_path / "less") == skipped["metrics"]
+    bad_reference_images(folder)
+    with pytest.raises(RefexpError, match=r"references\.json: .* cannot be read"):
+        run(configure(*folder.overrides(), "input.unreadable=skip", "seed=1", "vis.limit=0"), tmp_path / "out")
 
 
 @pytest.mark.parametrize("spoil", [truncated_image, class_without_references], ids=lambda f: f.__name__)

@@ -60,7 +60,8 @@ def test_no_rank_aborts_at_its_end(tmp_path):
         "from refexp.machine import ranks as distributed\n"
         "distributed.BEAT_SECONDS = 0.0\n"
         "with distributed.join(silence=60).run() as ranks:\n"
-        "    ranks.gather(ranks.rank)\n"
+        "    assert ranks.exchange(ranks.rank) == [0, 1, 2, 3]\n"
+        "    assert ranks.gather(ranks.rank) == ([0, 1, 2, 3] if ranks.first else None)\n"
     )
     processes = ranks(4, [], tmp_path, script)
     said = outputs(processes)
