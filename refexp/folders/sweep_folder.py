@@ -19,13 +19,15 @@ from pathlib import Path
 from typing import Any
 
 from refexp.errors import RefexpError
-from refexp.files import write_json
+from refexp.files import read_json, write_json
 from refexp.folders.status import now, progress_text, read_status
 from refexp.machine.processes import is_alive, runs_program
 
 NAME = "sweep.json"
 EXTRACT_FOLDER = "extract"
 """Subfolder for the logs and states of extraction jobs: `<cluster job>/<job folder>`."""
+KEYS, JOB = {"command", "cwd", "launcher", "host", "pid", "extraction"}, {"number", "overrides", "folder", "id"}
+"""What sweep.json has besides its jobs, and what each job has."""
 GONE = "GONE"
 IMPOSSIBLE = {"PartitionConfig", "PartitionNodeLimit", "PartitionTimeLimit", "BadConstraints"}
 """SLURM accepts a job that is pending for one of these reasons, but never starts it."""
@@ -62,12 +64,13 @@ class Sweep:
 
     def read(self) -> dict[str, Any]:
         """Read sweep.json. Raises RefexpError if it is missing or damaged."""
-        try:
-            return json.loads(self.path.read_text(encoding="utf-8"))
-        except OSError:
-            raise RefexpError(f"{self.folder} is not the folder of a sweep: it has no {NAME}.") from None
-        except ValueError as error:
-            raise RefexpError(f"{self.path} is damaged: {error}") from None
+        content = read_json(self.path)
+        if content is None:
+            raise RefexpError(f"{self.folder} is not the folder of a sweep: it has no {NAME}.")
+        lists = isinstance(content, dict) and isinstance(content.get("jobs"), dict) and set(content) >= KEYS
+        if not lists or not all(isinstance(job, dict) and set(job) >= JOB for job in content["jobs"].values()):
+            raise RefexpError(f"{self.path} is damaged, or not written by refexp: it lacks jobs or their launcher.")
+        return content
 
     def begin(self, launcher: str, jobs: Sequence[Job], todo: Sequence[Job]) -> None:
         """Record all jobs, and delete the states of the jobs that run again. Hydra may pass the jobs in batches."""
@@ -209,5 +212,5 @@ def read_metrics(folder: Path) -> dict[str, float | None] | None:
 
     try:
         return json.loads((folder / "metrics.json").read_text(encoding="utf-8"))["metrics"]
-    except (OSError, ValueError, KeyError):
+    except (OSError, ValueError, KeyError, TypeError):
         return None
