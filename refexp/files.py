@@ -41,6 +41,11 @@ def write_json(path: Path, content: Any, indent: int | None = None) -> None:
     write_text(path, json.dumps(content, indent=indent, allow_nan=False))
 
 
+def finite(content: Any) -> Any:
+    """Return JSON content with the numbers that JSON lacks as texts: "NaN", "Infinity" and "-Infinity"."""
+    return json.loads(json.dumps(content), parse_constant=str)
+
+
 def read_json(path: Path) -> Any:
     """Read a JSON file. Returns None if it does not exist. Raises RefexpError if it is damaged."""
     try:

@@ -90,8 +90,8 @@ def run_job(config: DictConfig, output: Path, overrides: Sequence[str]) -> None:
             try:
                 show_run(finished)
             except Exception as error:  # what was computed is complete, and a sweep must not compute it again
-                again = f"Again: refexp show {output}"
-                log.error("the run is complete, but showing it failed: %s. %s", reason(error), again, exc_info=True)
+                why, again = reason(error).rstrip("."), f"Again: refexp show {output}"
+                log.error("the run is complete, but showing it failed: %s. %s", why, again, exc_info=True)
 
 
 @contextmanager

@@ -6,8 +6,8 @@ files are JSON, YAML, COCO and npz (see outputs/README.md). `metrics.json` holds
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from contextlib import suppress
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
@@ -21,7 +21,7 @@ from refexp.config.building import build
 from refexp.data.coco import Data, has_mask, make_split
 from refexp.data.readable import without
 from refexp.errors import RefexpError, first_line
-from refexp.files import atomic_path, read_json, write_json, write_text
+from refexp.files import atomic_path, finite, read_json, write_json, write_text
 from refexp.folders.record import RunRecord
 from refexp.inputs.walking import RESULT_FOLDERS
 from refexp.masks import to_json
@@ -60,7 +60,7 @@ class RunFolder:
             for path in (path for pattern in RESULTS for path in self.path.glob(pattern)):
                 path.unlink()
         write_text(self.path / "config.yaml", OmegaConf.to_yaml(OmegaConf.create(dict(config))))
-        write_json(self.path / "references.json", references)
+        write_json(self.path / "references.json", finite(references))
         if note:
             write_text(self.path / "WEIGHTS.txt", note + "\n")
 
@@ -96,7 +96,7 @@ class RunFolder:
 
     def write_record(self, record: RunRecord) -> None:
         """Write metrics.json. It is the last file of the computation, so its presence marks a finished run."""
-        write_json(self.path / "metrics.json", record.to_json(), indent=2)
+        write_json(self.path / "metrics.json", record.to_json() | {"config": finite(record.config)}, indent=2)
 
     @cached_property
     def record(self) -> RunRecord:
@@ -119,29 +119,31 @@ class RunFolder:
         """One entry per target, in target order. Without the data set, one entry per image with detections."""
         if self._detections is not None:
             return list(self._detections)
-        record = self.record
+        record, path = self.record, self.path / "detections.json"
         labels = {id_: label for label, id_ in enumerate(record.categories or ())} or self.data.targets.labels
         rows: dict[ImageId, list[dict[str, Any]]] = {}
-        for row in read_json(self.path / "detections.json") or ():
-            rows.setdefault(row["image_id"], []).append(row)
+        with whole(path):
+            for row in read_json(path) or ():
+                rows.setdefault(row["image_id"], []).append(row)
         with suppress(RefexpError):
             rows = {image_id: rows.get(image_id, []) for image_id in self.data.targets.images}
         # Else a page would call every object missed.
         if (count := sum(map(len, rows.values()))) != record.detections:
             raise RefexpError(
-                f"{self.path / 'detections.json'}: {count} detections in the targets, and the run had "
+                f"{path}: {count} detections in the targets, and the run had "
                 f"{record.detections}. The file is missing or incomplete, or the data set's image ids have changed."
             )
-        return [
-            Detections(
-                image_id,
-                torch.tensor([labels[row["category_id"]] for row in found], dtype=torch.int64),
-                torch.tensor([row["score"] for row in found], dtype=torch.float32),
-                [{**row["segmentation"], "counts": row["segmentation"]["counts"].encode()} for row in found],
-                record.classes,
-            )
-            for image_id, found in rows.items()
-        ]
+        with whole(path):
+            return [
+                Detections(
+                    image_id,
+                    torch.tensor([labels[row["category_id"]] for row in found], dtype=torch.int64),
+                    torch.tensor([row["score"] for row in found], dtype=torch.float32),
+                    [{**row["segmentation"], "counts": row["segmentation"]["counts"].encode()} for row in found],
+                    record.classes,
+                )
+                for image_id, found in rows.items()
+            ]
 
     @cached_property
     def references(self) -> list[list[Reference]]:
@@ -149,8 +151,9 @@ class RunFolder:
         path = self.path / "references.json"
         content = read_json(path) or {"images": [], "annotations": [], "categories": []}
         # Only annotations are read here: images come from the data set.
-        split = make_split(content, str(path), self.record.classes, lambda record: np.empty(0), lambda record: "")
-        found = {annotation["id"]: split.reference(annotation) for annotation in split.annotations}
+        with whole(path):
+            split = make_split(content, str(path), self.record.classes, lambda record: np.empty(0), lambda record: "")
+            found = {annotation["id"]: split.reference(annotation) for annotation in split.annotations}
         if ids := self.record.reference_ids:
             if missing := [id_ for of_class in ids.values() for id_ in of_class if id_ not in found]:
                 raise RefexpError(f"{path} is missing, or has no reference {missing[0]}, which the run used.")
@@ -179,6 +182,15 @@ class RunFolder:
         ends = arrays["drawn"].cumsum().tolist()
         views = [every[end - count : end] for end, count in zip(ends, arrays["drawn"].tolist(), strict=True)]
         return views, MemoryBank(tensors["prototypes"], list(tensors["instances"].split(arrays["shots"].tolist())))
+
+
+@contextmanager
+def whole(path: Path) -> Iterator[None]:
+    """Within the block, raise RefexpError if a file of a run, which somebody may have edited, lacks something."""
+    try:
+        yield
+    except (KeyError, TypeError, AttributeError) as error:
+        raise RefexpError(f"{path} is damaged ({type(error).__name__}: {first_line(error)}); restore it.") from error
 
 
 def references_to_coco(references: Sequence[Sequence[Reference]], data: Data) -> dict[str, Any]:
@@ -213,4 +225,4 @@ def load_arrays(path: Path) -> dict[str, np.ndarray]:
     except FileNotFoundError:
         return {}
     except Exception as error:  # zip, zlib and NumPy raise different types for a damaged file
-        raise RefexpError(f"{path} is damaged: {first_line(error)}") from None
+        raise RefexpError(f"{path} is damaged ({first_line(error)}); restore it or remove it.") from None

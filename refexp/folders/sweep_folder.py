@@ -25,6 +25,8 @@ from refexp.machine.processes import is_alive, runs_program
 NAME = "sweep.json"
 EXTRACT_FOLDER = "extract"
 """Subfolder for the logs and states of extraction jobs: `<cluster job>/<job folder>`."""
+KEYS, JOB = {"command", "cwd", "launcher", "host", "pid", "extraction"}, {"number", "overrides", "folder", "id"}
+"""What sweep.json has besides its jobs, and what each job has."""
 GONE = "GONE"
 IMPOSSIBLE = {"PartitionConfig", "PartitionNodeLimit", "PartitionTimeLimit", "BadConstraints"}
 """SLURM accepts a job that is pending for one of these reasons, but never starts it."""
@@ -64,6 +66,9 @@ class Sweep:
         content = read_json(self.path)
         if content is None:
             raise RefexpError(f"{self.folder} is not the folder of a sweep: it has no {NAME}.")
+        lists = isinstance(content, dict) and isinstance(content.get("jobs"), dict) and set(content) >= KEYS
+        if not lists or not all(isinstance(job, dict) and set(job) >= JOB for job in content["jobs"].values()):
+            raise RefexpError(f"{self.path} is damaged, or not written by refexp: it lacks jobs or their launcher.")
         return content
 
     def begin(self, launcher: str, jobs: Sequence[Job], todo: Sequence[Job]) -> None:

@@ -105,7 +105,7 @@ def draw_pictures(run: RunFolder, vis: Vis) -> str | None:
 def standing_in(folder: str | None) -> Iterator[None]:
     """Within the block, relative paths start from this folder, if it still exists."""
     before = Path.cwd()
-    with suppress(OSError):  # it is gone, or another user's
+    with suppress(OSError, ValueError):  # it is gone, or another user's
         os.chdir(folder or before)
     try:
         yield

@@ -110,7 +110,7 @@ def read(path: Path) -> Dashboard:
         where = f"{'.'.join(map(str, first['loc']))}: " if first["loc"] else ""
         raise RefexpError(f"{path}: {where}{first['msg']}.") from None
     except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
-        raise RefexpError(f"{path}: {first_line(error)}") from None
+        raise RefexpError(f"{path}: this is no readable YAML ({first_line(error)}); see sweeps/dashboards/.") from None
 
 
 def build_report(dashboard: Dashboard, entity: str, project: str, group: str | None = None) -> Any:

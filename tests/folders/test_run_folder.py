@@ -5,6 +5,7 @@ from __future__ import annotations
 import filecmp
 import json
 import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -255,3 +256,26 @@ def test_an_unwritable_output_is_one_line(command):
     done = command("hydra.run.dir=/proc/nowhere")
     assert done.returncode == 1 and "Traceback" not in done.stderr
     assert "cannot write" in done.stderr
+
+
+@pytest.mark.parametrize(
+    ("name", "content"),
+    [
+        ("detections.json", "5"),
+        ("detections.json", '[{"image": 1}]'),
+        ("references.json", '{"images": 5, "annotations": [], "categories": []}'),
+    ],
+)
+def test_edited_files_are_named(made, tmp_path, name, content):
+    folder = Path(shutil.copytree(made / "run", tmp_path / "run"))
+    (folder / name).write_text(content)
+    with pytest.raises(RefexpError, match=rf"{name} is damaged"):
+        getattr(RunFolder(folder), name.removesuffix(".json"))
+
+
+def test_numbers_that_json_lacks_do_not_lose_a_run(made, tmp_path):
+    record = RunRecord.read(made / "run")
+    config = record.config | {"limit": float("inf"), "other": [float("nan")]}
+    RunFolder(tmp_path).write_record(replace(record, config=config))
+    again = RunRecord.read(tmp_path)
+    assert again == replace(record, config=record.config | {"limit": "Infinity", "other": ["NaN"]})

@@ -20,6 +20,7 @@ from refexp.evaluation.protocol import Evaluated
 from refexp.folders.record import Metrics, RunRecord
 from refexp.folders.run_folder import RunFolder, references_to_coco
 from refexp.masks import decode, encode
+from refexp.show.gallery import draw_targets
 from refexp.show.instances import Instance
 from refexp.show.overlays import color
 from refexp.show.page.drawing import SIDE, crop, mask_path, page_size
@@ -142,6 +143,33 @@ def test_names_never_become_markup(tmp_path):
     assert "<img src=x" not in text
     assert text.count("</script>") == 2
     assert "&lt;/script&gt;&lt;script&gt;boom()" in text
+
+
+def test_numbers_of_names_without_a_font_stand_on_the_page(tmp_path):
+    text = report_of(tmp_path, splits(names=("\U000f0000<", "leaf\0\x1b"))).read_text()
+    assert "numbers: #1 is \U000f0000&lt;.</p>" in text
+    assert "leaf\\x00\\x1b" in text and "\0" not in text
+    assert "show numbers" not in report_of(tmp_path / "usual", splits()).read_text()
+
+
+def test_a_picture_that_fails_leaves_the_others(tmp_path, caplog):
+    data = splits()
+    read = data.targets.read
+    bad = next(iter(data.targets.images))
+
+    def damaged(record):
+        if record["id"] == bad:
+            raise ValueError("no pixels")
+        return read(record)
+
+    run = run_of(tmp_path, Data(data.classes, data.references, replace(data.targets, read=damaged)))
+    text = write_report(run, None, 0.5).read_text()
+    assert len(re.findall('<figure class="card"', text)) == 3
+    assert all((tmp_path / link).is_file() for link in local_links(re.sub(ORDINARY, "#", text)))
+    (line,) = [record.getMessage() for record in caplog.records]
+    assert line.startswith(f"{bad}.png on the page was not drawn: ValueError: no pixels")
+    draw_targets(tmp_path / "overlays", run.data, run.detections, 0.5, None)
+    assert len(list((tmp_path / "overlays").iterdir())) == 3
 
 
 def test_layers_tell_hits_from_errors(tmp_path):

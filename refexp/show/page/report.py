@@ -10,6 +10,7 @@ import numpy as np
 from omegaconf import OmegaConf
 
 from refexp import __version__
+from refexp.errors import UNSAFE, escaped
 from refexp.evaluation.verdict import NOUNS
 from refexp.files import write_text
 from refexp.folders.record import RunRecord
@@ -82,13 +83,20 @@ def write_report(run: RunFolder, limit: int | None, score_threshold: float, miss
 
 
 def templates() -> jinja2.Environment:
-    """The page's templates. Every value is HTML-escaped."""
+    """The page's templates. Every value is HTML-escaped, and so are control characters in it but line breaks."""
+
+    def finalize(value: Any) -> Any:
+        if type(value) is not str:  # markup has been through here
+            return value
+        return UNSAFE.sub(lambda sign: sign[0] if sign[0] in "\t\n" else escaped(sign), value)
+
     environment = jinja2.Environment(
         loader=jinja2.PackageLoader("refexp.show.page"),
         autoescape=True,
         undefined=jinja2.StrictUndefined,
         trim_blocks=True,
         lstrip_blocks=True,
+        finalize=finalize,
     )
     environment.filters["percent"] = percent
     return environment
