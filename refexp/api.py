@@ -19,11 +19,10 @@ from refexp.data.coco import Data, Split, make_split
 from refexp.data.folder import read_given, to_content
 from refexp.data.sampling import AllSampler, Shots, choose_references
 from refexp.encoders.base import Encoder
-from refexp.errors import RefexpError, first_line
-from refexp.inputs.images import as_rgb, open_upright, to_square
+from refexp.errors import RefexpError
+from refexp.inputs.images import as_rgb, made_upright, open_upright, to_square
 from refexp.inputs.mask_files import as_mask
-from refexp.inputs.metadata import orientation, turned
-from refexp.inputs.refusals import check_pixels, limit_pixels
+from refexp.inputs.refusals import limit_pixels
 from refexp.machine.provenance import weights_note
 from refexp.machine.runtime import Runtime
 from refexp.method.box_masks import check_box, complete, without_mask
@@ -215,11 +214,6 @@ def to_rgb(image: Picture) -> np.ndarray:
                 f"an image array must be u8 [H, W, 3] in RGB order, not {image.dtype} {list(image.shape)}."
             )
         return image if image.ndim == 3 else np.repeat(image[..., None], 3, axis=2)
-    if not isinstance(image, Image.Image):
-        return as_rgb(open_upright(Path(image)), image)
-    check_pixels("this image", image.size)
-    try:
-        image.load()
-    except Exception as error:  # Pillow raises errors of any type for damaged files
-        raise RefexpError(f"this image cannot be read: {first_line(error)}") from None
-    return as_rgb(turned(image, orientation(image)), "this image")
+    if isinstance(image, Image.Image):
+        return as_rgb(made_upright(image, "this image"), "this image")
+    return as_rgb(open_upright(Path(image)), image)

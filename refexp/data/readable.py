@@ -19,7 +19,8 @@ TOLD = 3
 """Number of images that an error names with their reasons."""
 LISTED = 50
 """Number of skipped images that a log lists. metrics.json has all."""
-THREADS = 8
+THREADS = 4
+"""Maximum number of images that are decoded at a time. It limits the memory."""
 
 
 def unreadable(

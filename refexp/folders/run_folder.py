@@ -18,11 +18,13 @@ import torch
 from omegaconf import OmegaConf
 
 from refexp.config.building import build
+from refexp.config.components import Input
 from refexp.data.coco import Data, has_mask, make_split
 from refexp.data.readable import without
 from refexp.errors import RefexpError, first_line
 from refexp.files import atomic_path, finite, read_json, write_json, write_text
 from refexp.folders.record import RunRecord
+from refexp.inputs.refusals import limit_pixels
 from refexp.inputs.walking import RESULT_FOLDERS
 from refexp.masks import to_json
 from refexp.method.memory import ReferenceView
@@ -108,6 +110,7 @@ class RunFolder:
         """The data set with the classes of this run. Raises RefexpError if it no longer exists or has changed."""
         if self._data is not None:
             return self._data
+        limit_pixels(build(self.record.config.get("input") or {}, "input", Input).max_pixels)
         offered: Data = build(self.record.config["dataset"], "dataset").load()
         if missing := [name for name in self.record.classes if name not in offered.classes]:
             raise RefexpError(f"the data set has changed since this run: it no longer has the class '{missing[0]}'.")

@@ -14,7 +14,7 @@ import numpy as np
 import torch
 from PIL import Image, UnidentifiedImageError
 
-from refexp.errors import MissingData, RefexpError
+from refexp.errors import MissingData, RefexpError, first_line
 from refexp.inputs import tiffs
 from refexp.inputs.depth import from_bands, to_8_bits
 from refexp.inputs.frames import FileSize
@@ -46,6 +46,16 @@ def open_upright(path: Path) -> Image.Image:
     Raises MissingData if the file does not exist, and Unreadable with the reason if it cannot be read.
     """
     return turned(*_decoded(path))
+
+
+def made_upright(image: Image.Image, name: object) -> Image.Image:
+    """Apply the EXIF rotation of a PIL image. name: what it is in messages. Raises RefexpError if it is damaged."""
+    check_pixels(name, image.size)
+    try:
+        image.load()
+    except Exception as error:  # Pillow raises errors of any type for damaged files
+        raise RefexpError(f"{name} cannot be read: {first_line(error)}") from None
+    return turned(image, orientation(image))
 
 
 def upright_size(path: Path) -> tuple[int, int]:

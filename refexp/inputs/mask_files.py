@@ -10,7 +10,7 @@ import numpy as np
 from PIL import Image
 
 from refexp.errors import RefexpError
-from refexp.inputs.images import converted, has_alpha, is_deep, open_upright
+from refexp.inputs.images import converted, has_alpha, is_deep, made_upright, open_upright
 from refexp.inputs.repairs import repaired
 
 log = logging.getLogger(__name__)
@@ -54,7 +54,7 @@ def as_mask(mask: Any, name: object = "this mask") -> np.ndarray:
     if isinstance(mask, (str, Path)):
         return read_mask(Path(mask))
     if isinstance(mask, Image.Image):
-        return to_mask(mask, name)
+        return to_mask(made_upright(mask, name), name)
     array = np.asarray(mask)
     if array.ndim != 2 or not array.size or array.dtype.kind not in "buif":
         raise RefexpError(f"{name} must be numbers [H, W], not {array.dtype} {list(array.shape)}.")
