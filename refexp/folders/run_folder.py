@@ -24,6 +24,7 @@ from refexp.data.readable import without
 from refexp.errors import RefexpError, first_line
 from refexp.files import atomic_path, finite, read_json, write_json, write_text
 from refexp.folders.record import RunRecord
+from refexp.inputs.frames import CONTRADICTION
 from refexp.inputs.refusals import limit_pixels
 from refexp.inputs.walking import RESULT_FOLDERS
 from refexp.masks import to_json
@@ -115,6 +116,9 @@ class RunFolder:
         if missing := [name for name in self.record.classes if name not in offered.classes]:
             raise RefexpError(f"the data set has changed since this run: it no longer has the class '{missing[0]}'.")
         offered = replace(offered, targets=without(offered.targets, self.record.images_skipped))
+        if CONTRADICTION in self.record.repairs:
+            for image in offered.targets.images.values():
+                offered.targets.settle_size(image)
         return offered.restrict([offered.classes.index(name) for name in self.record.classes])
 
     @cached_property

@@ -35,6 +35,8 @@ SAME_BOX, SAME_AREA = 0.5, 2.0
 """A written box contradicts its mask below this IoU, a written area beyond this factor."""
 SAME_ASPECT = 0.01
 """Two sizes are of the same picture if their aspect ratios differ by at most this share."""
+CONTRADICTION = "width and height contradict the image file, which was believed"
+"""A repair that may be found out only when the image is opened."""
 
 
 class FileSize(NamedTuple):
@@ -223,7 +225,7 @@ def settle_size(image: Record, file: FileSize, shapes: Iterable[Shape], source: 
     if written in (file.upright, file.stored):
         repaired("image turned by its EXIF rotation, because its annotations fit only so", where)
     elif written:
-        repaired("width and height contradict the image file, which was believed", where)
+        repaired(CONTRADICTION, where)
     else:
         repaired("width and height taken from the image file", where)
 

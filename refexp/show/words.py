@@ -32,12 +32,12 @@ def counted(count: int | str, one: str, many: str) -> str:
 
 def headline(record: RunRecord) -> list[str]:
     """The size of a run: numbers of classes, references and images, and of instances where they are known."""
-    left_out = len(record.classes_left_out)
+    left_out, skipped = len(record.classes_left_out), len(record.images_skipped)
     drawn = [counted(record.shots, "shot", "shots"), f"seed {record.seed}"]
     return [
         counted(len(record.classes), "class", "classes") + (f" ({left_out} left out)" if left_out else ""),
         *(["all references"] if record.shots == "all" else drawn),
-        counted(record.images, "image", "images"),
+        counted(record.images, "image", "images") + (f" ({skipped} skipped, unreadable)" if skipped else ""),
         *([counted(record.instances, "instance", "instances")] if record.instances else []),
     ]
 

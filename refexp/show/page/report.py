@@ -118,6 +118,7 @@ def describe(record: RunRecord) -> dict[str, Any]:
         "parts": parts | {"weights": weights},
         "note": record.note,
         "repairs": record.repairs,
+        "skipped": record.images_skipped,
         "stages": stages(record.stages),
         "weights": record.weights,
         "environment": {k: v for k, v in run.items() if v is not None} | record.versions,
