@@ -166,7 +166,7 @@ def test_a_program_that_is_no_rank_does_not_hold_one(tmp_path):
         assert "Check that all ranks are started" in said
         first = started(tmp_path, "", 0, 2, port)
         said = first.communicate(timeout=60)[1]
-        assert f"error: the ranks cannot meet at 127.0.0.1:{port}: " in said and "is the port free?" in said
+        assert f"error: the ranks cannot meet at 127.0.0.1:{port}: " in said and "that the port is free" in said
     assert process.returncode == first.returncode == 1
 
 
