@@ -11,8 +11,8 @@ import traceback
 from collections.abc import Iterable
 from pathlib import Path
 
-LONGEST = 300
-"""Characters of a message before its hint, and of the hint."""
+LONGEST, LONGEST_HINT = 300, 1000
+"""Characters of a message before its hint, and of the hint. A hint may hold several long paths."""
 CUT = " ... "
 UNSAFE = re.compile("[\x00-\x1f\x7f-\x9f\u2028-\u202e\u2066-\u2069\ufeff\ud800-\udfff]")
 """Characters that end a line, steer a terminal, turn the direction of writing, or that no file can hold."""
@@ -31,7 +31,7 @@ class RefexpError(Exception):
     def __str__(self) -> str:
         text = super().__str__()
         found = HINT.fullmatch(text) if len(text) > LONGEST else None
-        return "".join(shown(part, LONGEST) for part in (found.groups() if found else (text,)))
+        return shown(found[1], LONGEST) + shown(found[2], LONGEST_HINT) if found else shown(text, LONGEST)
 
 
 class MissingData(RefexpError):

@@ -95,7 +95,7 @@ def download(name: str, root: Path, force: bool = False) -> None:
     from refexp.machine.fetching import fetch  # imports rich, which would slow down --help
 
     if name in BY_HAND:
-        raise RefexpError(f"{by_hand(name, root)}; then run: {data_command('check', name, '--root', root)}")
+        raise RefexpError(f"{by_hand(name, root)}, and then run: {data_command('check', name, '--root', root)}")
     if name not in DOWNLOADS:
         raise RefexpError(f"unknown data set '{name}'. {did_you_mean(name, [*DOWNLOADS, *BY_HAND])}")
     for item in DOWNLOADS[name]:
@@ -114,7 +114,7 @@ def by_hand(name: str, root: Path) -> str:
     """Describe how to download one of the CD-FSOD data sets by hand."""
     folder = root / "cdfsod" / BY_HAND[name]
     return (
-        f"{name} must be downloaded by hand: open {CDFSOD_FILES} (CD-FSOD, linked from {CDFSOD_PAGE}) in a browser, "
+        f"{name} must be downloaded by hand. Open {CDFSOD_FILES} (CD-FSOD, linked from {CDFSOD_PAGE}) in a browser, "
         f"download {BY_HAND[name]} and unpack it so that {folder / 'annotations/test.json'} exists, with the images "
         f"in {folder / 'train'} and {folder / 'test'}{' (subfolders new_train, new_test)' if name == 'dior' else ''}"
     )

@@ -6,7 +6,7 @@ import re
 from pathlib import Path
 from typing import Any
 
-from refexp.errors import RefexpError
+from refexp.errors import MissingData, RefexpError
 from refexp.inputs.records import Record, check_coco
 from refexp.inputs.texts import read_json
 
@@ -61,7 +61,10 @@ def minival(val: Path, listed: Path) -> dict[str, Any]:
 
 def _read(path: Path) -> dict[str, Any]:
     """Read an LVIS file. `read_coco` would take the file names without their folder from the URLs."""
-    content = read_json(path, "annotation file")
+    try:
+        content = read_json(path, "annotation file")
+    except MissingData as error:
+        raise MissingData(f"{error}; run: refexp data download lvis") from None
     for part in ("images", "annotations", "categories"):
         records = content.get(part) if isinstance(content, dict) else None
         if not isinstance(records, list) or not all(isinstance(record, dict) for record in records):

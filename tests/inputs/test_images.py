@@ -213,8 +213,8 @@ def test_the_first_of_several_pages_is_read_and_said(tmp_path):
     for path in (tiff(tmp_path / "a.tif", pages), tmp_path / "a.gif"):
         with collecting() as repairs:
             assert (read_rgb(path, 30, 40) == 10).all()
-        (note,) = repairs.lines()
-        assert note.endswith("page 1 of 2")
+        ((count, example),) = repairs.found.values()
+        assert (count, example.endswith("page 1 of 2")) == (1, True)
 
 
 @pytest.mark.parametrize("suffix", ["jfif", "jpe", "gif", "jp2", "ppm", "bmp", "dib", "tif", "webp"])
