@@ -23,7 +23,7 @@ from refexp.inputs.images import upright_size
 from refexp.inputs.mask_files import to_mask
 from refexp.inputs.repairs import repaired
 from refexp.inputs.texts import read_json, read_text
-from refexp.inputs.values import number, whole
+from refexp.inputs.values import is_true, number, whole
 from refexp.masks import encode, to_json
 
 Marks = list[tuple[str, dict[str, Any]]]
@@ -185,7 +185,7 @@ def number_in(element: ElementTree.Element, tag: str, path: Path) -> float:
 
 def is_difficult(element: ElementTree.Element) -> bool:
     """Whether VOC does not count an object: neither a missed one nor a detection of one counts as an error."""
-    return (element.findtext("difficult") or "").strip() == "1"
+    return is_true(element.findtext("difficult"))
 
 
 # --- YOLO
@@ -258,7 +258,7 @@ def _yolo_names(folder: Path, files: Sequence[Path]) -> tuple[dict[int, str], bo
 
 def _yaml(path: Path) -> Any:
     try:
-        return yaml.safe_load(read_text(path))
+        return yaml.load(read_text(path), yaml.BaseLoader)  # texts only: a class can have the name "no"
     except (yaml.YAMLError, RefexpError, RecursionError, ValueError):
         return None  # it may belong to anything
 
