@@ -243,7 +243,8 @@ def settle_contradiction(image: Record, file: FileSize, annotations: Sequence[Re
     shapes = [shape if isinstance(shape, Shape) else box_shape(a) for shape, a in zip(read, annotations, strict=True)]
     drawn = [shape for shape in shapes if shape]
     height, width = _frame(image)
-    if (drawn and is_scaled((height, width), file)) or not any(all(fits(shape, size) for shape in drawn) for size in file):
+    scaled = bool(drawn) and is_scaled((height, width), file)
+    if scaled or not any(all(fits(shape, size) for shape in drawn) for size in file):
         h, w = file.upright
         reason = f"it has {w} x {h} pixels, but its annotations say {width} x {height}"
         raise Unreadable(image["file_name"], reason, "use the image on which the annotations were made")
