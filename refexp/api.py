@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping, Sequence
+import os
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -19,9 +20,10 @@ from refexp.data.coco import Data, Split, make_split
 from refexp.data.folder import read_given, to_content
 from refexp.data.sampling import AllSampler, Shots, choose_references
 from refexp.encoders.base import Encoder
-from refexp.errors import RefexpError
+from refexp.errors import RefexpError, shown
 from refexp.inputs.images import as_rgb, made_upright, open_upright, to_square
 from refexp.inputs.mask_files import as_mask
+from refexp.inputs.records import class_name
 from refexp.inputs.refusals import limit_pixels
 from refexp.machine.provenance import weights_note
 from refexp.machine.runtime import Runtime
@@ -168,6 +170,11 @@ class Model:
         """Read references of any supported kind. They serve as both splits, because there are no targets."""
         if isinstance(references, Mapping):
             classes, split = given_in_memory(references)
+        elif not isinstance(references, (str, os.PathLike)):
+            raise RefexpError(
+                f"references must be a file, a folder or {{class: [(image, mask), ...]}}, "
+                f"not {type(references).__name__}."
+            )
         else:
             path, folder = Path(references), Path(reference_images) if reference_images else None
             if not path.exists():
@@ -180,10 +187,20 @@ def given_in_memory(references: Mapping[str, Sequence[tuple[Picture, Any]]]) -> 
     """Convert `{class: [(image, mask), ...]}` to class names and a split. Raises RefexpError with the reference."""
     pictures: dict[str, np.ndarray] = {}
     found = []
-    for name, pairs in references.items():
-        if not len(pairs):
+    seen: set[str] = set()
+    for key, pairs in references.items():
+        name = class_name(key)
+        if name is None:
+            raise RefexpError(f"references: the name of a class must be a text, not {shown(repr(key))}.")
+        if name in seen:
+            raise RefexpError(f"references: two classes have the name {shown(name)}; join their references.")
+        seen.add(name)
+        if not isinstance(pairs, Iterable) or isinstance(pairs, str):
+            raise RefexpError(f"references of {name} must be a list of pairs, not {type(pairs).__name__}.")
+        listed = list(pairs)
+        if not listed:
             log.warning("class %s is left out: it has no references", name)
-        for position, pair in enumerate(pairs):
+        for position, pair in enumerate(listed):
             where = f"{name}[{position}]"
             if not isinstance(pair, (tuple, list)) or len(pair) != 2:
                 raise RefexpError(f"reference {where} must be a pair (image, mask), not {type(pair).__name__}.")
@@ -209,6 +226,7 @@ def to_rgb(image: Picture) -> np.ndarray:
     Raises RefexpError for a file that is not an image, and for an array of another shape or dtype.
     """
     if isinstance(image, np.ndarray):
+        image = np.asarray(image)  # without the rules of subclasses such as np.matrix
         if image.dtype != np.uint8 or not image.size or image.ndim not in (2, 3) or image.shape[2:] not in ((), (3,)):
             raise RefexpError(
                 f"an image array must be u8 [H, W, 3] in RGB order, not {image.dtype} {list(image.shape)}."
@@ -216,4 +234,6 @@ def to_rgb(image: Picture) -> np.ndarray:
         return image if image.ndim == 3 else np.repeat(image[..., None], 3, axis=2)
     if isinstance(image, Image.Image):
         return as_rgb(made_upright(image, "this image"), "this image")
+    if not isinstance(image, (str, os.PathLike)):
+        raise RefexpError(f"an image must be a file, a PIL image or a NumPy array, not {type(image).__name__}.")
     return as_rgb(open_upright(Path(image)), image)

@@ -17,7 +17,7 @@ from runs import run
 from test_predict import coco_references, drawn_folder, overrides, read_json, scenes  # noqa: F401 - fixtures
 
 import refexp
-from refexp.api import Model, to_rgb
+from refexp.api import Model, given_in_memory, to_rgb
 from refexp.config.composing import conf_folder
 from refexp.errors import RefexpError
 from refexp.masks import decode, encode
@@ -168,6 +168,35 @@ def test_mistaken_references_and_images(model, tmp_path):
     Image.fromarray(np.random.default_rng(0).integers(0, 255, (90, 90, 3), dtype=np.uint8)).save(whole, "PNG")
     with pytest.raises(RefexpError, match="this image cannot be read: "):
         to_rgb(Image.open(io.BytesIO(whole.getvalue()[:2000])))
+
+
+@pytest.mark.parametrize("wrong", [None, 5, b"a.jpg", [[0]], torch.zeros(4, 5, 3, dtype=torch.uint8)])
+def test_what_is_no_picture_and_no_reference_is_told_by_its_type(model, wrong):
+    with pytest.raises(RefexpError, match="an image must be a file, a PIL image or a NumPy array, not"):
+        to_rgb(wrong)
+    with pytest.raises(RefexpError, match="references must be a file, a folder or"):
+        model.remember(wrong)
+
+
+@pytest.mark.parametrize("path", ["a\0.jpg", "a" * 5000])
+def test_a_path_that_no_file_can_have(path):
+    with pytest.raises(RefexpError, match="image not found"):
+        to_rgb(path)
+
+
+def test_references_in_memory_are_checked_like_those_of_files():
+    pair = (np.zeros((40, 50), dtype=np.uint8), np.eye(40, 50))
+    classes, split = given_in_memory({1: [pair], "a\nb": (reference for reference in [pair])})
+    assert (classes, len(split.annotations)) == (("1", "a b"), 2)
+    wrong = [
+        ({"cat": None}, "must be a list of pairs"), ({None: [pair]}, "must be a text, not None"),
+        ({"é": [pair], "e\u0301": [pair]}, "two classes have the name é"),
+        ({"cat": [(pair[0], torch.ones(40, 50, requires_grad=True))]}, "cannot become an array"),
+    ]  # fmt: skip
+    for references, message in wrong:
+        with pytest.raises(RefexpError, match=message):
+            given_in_memory(references)
+    assert to_rgb(np.zeros((4, 5), dtype=np.uint8).view(np.matrix)).shape == (4, 5, 3)
 
 
 # --- Detections

@@ -6,7 +6,6 @@ Every reader returns a list of `Listed`. This module does not depend on shots, s
 from __future__ import annotations
 
 import io
-import math
 import pickle
 import re
 from collections.abc import Sequence
@@ -18,6 +17,7 @@ from refexp.data.coco import Split
 from refexp.errors import RefexpError
 from refexp.inputs.records import Record, check_coco
 from refexp.inputs.texts import decoded, parse_json, read_bytes
+from refexp.inputs.values import number
 from refexp.types import ImageId
 
 FORMATS = (
@@ -136,7 +136,7 @@ def _from_k_shot_list(content: Any, path: Path) -> list[Listed]:
 
 
 def _is_finite(value: Any) -> bool:
-    return isinstance(value, (int, float)) and math.isfinite(value)
+    return isinstance(value, (int, float)) and number(value) is not None
 
 
 def _entries(content: Any, path: Path) -> list[tuple[Any, int, Any]]:

@@ -8,22 +8,27 @@ from __future__ import annotations
 import base64
 import io
 import math
+import re
 import xml.etree.ElementTree as ElementTree
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import suppress
 from pathlib import Path, PurePosixPath
 from typing import Any
 
 import numpy as np
 import yaml
 from PIL import Image
+from pycocotools import mask as coco_mask
 
 from refexp.errors import RefexpError
+from refexp.inputs.geometry import SLACK, extent_of_polygons, outside
 from refexp.inputs.images import upright_size
-from refexp.inputs.mask_files import to_mask
+from refexp.inputs.kinds import HEAD
+from refexp.inputs.refusals import check_pixels
 from refexp.inputs.repairs import repaired
-from refexp.inputs.texts import read_json, read_text
-from refexp.inputs.values import number, whole
+from refexp.inputs.texts import decoded, read_bytes, read_json, read_text
+from refexp.inputs.values import is_true, number, whole
 from refexp.masks import encode, to_json
 
 Marks = list[tuple[str, dict[str, Any]]]
@@ -143,9 +148,11 @@ def from_voc(folder: Path, files: Sequence[Path], images: Images) -> Annotated:
             continue
         marks: Marks = []
         for element in root.iterfind("object"):
-            left, top, right, bottom = voc_corners(element, path)
-            left, top = (0.0 if side == -1 else side for side in (left, top))  # some tools count from 0
-            box = [left, top, right - left, bottom - top]
+            box: list[float] | None = None  # the door leaves the object out, or refuses the file if most are so
+            with suppress(RefexpError):
+                left, top, right, bottom = voc_corners(element, path)
+                left, top = (0.0 if side == -1 else side for side in (left, top))  # some tools count from 0
+                box = [left, top, right - left, bottom - top]
             if name := (element.findtext("name") or "").strip():
                 marks.append((name, {"bbox": box, "iscrowd": int(is_difficult(element))}))
             else:
@@ -159,7 +166,17 @@ def parse_xml(path: Path) -> ElementTree.Element:
     VOC files have none, and refusing it prevents entity attacks (such as "billion laughs").
     Raises RefexpError for a file that is missing, invalid or has a document type.
     """
-    text = read_text(path, "annotation file")
+    data = read_bytes(path, "annotation file")
+    declared = re.match(rb"\s*<\?xml[^>]*encoding=[\"']([\w.-]+)", data[:HEAD])
+    try:
+        text = decoded(data, path)
+    except RefexpError:
+        if not declared:
+            raise
+        try:
+            text = data.decode(declared[1].decode())
+        except (LookupError, UnicodeError):
+            raise RefexpError(f"{path} is not in the encoding that it declares; save it as UTF-8.") from None
     if "<!DOCTYPE" in text or "<!ENTITY" in text:
         raise RefexpError(f"{path} declares a document type, but VOC annotations have none; refexp does not read it.")
     try:
@@ -185,7 +202,7 @@ def number_in(element: ElementTree.Element, tag: str, path: Path) -> float:
 
 def is_difficult(element: ElementTree.Element) -> bool:
     """Whether VOC does not count an object: neither a missed one nor a detection of one counts as an error."""
-    return (element.findtext("difficult") or "").strip() == "1"
+    return is_true(element.findtext("difficult"))
 
 
 # --- YOLO
@@ -258,7 +275,7 @@ def _yolo_names(folder: Path, files: Sequence[Path]) -> tuple[dict[int, str], bo
 
 def _yaml(path: Path) -> Any:
     try:
-        return yaml.safe_load(read_text(path))
+        return yaml.load(read_text(path), yaml.BaseLoader)  # texts only: a class can have the name "no"
     except (yaml.YAMLError, RefexpError, RecursionError, ValueError):
         return None  # it may belong to anything
 
@@ -291,9 +308,12 @@ def from_labelme(folder: Path, files: Sequence[Path], images: Images) -> Annotat
 
 def _fields(shapes: Sequence[dict[str, Any]], width: int, height: int) -> dict[str, Any]:
     """Return the fields of an object: its box if it is one rectangle, else its mask. {} without an area."""
-    if len(shapes) == 1 and shapes[0].get("shape_type") == "mask":
-        return _labelme_mask(shapes[0], width, height)
+    parts = [mask for shape in shapes if (mask := _labelme_mask(shape, width, height)) is not None]
     polygons = [polygon for shape in shapes if (polygon := _labelme_polygon(shape))]
+    if parts:
+        near = [p for p in polygons if (e := extent_of_polygons([p])) and outside(e, height, width) <= SLACK]
+        codes = encode(np.stack(parts)) + (coco_mask.frPyObjects(near, height, width) if near else [])
+        return {"segmentation": to_json(coco_mask.merge(codes))}
     if not polygons:
         return {}
     if len(shapes) == 1 and shapes[0].get("shape_type") == "rectangle":
@@ -330,17 +350,23 @@ def _points(shape: dict[str, Any]) -> list[tuple[float, float]]:
     return found
 
 
-def _labelme_mask(shape: dict[str, Any], width: int, height: int) -> dict[str, Any]:
-    """Return the mask of a shape that holds it as a PNG, placed at its first point. {} if it cannot be read."""
+def _labelme_mask(shape: dict[str, Any], width: int, height: int) -> np.ndarray | None:
+    """Return the mask of a shape that holds it as a PNG, placed at its first point. None without one that is read."""
+    if shape.get("shape_type") != "mask":
+        return None
     points = _points(shape)
     try:
-        part = to_mask(Image.open(io.BytesIO(base64.b64decode(shape.get("mask") or "", validate=True))), "mask")
-        x, y = (max(round(side), 0) for side in points[0])
-    except (OSError, SyntaxError, ValueError, TypeError, IndexError, Image.DecompressionBombError):
-        return {}
+        stored = Image.open(io.BytesIO(base64.b64decode(shape.get("mask") or "", validate=True)))
+        check_pixels("this mask", stored.size)
+        part = np.asarray(stored.convert("RGB")).max(axis=2) > 0
+        x, y = (round(side) for side in points[0])
+    except (OSError, SyntaxError, ValueError, TypeError, IndexError, RefexpError):
+        return None
     mask = np.zeros((height, width), dtype=bool)
-    mask[y : y + part.shape[0], x : x + part.shape[1]] = part[: max(height - y, 0), : max(width - x, 0)]
-    return {"segmentation": to_json(encode(mask[None])[0])} if mask.any() else {}
+    part = part[max(-y, 0) : max(height - y, 0), max(-x, 0) : max(width - x, 0)]
+    x, y = max(x, 0), max(y, 0)
+    mask[y : y + part.shape[0], x : x + part.shape[1]] = part
+    return mask if mask.any() else None
 
 
 FORMS: dict[str, Callable[[Path, Sequence[Path], Images], Annotated]] = {

@@ -68,9 +68,12 @@ def settle_geometry(
     if seem_corners([annotations[position] for position, shape in shapes.items() if shape is None], images):
         raise RefexpError(f"{source}: its boxes seem to be [x1, y1, x2, y2]; COCO's are [x, y, width, height].")
     check_masks(shapes, annotations, source)
+    fractions = are_fractions(annotations, shapes, images)
     kept = []
     for position, annotation in enumerate(annotations):
-        why = settle(annotation, shapes[position], images[annotation["image_id"]], source) if position in odd else None
+        why = None
+        if position in odd:
+            why = settle(annotation, shapes[position], images[annotation["image_id"]], source, fractions)
         if why is None:
             kept.append(annotation)
         else:
@@ -216,10 +219,13 @@ def box_shape(annotation: Record) -> Shape | None:
 
 def settle_size(image: Record, file: FileSize, shapes: Iterable[Shape], source: str) -> None:
     """Choose the frame of an image: the written size or the file's, stored or rotated, whichever holds all shapes."""
+    shapes = list(shapes)
     written = _frame(image) if image["width"] and image["height"] else None
     holding = [size for size in (file.upright, file.stored) if all(fits(shape, size) for shape in shapes)]
     if written in (file.upright, file.stored) and (written in holding or not holding):
         return
+    if written and shapes and written not in file and is_scaled(written, file) and _nearly_hold(written, shapes):
+        return  # the annotations are of a larger or smaller picture: the image is refused when it is opened
     image["height"], image["width"] = holding[0] if holding else file.upright
     where = f"{source}, image {shown(image['file_name'])}"
     if written in (file.upright, file.stored):
@@ -239,12 +245,24 @@ def settle_contradiction(image: Record, file: FileSize, annotations: Sequence[Re
     shapes = [shape if isinstance(shape, Shape) else box_shape(a) for shape, a in zip(read, annotations, strict=True)]
     drawn = [shape for shape in shapes if shape]
     height, width = _frame(image)
-    scaled = any(abs(width * h - height * w) <= SAME_ASPECT * width * h for h, w in file)
-    if (drawn and scaled) or not any(all(fits(shape, size) for shape in drawn) for size in file):
+    scaled = bool(drawn) and is_scaled((height, width), file)
+    if scaled or not any(all(fits(shape, size) for shape in drawn) for size in file):
         h, w = file.upright
         reason = f"it has {w} x {h} pixels, but its annotations say {width} x {height}"
         raise Unreadable(image["file_name"], reason, "use the image on which the annotations were made")
     settle_size(image, file, drawn, source)
+
+
+def is_scaled(written: Size, file: FileSize) -> bool:
+    """Whether a written size can be that of the same picture as the file's."""
+    height, width = written
+    return any(abs(width * h - height * w) <= SAME_ASPECT * width * h for h, w in file)
+
+
+def _nearly_hold(size: Size, shapes: Iterable[Shape]) -> bool:
+    """Whether a frame (H, W) holds all shapes but for a little that is clipped."""
+    drawn = [shape for shape in shapes if shape.extent]
+    return not any(far(shape, size) or (shape.rle and not fits(shape, size)) for shape in drawn)
 
 
 def fits(shape: Shape, size: Size) -> bool:
@@ -268,6 +286,7 @@ def seem_corners(annotations: Sequence[Record], images: Mapping[Any, Record]) ->
     """Whether boxes without masks leave their frames as `x y w h`, but are all inside as `x1 y1 x2 y2`."""
     known = [a for a in annotations if images[a["image_id"]]["width"] and images[a["image_id"]]["height"]]
     boxes = [(box, _frame(images[a["image_id"]])) for a in known if (box := box_of(a.get("bbox")))]
+    boxes = [(box, size) for box, size in boxes if min(box[2:]) > 0]  # others have no area in either reading
     inside = all(x2 > x1 >= 0 and y2 > y1 >= 0 and x2 <= w + 1 and y2 <= h + 1 for (x1, y1, x2, y2), (h, w) in boxes)
     return inside and any(geometry.outside(extent_of_box(box), *size) > geometry.SLACK for box, size in boxes)
 
@@ -290,27 +309,53 @@ def unusable(shape: Shape | str | None) -> str | None:
     return shape
 
 
-def settle(annotation: Record, shape: Shape | str | None, image: Record, source: str) -> str | None:
-    """Settle mask, box and area of one annotation in place. Returns why it cannot be used, or None."""
+def settle(
+    annotation: Record, shape: Shape | str | None, image: Record, source: str, fractions: bool = False
+) -> str | None:
+    """Settle mask, box and area of one annotation in place. Returns why it cannot be used, or None.
+
+    fractions: coordinates in [0, 1] are shares of the image's sides. Else they are an object in a corner pixel.
+    """
     where = f"{source}, annotation {shown(annotation['id'])}"
     height, width = _frame(image)
     if isinstance(shape, Shape) and shape.rle is not None and shape.rle["size"] != [height, width]:
         return "its RLE mask has another size than its image"
-    if isinstance(shape, Shape) and shape.polygons and _in_fractions(shape.extent, height, width):
+    if isinstance(shape, Shape) and shape.polygons and fractions and _in_fractions(shape.extent, height, width):
         repaired("polygons in fractions of the image", where)
         scaled = [[c * (height if i % 2 else width) for i, c in enumerate(polygon)] for polygon in shape.polygons]
         shape = shape_of(scaled)
     if isinstance(shape, Shape) and shape.extent is not None:
         return _settle_mask(annotation, shape, (height, width), where)
-    if why := unusable(shape):
+    why = unusable(shape)
+    if why is None and _has_points(annotation.get("segmentation")):
+        why = "has polygons of fewer than three corners"
+    if why:
         repaired("mask that cannot be used, only its box is kept", f"{where}: {why}")
     annotation.pop("segmentation", None)
-    return _settle_box(annotation, (height, width), where)
+    return _settle_box(annotation, (height, width), where, fractions)
+
+
+def _has_points(segmentation: Any) -> bool:
+    return isinstance(segmentation, list) and any(part != [] for part in segmentation)
+
+
+def are_fractions(
+    annotations: Sequence[Record], shapes: Mapping[int, Shape | str | None], images: Mapping[Any, Record]
+) -> bool:
+    """Whether most annotations of a file have coordinates in [0, 1]. One alone can be an object in a corner pixel."""
+    found = 0
+    for position, shape in shapes.items():
+        annotation = annotations[position]
+        shape = shape if isinstance(shape, Shape) else box_shape(annotation)
+        height, width = _frame(images[annotation["image_id"]])
+        found += shape is not None and shape.rle is None and _in_fractions(shape.extent, height, width)
+    return 2 * found > len(annotations)
 
 
 def _in_fractions(extent: Extent | None, height: int, width: int) -> bool:
-    """Whether coordinates are shares of an image's sides: all in [0, 1], in an image of more than a few pixels."""
-    return extent is not None and min(extent) >= 0 and max(extent) <= 1.001 and min(height, width) > 4
+    """Whether coordinates are shares of an image's sides, or leave it a little: in an image of more than 4 pixels."""
+    slack = geometry.SLACK
+    return extent is not None and min(extent) >= -slack and max(extent) <= 1 + slack and min(height, width) > 4
 
 
 def _settle_mask(annotation: Record, shape: Shape, size: Size, where: str) -> str | None:
@@ -348,7 +393,7 @@ def _same(written: Extent, true: Extent) -> bool:
     )
 
 
-def _settle_box(annotation: Record, size: Size, where: str) -> str | None:
+def _settle_box(annotation: Record, size: Size, where: str, fractions: bool) -> str | None:
     """Settle the box of an annotation without a mask. Returns why it cannot be used, or None."""
     box = box_of(annotation.get("bbox"))
     if box is None:
@@ -359,7 +404,7 @@ def _settle_box(annotation: Record, size: Size, where: str) -> str | None:
     if w < 0 or h < 0:
         repaired("bbox from another corner", where)
         box = [min(x, x + w), min(y, y + h), abs(w), abs(h)]
-    if _in_fractions(extent_of_box(box), *size) and max(box[2:]) < 1:
+    if fractions and _in_fractions(extent_of_box(box), *size):
         repaired("bbox in fractions of the image", where)
         box = [side * size[1 - i % 2] for i, side in enumerate(box)]
     extent = extent_of_box(box)

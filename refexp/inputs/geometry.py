@@ -22,6 +22,8 @@ Extent = tuple[float, float, float, float]
 
 SLACK = 0.1
 """A shape may leave its frame by this share of a side: it is then clipped. Beyond, it does not belong to the frame."""
+MOST_PIXELS = 1 << 32
+"""pycocotools counts pixels in 32 bits."""
 
 
 @dataclass(frozen=True)
@@ -94,6 +96,8 @@ def shape_of(segmentation: Any) -> Shape | str | None:
         return _shape_of_rle(segmentation) if segmentation.get("counts") else None
     if not isinstance(segmentation, list):
         return None if segmentation is None or segmentation == "" else "has a mask that is neither polygons nor RLE"
+    if len(segmentation) == 1 and isinstance(segmentation[0], dict) and segmentation[0].get("counts"):
+        return _shape_of_rle(segmentation[0])  # one RLE with a list around it
     polygons = polygons_of(segmentation)
     if isinstance(polygons, str):
         return polygons
@@ -105,6 +109,8 @@ def polygons_of(segmentation: list[Any]) -> list[list[float]] | str:
 
     A single polygon without a list around it and corners as pairs count. An empty list means no mask.
     """
+    if any(isinstance(part, dict) for part in segmentation):
+        return "has a mask that is neither polygons nor RLE"
     several = all(isinstance(part, list) for part in segmentation)
     # [[x, y], [x, y], [x, y], ...] is one polygon with its corners as pairs.
     if several and len(segmentation) > 2 and all(len(part) == 2 for part in segmentation):
@@ -117,6 +123,7 @@ def polygons_of(segmentation: list[Any]) -> list[list[float]] | str:
         if any(pairs) and not (all(pairs) and all(len(part) == 2 for part in polygon)):
             return "has an invalid polygon; expected [x1, y1, x2, y2, x3, y3, ...]"
         flat = [side for part in polygon for side in (part if isinstance(part, list) else [part])]
+        flat = [int(side) if side is True or side is False else side for side in flat]
         numbers = [side for side in map(number, flat) if side is not None]
         if len(flat) < 6 or len(flat) % 2 or len(numbers) < len(flat):
             return "has an invalid polygon; expected [x1, y1, x2, y2, x3, y3, ...]"
@@ -162,6 +169,8 @@ def shape_of_code(code: bytes, height: int, width: int) -> Shape:
 def compressed(counts: Any, height: int, width: int) -> bytes | str:
     """Return the counts of an RLE as compressed bytes, or why they do not make a mask of this size."""
     pixels = height * width
+    if pixels >= MOST_PIXELS:
+        return f"has an RLE mask of {height} x {width} pixels, more than an RLE can hold"
     if isinstance(counts, list):
         runs = [number(run) for run in counts]
         if any(run is None or run < 0 or run != int(run) for run in runs):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import logging
 from collections.abc import Callable, Iterator
 from contextlib import suppress
@@ -14,7 +15,7 @@ import numpy as np
 import torch
 from PIL import Image, UnidentifiedImageError
 
-from refexp.errors import MissingData, RefexpError, first_line
+from refexp.errors import MissingData, RefexpError, first_line, shown
 from refexp.inputs import tiffs
 from refexp.inputs.depth import from_bands, to_8_bits
 from refexp.inputs.frames import FileSize
@@ -161,6 +162,8 @@ def _tried(path: Path, read: Callable[[Any], T], read_tiff: Callable[[Path], T])
     except (FileNotFoundError, NotADirectoryError):
         raise MissingData(f"image not found: {path}") from None
     except Exception as error:  # Pillow raises errors of any type for damaged files, and so does tifffile
+        if "\0" in str(path) or getattr(error, "errno", None) == errno.ENAMETOOLONG:
+            raise MissingData(f"image not found: {shown(str(path))}") from None
         why = error
     for again in _other_ways(path, read, read_tiff):
         try:

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from refexp.errors import RefexpError
+from refexp.errors import RefexpError, first_line
 from refexp.inputs.images import converted, has_alpha, is_deep, made_upright, open_upright
 from refexp.inputs.repairs import repaired
 
@@ -55,7 +55,10 @@ def as_mask(mask: Any, name: object = "this mask") -> np.ndarray:
         return read_mask(Path(mask))
     if isinstance(mask, Image.Image):
         return to_mask(made_upright(mask, name), name)
-    array = np.asarray(mask)
+    try:
+        array = np.asarray(mask)
+    except Exception as error:  # such as a tensor on a GPU; other libraries raise errors of any type
+        raise RefexpError(f"{name} cannot become an array: {first_line(error)}") from None
     if array.ndim != 2 or not array.size or array.dtype.kind not in "buif":
         raise RefexpError(f"{name} must be numbers [H, W], not {array.dtype} {list(array.shape)}.")
     return _checked(array, name)
@@ -144,7 +147,7 @@ def _of_floats(values: np.ndarray, levels: np.ndarray, name: object) -> np.ndarr
         levels = np.unique(values)
     low, top = levels[0], levels[-1]
     if low < 0:
-        return _above(values, 0, name)
+        return _above(values, _plateau(values, top) / 2, name)
     if (len(levels) == 2 and low == 0) or (levels == np.round(levels)).all():
         return _above(values, top / 2, name) if _is_noisy(values, levels) else values != 0
     if top <= 1:
@@ -153,6 +156,16 @@ def _of_floats(values: np.ndarray, levels: np.ndarray, name: object) -> np.ndarr
         f"{name} has floating-point values from {low:g} to {top:g}, which are neither probabilities nor logits; make "
         "it a mask of 0 and 1 with a threshold of your own."
     )
+
+
+def _plateau(values: np.ndarray, top: float) -> float:
+    """Return the object's value in a mask that was resized: interpolation passes 0 and the top a little. Else 0.
+
+    Much of such a mask is still exactly 0, which no logits are.
+    """
+    if not np.isfinite(values).all() or values.min() < -top / 4 or (np.abs(values) <= top / 1000).mean() < 0.1:
+        return 0.0
+    return float(np.median(values[values >= 0.7 * top]))
 
 
 def _is_noisy(values: np.ndarray, levels: np.ndarray) -> bool:

@@ -18,10 +18,12 @@ from pathlib import Path, PurePosixPath
 from urllib.parse import unquote
 
 from refexp.errors import MissingData, shown
+from refexp.inputs.mask_places import FOLDERS
 from refexp.inputs.repairs import repaired
 
 MOST = 200_000
 """Files of a folder that are compared with a name. COCO's largest folder has 123,000."""
+MASK_FOLDERS = (*FOLDERS, "segmentationclass", "segmentationobject")
 SUFFIX = re.compile(r"\.(jpe?g|jpe|jfif|jp2|png|gif|bmp|webp|tiff?|p[bgnp]m|avif|hei[cf])$")
 
 
@@ -59,9 +61,15 @@ def locate(folder: Path, name: str) -> Path | None:
         return None
     for number, spell in enumerate(SPELLINGS):
         fitting = _index(folder, number).get(spell(name), []) if spell(name) else []
+        fitting = [file for file in fitting if not _is_mask(file) or _is_mask(name)]
         if len(fitting) == 1:
             return folder / fitting[0]
     return None
+
+
+def _is_mask(name: str) -> bool:
+    """Whether a file lies in a folder of masks. It has the name of its photograph, but does not replace it."""
+    return any(part.lower() in MASK_FOLDERS for part in name.replace("\\", "/").split("/")[:-1])
 
 
 @lru_cache(maxsize=16)

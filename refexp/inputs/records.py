@@ -13,6 +13,7 @@ from typing import Any, NoReturn
 
 from refexp.errors import RefexpError, shown
 from refexp.inputs.frames import Look, settle_geometry
+from refexp.inputs.geometry import MOST_PIXELS
 from refexp.inputs.repairs import repaired, summed_up
 from refexp.inputs.values import is_true, whole
 
@@ -134,6 +135,8 @@ class Door:
                 if type(written) is not int or not 0 < written < LARGEST_SIDE:
                     size = whole(written)
                     record[side] = size if size is not None and 0 < size < LARGEST_SIDE else None
+            if (record["width"] or 0) * (record["height"] or 0) >= MOST_PIXELS:
+                record["width"] = record["height"] = None
             if id_ in found:
                 if any(found[id_][key] != record[key] for key in ("file_name", "width", "height")):
                     self.fail(f"duplicate id {shown(id_)} in 'images', with different file names or sizes.")
@@ -193,7 +196,7 @@ class Door:
             first = by_name.setdefault(record["name"], id_)
             if first == id_:
                 continue
-            if record.get("supercategory") != kept[first].get("supercategory"):
+            if (record.get("supercategory") or None) != (kept[first].get("supercategory") or None):
                 self.fail(f"duplicate category name '{shown(record['name'])}'; rename or merge these categories.")
             repaired("categories of the same name merged", f"{self.source}, {shown(record['name'])}")
             merged[id_] = first

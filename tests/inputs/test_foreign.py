@@ -13,6 +13,7 @@ from PIL import Image
 from refexp.data.coco import annotation_rle
 from refexp.errors import RefexpError
 from refexp.inputs.foreign import coco_files, read_foreign
+from refexp.inputs.records import check_coco
 from refexp.inputs.repairs import collecting
 from refexp.masks import decode
 
@@ -94,7 +95,6 @@ def test_the_written_name_goes_first_and_others_of_that_name_are_told_apart(tmp_
 @pytest.mark.parametrize(
     ("xml", "message"),
     [
-        (voc((1, 2, "x", 4)), "<bndbox/xmax> must hold a number, not 'x'"),
         (voc((1, 2, 3, 4), size=(2 * W, 2 * H)), "was made on 160 x 120 pixels, but .* has 80 x 60"),
         ("<annotation>", "is not valid XML"),
     ],
@@ -246,3 +246,62 @@ def test_coco_files(tmp_path):
     write(tmp_path, "captions.json", {"images": [], "annotations": []})
     write(tmp_path, "detections.json", [{"image_id": 1}])
     assert coco_files(sorted(tmp_path.rglob("*.json"))) == [tmp_path / "train/_annotations.coco.json"]
+
+
+@pytest.mark.parametrize("text", ["true", "True ", "1.0", " 1"])
+def test_difficult_is_true_for_its_texts(tmp_path, text):
+    write(tmp_path, "a.jpg")
+    write(tmp_path, "a.xml", voc((11, 21, 30, 40), more=f"<difficult>{text}</difficult>"))
+    assert [a["iscrowd"] for a in read(tmp_path)["annotations"]] == [1]
+
+
+def test_voc_in_the_encoding_that_it_declares(tmp_path):
+    write(tmp_path, "a.jpg")
+    head, body = "<?xml version='1.0' encoding='ISO-8859-1'?>", voc((11, 21, 30, 40), name="café")
+    (tmp_path / "a.xml").write_bytes((head + body).encode("latin-1"))
+    assert objects(read(tmp_path)) == [("a.jpg", "café", [10, 20, 20, 20])]
+    (tmp_path / "a.xml").write_bytes((head.replace("ISO-8859-1", "none") + body).encode("latin-1"))
+    with pytest.raises(RefexpError, match="not in the encoding that it declares"):
+        read(tmp_path)
+
+
+def test_one_voc_object_without_a_box_is_left_out(tmp_path):
+    write(tmp_path, "a.jpg")
+    write(tmp_path, "a.xml", voc((11, 21, "", 40), (11, 21, 30, 40)))
+    content = read(tmp_path)
+    with collecting() as repairs:
+        check_coco(content, "refs")
+    assert objects(content) == [("a.jpg", "cat", [10, 20, 20, 20])]
+    assert repairs.found["annotation left out: has neither a usable mask nor a usable box"][0] == 1
+    write(tmp_path, "a.xml", voc((1, 2, "x", 4)))
+    with pytest.raises(
+        RefexpError, match="1 of 1 annotations cannot be used: 1 has neither a usable mask nor a usable"
+    ):
+        check_coco(read(tmp_path), "refs")
+
+
+def test_a_yolo_class_may_have_the_name_no(tmp_path):
+    write(tmp_path, "a.jpg")
+    write(tmp_path, "data.yaml", "names: [no, 1_000]")
+    write(tmp_path, "a.txt", "0 0.5 0.5 0.5 0.5\n1 0.5 0.5 0.5 0.5\n")
+    assert [label for _, label, _ in objects(read(tmp_path))] == ["no", "1_000"]
+
+
+def test_labelme_masks_in_a_group_and_over_the_border(tmp_path, caplog):
+    write(tmp_path, "a.jpg")
+    file = io.BytesIO()
+    Image.fromarray(np.ones((10, 20), dtype=bool)).save(file, "PNG")
+    mask = {"label": "cat", "shape_type": "mask", "mask": base64.b64encode(file.getvalue()).decode(), "group_id": 1}
+    square = {
+        "label": "cat",
+        "shape_type": "polygon",
+        "points": [[40, 40], [50, 40], [50, 50], [40, 50]],
+        "group_id": 1,
+    }
+    write(tmp_path, "a.json", labelme(mask | {"points": [[-5, -4], [14, 5]]}, square))
+    (annotation,) = read(tmp_path)["annotations"]
+    (found,) = decode([annotation_rle(annotation, H, W)])
+    expected = np.zeros((H, W), dtype=bool)
+    expected[:6, :15] = expected[40:50, 40:50] = True
+    np.testing.assert_array_equal(found, expected)
+    assert not caplog.records  # a mask fills its own box: that is no doubt

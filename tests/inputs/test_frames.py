@@ -220,3 +220,62 @@ def test_run_lengths_equal_those_of_pycocotools():
 def test_codes_that_are_none_are_refused(code):
     runs = decompressed(code)
     assert runs is None or runs.sum() != 100 or (runs < 0).any()
+
+
+def test_a_pixel_in_the_corner_of_its_image_is_no_fraction():
+    corner = {"segmentation": [[0, 0, 1, 0, 1, 1, 0, 1]], "bbox": [0, 0, 1, 1], "area": 1}
+    box = {"segmentation": [], "bbox": [0, 0, 0.9, 0.9]}
+    content, repairs = settled(coco(300, 400, {}, {}, {}, corner, box))
+    assert [a["bbox"] for a in content["annotations"][3:]] == [[0, 0, 1, 1], [0, 0, 0.9, 0.9]]
+    assert areas([annotation_rle(content["annotations"][3], 400, 300)]).tolist() == [1]
+    assert repairs == {}
+
+
+def test_fractions_may_leave_the_image_a_little_and_cover_it():
+    boxes = [[0.1, 0.1, 0.5, 0.5], [0, 0, 1, 1], [0.5, 0.5, 0.55, 0.5]]
+    content, repairs = settled(coco(300, 400, *({"segmentation": None, "bbox": box} for box in boxes)))
+    found = [a["bbox"] for a in content["annotations"]]
+    np.testing.assert_allclose(found, [[30, 40, 150, 200], [0, 0, 300, 400], [150, 200, 150, 200]])
+    assert repairs == {"bbox in fractions of the image": 3, "bbox clipped to its image": 1}
+
+
+@pytest.mark.parametrize("written", [(600, 800), (150, 200)])
+def test_a_picture_of_another_scale_is_refused_although_an_annotation_leaves_it_a_little(tmp_path, written):
+    width, height = written
+    photograph(tmp_path, 300, 400, (100, 200, 200, 380))
+    outside = {"segmentation": [[width - 50, 20, width + 3, 20, width + 3, 90]], "bbox": [width - 50, 20, 53, 70]}
+    inside = {"segmentation": [[20, 20, 90, 20, 90, 90]], "bbox": [20, 20, 70, 70]}
+    look = file_sizes(tmp_path)
+    content, repairs = settled(coco(width, height, outside, inside), look)
+    assert repairs == {"mask clipped to its image": 1}
+    with pytest.raises(RefexpError, match=f"300 x 400 pixels, but its annotations say {width} x {height}"):
+        frames.settle_contradiction(content["images"][0], look("a.jpg"), content["annotations"], "f.json")
+
+
+def test_a_mask_is_never_dropped_without_a_word():
+    rle = {"size": [400, 300], "counts": [40200, 180, 400 * 300 - 40380]}
+    listed, thin, dicts = {"segmentation": [rle]}, {"segmentation": [[1, 2, 3, 4]]}, {"segmentation": [{"x": 1}]}
+    content, repairs = settled(coco(300, 400, {}, {}, {}, listed, thin, dicts))
+    assert areas([annotation_rle(content["annotations"][3], 400, 300)]).tolist() == [180]
+    assert repairs["mask that cannot be used, only its box is kept"] == 2
+
+
+def test_true_in_a_polygon_is_1():
+    polygon = [100, 200, 200, 200, 200, 380, 100, 380, 100, True]
+    content, _ = settled(coco(300, 400, {"segmentation": [polygon], "bbox": [100, 1, 100, 379]}))
+    assert areas([annotation_rle(content["annotations"][0], 400, 300)])[0] > 0
+
+
+def test_images_of_more_pixels_than_an_rle_can_hold():
+    counts = [10**10 - 10, 10]
+    content = coco(100_000, 100_000, {"segmentation": {"size": [100_000, 100_000], "counts": counts}})
+    with pytest.raises(RefexpError, match="1 images have no usable width and height"):
+        settled(content)
+    with pytest.raises(RefexpError, match="more than an RLE can hold"):
+        settled(coco(300, 400, {"segmentation": {"size": [100_000, 100_000], "counts": counts}}))
+
+
+def test_boxes_of_corners_are_known_beside_one_without_area():
+    boxes = [[30, 30, 80, 80], [200, 250, 290, 390], [0, 0, 0, 0]]
+    with pytest.raises(RefexpError, match="seem to be"):
+        settled(coco(300, 400, *({"segmentation": None, "bbox": box} for box in boxes)))

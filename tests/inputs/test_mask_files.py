@@ -170,3 +170,17 @@ def test_transparent_corners_and_edges_are_no_cut_out(tmp_path):
     for alpha in (corner, edge):
         with pytest.raises(RefexpError, match=r"a\.png has an alpha channel that hides only edges .*add a_mask\.png"):
             cut_out(tmp_path, alpha)
+
+
+@pytest.mark.parametrize("top", [1, 255])
+def test_a_mask_that_interpolation_has_resized_is_cut_at_half(top):
+    small = Image.fromarray(TRUE[::4, ::4].astype(np.float32))
+    for how in (Image.Resampling.BICUBIC, Image.Resampling.LANCZOS):
+        values = np.asarray(small.resize(SIZE, how)) * top
+        assert values.min() < 0
+        assert iou(as_mask(values)) > 0.95
+
+
+@pytest.mark.parametrize("logits", [(-5.0, 5.0), (-0.2, 4.0), (-np.inf, np.inf)])
+def test_logits_are_cut_at_0(logits):
+    assert iou(as_mask(np.where(TRUE, logits[1], logits[0]))) == 1

@@ -42,3 +42,10 @@ def test_other_spellings_are_counted_and_missing_ones_named(images):
         MissingData, match=r"2 of the images in f\.json .*first twim\.jpg; .*file there is .*/twin\.jpg"
     ):
         check_files(["a.jpg", "twim.jpg", "none.jpg"], images, "f.json")
+
+
+def test_a_mask_does_not_stand_in_for_its_photograph(images):
+    (images / "masks").mkdir()
+    (images / "masks" / "lost.png").touch()
+    assert locate(images, "lost.jpg") is None
+    assert locate(images, "Masks/lost.png") == images / "masks" / "lost.png"
