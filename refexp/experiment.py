@@ -116,7 +116,7 @@ def run_ranks(experiment: Experiment, folder: RunFolder, ranks: Ranks, repairs: 
     record = RunRecord(
         **describe_what(experiment, data, references, detections, extractor.weights),
         **describe_how(experiment.device, clock, ranks.world_size),
-        metrics=Metrics.from_flat(metrics), note=note, classes_left_out=left_out, images_skipped=skipped,
+        metrics=Metrics.from_flat(metrics), note=note, classes_left_out=left_out, images_skipped=tuple(skipped),
         repairs=repairs.found,
     )  # fmt: skip
     folder.write_record(record)
@@ -152,36 +152,36 @@ def check_references(
     needed = dict.fromkeys(r.image_id for r in chosen if extractor.needs_reference(split, r))
     records = [split.images[image_id] for image_id in needed]
     bad = unreadable(split, records, lambda record: True, "check references")
-    refuse(bad, len(records), split.source, "Replace these references.")
+    refuse(bad, split, len(records), "Replace these references.")
 
 
 def readable_targets(
     experiment: Experiment, targets: Split, extractor: Extractor, ranks: Ranks, repairs: Repairs
-) -> tuple[Split, dict[str, str]]:
-    """Return the targets that can be read, and for the others the reason by file name: the same on every rank.
+) -> tuple[Split, list[Record]]:
+    """Return the targets that can be read, and what the record says of the others: the same on every rank.
 
     Sizes that contradict the image file are settled, also on every rank. Images whose proposals are in the store are
     not opened. Raises RefexpError if there are others and input.unreadable=error, or if none can be read.
     """
     skip = experiment.input.unreadable == "skip"
     if experiment.stage == "ablate" and not skip:
-        return targets, {}
+        return targets, []
     share = ranks.share(list(targets.images.values()))
     bad_here = unreadable(targets, share, partial(extractor.needs_target, targets), "check images")
     sizes_here = {record["id"]: (record["height"], record["width"]) for record in share}
-    reasons: dict[str, str] = {}
+    reasons: dict[ImageId, str] = {}
     for bad_there, sizes, examples in ranks.exchange((bad_here, sizes_here, repairs.examples)):
         reasons |= bad_there
         repairs.merge(examples)
         for id_, (height, width) in sizes.items():
             targets.images[id_] |= {"height": height, "width": width}
-    names = [record["file_name"] for record in targets.images.values()]
-    bad = {name: reasons[name] for name in names if name in reasons}  # in the order of the file
+    bad = {id_: reasons[id_] for id_ in targets.images if id_ in reasons}  # in the order of the file
     left = without(targets, bad)
     if not skip or not left.images:
         hint = "Replace them" + (", or leave them out: input.unreadable=skip" if left.images else "") + "."
-        refuse(bad, len(names), targets.source, hint)
-    return left, bad
+        refuse(bad, targets, len(targets.images), hint)
+    names = {id_: targets.images[id_]["file_name"] for id_ in bad}
+    return left, [{"id": id_, "file_name": names[id_], "reason": why} for id_, why in bad.items()]
 
 
 def diagnostics_of(evaluation: Evaluation, targets: Split) -> Diagnostics | None:

@@ -27,6 +27,7 @@ from refexp.errors import RefexpError
 from refexp.experiment import readable_targets
 from refexp.folders.run_folder import RunFolder
 from refexp.inputs.images import upright_size
+from refexp.inputs.repairs import Repairs
 from refexp.machine.provenance import Clock
 from refexp.machine.ranks import Ranks
 from refexp.masks import decode
@@ -385,8 +386,9 @@ def test_bad_photographs_are_skipped_and_listed(configure, scenes, tmp_path, mon
     config = configure(*overrides(scenes, "vis.limit=0", "vis.report=false"))
     run(config, tmp_path / "out")
     record = RunFolder(tmp_path / "out").record
-    assert record.images == 2 and list(record.images_skipped) == ["page.jpg", "scene_02.jpg"]
-    assert record.images_skipped["page.jpg"] == "it is a web page, not an image"
+    assert record.images == 2
+    assert [one["file_name"] for one in record.images_skipped] == ["page.jpg", "scene_02.jpg"]
+    assert record.images_skipped[0]["reason"] == "it is a web page, not an image"
     assert "2 images were skipped" in caplog.text and "    scene_02.jpg: it is truncated" in caplog.text
     assert list(RunFolder(tmp_path / "out").data.targets.images) == ["more/scene_03.jpg", "scene_01.jpg"]
 
@@ -419,15 +421,16 @@ def test_every_rank_leaves_out_what_one_cannot_read(configure, scenes):
 
     class OneOfTwo(Ranks):
         def exchange(self, value):
-            return [value, {}] if self.first else [{"scene_02.jpg": "told by the other rank"}, value]
+            bad = {"scene_02.jpg": "told by the other rank"}
+            return [value, ({}, {}, {})] if self.first else [(bad, {}, {}), value]
 
     found = []
     for rank in (0, 1):
         here = OneOfTwo(Rank(0, 1, "a test"), 60)
         here.rank, here.world_size, here.first = rank, 2, rank == 0
-        found.append(readable_targets(experiment, targets, extractor, here))
+        found.append(readable_targets(experiment, targets, extractor, here, Repairs()))
     for left, bad in found:
-        assert list(left.images) == ["more/scene_03.jpg", "scene_01.jpg"] and list(bad) == ["scene_02.jpg"]
+        assert list(left.images) == ["more/scene_03.jpg", "scene_01.jpg"] and bad[0]["id"] == "scene_02.jpg"
 
 
 MISTAKES = {

@@ -12,6 +12,7 @@ from refexp.errors import MissingData, RefexpError
 from refexp.inputs.refusals import Unreadable
 from refexp.machine.progress import track
 from refexp.machine.provenance import available_cores
+from refexp.types import ImageId
 
 log = logging.getLogger(__name__)
 
@@ -25,8 +26,8 @@ THREADS = 4
 
 def unreadable(
     split: Split, records: Sequence[Record], is_needed: Callable[[Record], bool], what: str
-) -> dict[str, str]:
-    """Decode the images that are needed. Returns the reason for each that cannot be read, by file name.
+) -> dict[ImageId, str]:
+    """Decode the images that are needed. Returns the reason for each that cannot be read, by image id.
 
     is_needed: whether something must be computed from the image. what: the stage, for the progress.
     Raises RefexpError for an image that would be repaired, if repairs are refused.
@@ -46,31 +47,31 @@ def unreadable(
     # Threads are enough, because decoding releases Python's global lock.
     with ThreadPoolExecutor(min(THREADS, available_cores())) as pool:
         reasons = list(track(pool.map(reason, records), len(records), what))
-    return {record["file_name"]: why for record, why in zip(records, reasons, strict=True) if why}
+    return {record["id"]: why for record, why in zip(records, reasons, strict=True) if why}
 
 
-def refuse(bad: Mapping[str, str], images: int, source: str, way_out: str) -> None:
+def refuse(bad: Mapping[ImageId, str], split: Split, images: int, way_out: str) -> None:
     """Raise RefexpError with the number of images that cannot be read, if there are any, and the first reasons."""
     if not bad:
         return
-    first = "; ".join(f"{name}: {why}" for name, why in list(bad.items())[:TOLD])
+    first = "; ".join(f"{split.images[id_]['file_name']}: {why}" for id_, why in list(bad.items())[:TOLD])
     more = f"; and {len(bad) - TOLD} more" if len(bad) > TOLD else ""
-    raise RefexpError(f"{source}: {len(bad)} of {images} images cannot be read. {first}{more}. {way_out}")
+    raise RefexpError(f"{split.source}: {len(bad)} of {images} images cannot be read. {first}{more}. {way_out}")
 
 
-def without(split: Split, names: Collection[str]) -> Split:
-    """Return a split without the images of these file names, and without their annotations."""
-    if not names:
+def without(split: Split, ids: Collection[ImageId]) -> Split:
+    """Return a split without these images, and without their annotations."""
+    if not ids:
         return split
-    images = {id_: record for id_, record in split.images.items() if record["file_name"] not in names}
+    images = {id_: record for id_, record in split.images.items() if id_ not in ids}
     return replace(split, images=images, annotations=[a for a in split.annotations if a["image_id"] in images])
 
 
-def tell_skipped(skipped: Mapping[str, str]) -> None:
-    """Log which images were left out, and why."""
+def tell_skipped(skipped: Sequence[Record]) -> None:
+    """Log which images were left out, and why. skipped: as in `RunRecord.images_skipped`."""
     if skipped:
         log.warning("%d images were skipped, because they cannot be read:", len(skipped))
-    for name, why in list(skipped.items())[:LISTED]:
-        log.warning("    %s: %s", name, why)
+    for one in skipped[:LISTED]:
+        log.warning("    %s: %s", one["file_name"], one["reason"])
     if len(skipped) > LISTED:
         log.warning("    and %d more (images_skipped in metrics.json)", len(skipped) - LISTED)

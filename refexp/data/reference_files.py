@@ -14,10 +14,10 @@ from pathlib import Path, PurePosixPath
 from typing import Any, NoReturn
 
 from refexp.data.coco import Split
-from refexp.errors import RefexpError
-from refexp.inputs.records import Record, check_coco
+from refexp.errors import RefexpError, shown
+from refexp.inputs.geometry import box_of
+from refexp.inputs.records import Record, check_coco, identifier, meaning
 from refexp.inputs.texts import decoded, parse_json, read_bytes
-from refexp.inputs.values import number
 from refexp.types import ImageId
 
 FORMATS = (
@@ -126,17 +126,14 @@ def _from_k_shot_list(content: Any, path: Path) -> list[Listed]:
     listed = []
     for name, position, entry in _entries(content, path):
         where = f"sampler.path: {path}: {name}[{position}]"
-        if not isinstance(entry, dict) or not isinstance(entry.get("image"), (int, str)):
+        image = identifier(entry.get("image")) if isinstance(entry, dict) else None
+        if image is None:
             raise RefexpError(f"{where} has no image; each entry must be {{image, bbox}}.")
-        box = entry.get("bbox")
-        if not isinstance(box, list) or len(box) != 4 or not all(_is_finite(side) for side in box):
-            raise RefexpError(f"{where}: bbox must be [x, y, width, height], not {box!r}.")
-        listed.append(Listed(entry["image"], tuple(box), name=name))
+        box = box_of(entry.get("bbox"))
+        if box is None:
+            raise RefexpError(f"{where}: bbox must be [x, y, width, height], not {shown(entry.get('bbox'))}.")
+        listed.append(Listed(image, tuple(box), name=name))
     return listed
-
-
-def _is_finite(value: Any) -> bool:
-    return isinstance(value, (int, float)) and number(value) is not None
 
 
 def _entries(content: Any, path: Path) -> list[tuple[Any, int, Any]]:
@@ -184,7 +181,7 @@ def _from_pickle(data: bytes, path: Path) -> list[Listed]:
             raise RefexpError(f"{where} has an unknown format; each entry must be {{img_id, ann_ids}}.")
         image, ids = _first(entry, "img_id", "image_id"), _first(entry, "ann_ids", "ann_id", "id")
         ids = list(ids) if isinstance(ids, (list, tuple)) else [ids]
-        if not ids or not all(isinstance(id_, (int, str)) for id_ in [image, *ids]):
+        if not ids or any(identifier(id_) is None for id_ in [image, *ids]):
             raise RefexpError(f"{where} must have img_id and ann_ids, each a number or a string.")
         by_name, by_id = (key, None) if isinstance(key, str) else (None, key)
         listed += [Listed(image, annotation=id_, name=by_name, category=by_id) for id_ in ids]
@@ -214,8 +211,9 @@ class Lookup:
         Otherwise the closest box in the image is taken.
         """
         if listed.annotation is not None:
-            found = self.by_id.get(listed.annotation)
-            same = found is not None and found["image_id"] == listed.image and self._label(found) == label
+            found = self.by_id.get(meaning(listed.annotation, self.by_id))
+            in_image = found is not None and found["image_id"] == meaning(listed.image, self.split.images)
+            same = found is not None and in_image and self._label(found) == label
             return [found] if found is not None and same and _distance(found, listed.box) <= TOLERANCE else []
         images = self._images(listed.image)
         instances = [a for image in images for a in self.split.by_image.get(image, ()) if self._label(a) == label]
@@ -229,7 +227,8 @@ class Lookup:
 
     def _images(self, image: ImageId) -> list[ImageId]:
         """Return the ids of images with this id, or with this file name and the most parent folders in common."""
-        by_id = [image] if image in self.split.images else []
+        known = meaning(image, self.split.images)
+        by_id = [] if known is None else [known]
         if not isinstance(image, str):
             return by_id
         parts = _parts(image)

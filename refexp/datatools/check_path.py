@@ -11,7 +11,7 @@ import click
 from refexp.data.coco import Split, make_split, read_coco
 from refexp.data.custom import access
 from refexp.data.folder import image_files, image_places, photographs, read_content
-from refexp.data.readable import unreadable
+from refexp.data.readable import LISTED, unreadable
 from refexp.errors import RefexpError
 from refexp.files import write_json
 from refexp.inputs.frames import fits
@@ -20,6 +20,7 @@ from refexp.inputs.names import locate
 from refexp.inputs.records import Record
 from refexp.inputs.repairs import collecting, line, repaired
 from refexp.masks import to_json
+from refexp.types import ImageId
 
 
 def check_path(path: Path, images: Path | None, fix: Path | None) -> bool:
@@ -34,8 +35,10 @@ def check_path(path: Path, images: Path | None, fix: Path | None) -> bool:
     click.echo(f"{path}: {what}")
     for kind, (count, example) in repairs.found.items():
         click.echo(f"    {line(kind, count, example)}")
-    for name, why in bad.items():
-        click.echo(f"    cannot be read: {name}: {why}")
+    for id_, why in list(bad.items())[:LISTED]:
+        click.echo(f"    cannot be read: {split.images[id_]['file_name']}: {why}")
+    if len(bad) > LISTED:
+        click.echo(f"    and {len(bad) - LISTED} more that cannot be read")
     if not repairs.examples and not bad:
         click.echo("    nothing to repair")
     if fix:
@@ -78,11 +81,13 @@ def settle_names(content: dict[str, Any], folder: Path, path: Path) -> None:
             repaired("image found under another spelling of its name", f"{path}, {name} is {image['file_name']}")
 
 
-def write_fixed(content: dict[str, Any], split: Split, bad: set[str], out: Path) -> None:
+def write_fixed(content: dict[str, Any], split: Split, bad: set[ImageId], out: Path) -> None:
     """Write the repaired annotations, without the images that cannot be read, as a COCO file."""
     if not content:
         raise RefexpError("--fix needs annotations; this folder has only photographs.")
-    images = [image for image in content["images"] if image["file_name"] not in bad]
+    images = [image for image in content["images"] if image["id"] not in bad]
+    if not images:
+        raise RefexpError(f"--fix: none of the images can be read, so {out} would be empty; set --images.")
     kept = {image["id"] for image in images}
     annotations = [clipped(a, split) for a in split.annotations if a["image_id"] in kept]
     write_json(out, content | {"images": images, "annotations": annotations})

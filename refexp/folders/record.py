@@ -17,6 +17,9 @@ if TYPE_CHECKING:  # it imports PyTorch
 SCHEMA = 1
 """Version of metrics.json. Files of refexp 0.1 have no version number and count as 0."""
 
+LISTS = ("classes", "classes_left_out", "categories", "images_skipped")
+"""Fields that JSON holds as lists."""
+
 Numbers = dict[str, float | None]
 """Fractions in [0, 1] by name; None where no instance counts."""
 
@@ -75,8 +78,8 @@ class RunRecord:
     Records of schema 0 do not have the following keys. reference_ids: for each class the ids in references.json, each
     as often as it was used. instances_of_class: number of instances per class. categories: the targets' category id of
     each class. cwd: the folder to which relative paths of the configuration refer. repairs: what was done to the data
-    so that they could be used: count and first example of each kind. images_skipped: reason by file name, of images
-    that could not be read. They are not among `images`, and no number counts their instances.
+    so that they could be used: count and first example of each kind. images_skipped: id, file_name and
+    reason of the images that could not be read. They are not among `images`, and no number counts their instances.
     """
 
     config: dict[str, Any]
@@ -103,7 +106,7 @@ class RunRecord:
     categories: tuple[int | str, ...] | None = None
     cwd: str | None = None
     repairs: dict[str, tuple[int, str]] = field(default_factory=dict)
-    images_skipped: dict[str, str] = field(default_factory=dict)
+    images_skipped: tuple[dict[str, Any], ...] = ()
     schema: int = SCHEMA
 
     def to_json(self) -> dict[str, Any]:
@@ -126,7 +129,11 @@ class RunRecord:
         # Unknown keys are ignored, so that a minor addition to the file does not break older readers.
         known = {one.name: content[one.name] for one in fields(cls) if one.name in content}
         try:
-            lists = {name: known[name] for name in ("classes", "classes_left_out", "categories") if known.get(name)}
+            lists = {
+                name: known[name]
+                for name in ("classes", "classes_left_out", "categories", "images_skipped")
+                if known.get(name)
+            }
             known |= {name: tuple(values) for name, values in lists.items()}
             return cls(**known | {"metrics": Metrics.from_flat(content["metrics"]), "schema": schema})
         except TypeError as error:

@@ -115,7 +115,7 @@ class RunFolder:
         offered: Data = build(self.record.config["dataset"], "dataset").load()
         if missing := [name for name in self.record.classes if name not in offered.classes]:
             raise RefexpError(f"the data set has changed since this run: it no longer has the class '{missing[0]}'.")
-        offered = replace(offered, targets=without(offered.targets, self.record.images_skipped))
+        offered = replace(offered, targets=without(offered.targets, {one["id"] for one in self.record.images_skipped}))
         if CONTRADICTION in self.record.repairs:
             for image in offered.targets.images.values():
                 offered.targets.settle_size(image)

@@ -9,6 +9,7 @@ from typing import Any
 
 from refexp.errors import MissingData, RefexpError
 from refexp.inputs.kinds import HEAD, kind_of
+from refexp.inputs.repairs import repaired
 
 MARKS = (
     (codecs.BOM_UTF8, "utf-8-sig"),
@@ -61,13 +62,16 @@ def read_json(path: Path, what: str = "file") -> Any:
 
 
 def parse_json(text: str, path: Path) -> Any:
-    """Parse JSON. Raises RefexpError, with the position, for text that is not JSON or that no file needs."""
+    """Parse JSON. NaN and Infinity, which Python writes but JSON lacks, are null, and counted.
 
-    def refuse(constant: str) -> None:
-        raise RefexpError(f"{path} contains {constant}, which is not valid JSON; fix the program that wrote it.")
-
+    Raises RefexpError, with the position, for text that is not JSON or that no file needs.
+    """
+    constants: list[str] = []
     try:
-        return json.loads(text, parse_constant=refuse)
+        content = json.loads(text, parse_constant=constants.append)
+        if constants:
+            repaired("NaN or Infinity in a JSON file read as null", f"{path}, {constants[0]}", len(constants))
+        return content
     except json.JSONDecodeError as error:
         if error.msg == "Extra data" and "\n" in text[: error.pos]:
             raise RefexpError(

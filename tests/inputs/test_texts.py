@@ -11,6 +11,7 @@ import zipfile
 import pytest
 
 from refexp.errors import MissingData, RefexpError
+from refexp.inputs.repairs import collecting
 from refexp.inputs.texts import read_json
 
 CONTENT = {"name": "\xe9\u732b"}
@@ -41,7 +42,7 @@ def archive(kind) -> bytes:
         (archive("tar"), "is a tar archive"), (b"<!DOCTYPE html><html>", "is a web page"), (b"\n <HTML>", "a web page"),
         (b"version https://git-lfs.github.com/spec/v1\n", "is a Git LFS pointer"), (b"\x80\x04\x95", "is a pickle"),
         (b"\x89PNG\r\n\x1a\n", "is a PNG image"), (bytes(100), "is a file of zero bytes"), (b"hello", "not valid JSON"),
-        (TEXT.encode("latin-1", "replace"), "is not UTF-8 .*; save it as UTF-8"), (b'{"a": NaN}', "contains NaN"),
+        (TEXT.encode("latin-1", "replace"), "is not UTF-8 .*; save it as UTF-8"),
         (b"[" * 100_000, "nested too deep"), (b'{"a": ' + b"9" * 5000 + b"}", "thousands of digits"),
         (b'{"a": 1}\n{"a": 2}\n', "JSON Lines"), (b'{"a": 1,\n "b": }', "not valid JSON .*line 2, column 7"),
     ],
@@ -59,3 +60,10 @@ def test_a_folder_and_nothing(tmp_path):
         read_json(tmp_path)
     with pytest.raises(MissingData, match="file not found"):
         read_json(tmp_path / "none.json")
+
+
+def test_numbers_that_json_lacks_are_null_and_counted(tmp_path):
+    (tmp_path / "a.json").write_text('{"a": NaN, "b": [1, -Infinity]}')
+    with collecting() as repairs:
+        assert read_json(tmp_path / "a.json") == {"a": None, "b": [1, None]}
+    assert [count for count, _ in repairs.found.values()] == [2]
