@@ -68,7 +68,7 @@ class CocoEvaluation(Evaluation):
 
     def evaluate(self, targets: Split, detections: Sequence[Detections], classes: Sequence[str]) -> Evaluated:
         """Compute the metrics, curves and matches of each kind."""
-        evaluated, matches = Evaluated({}, {}), {}
+        evaluated, matches = Evaluated({}, {}), dict[str, Matches]()
         for kind in self.kinds:
             of_kind, evaluated.curves[kind], matches[kind] = evaluate_kind(
                 kind, targets, detections, classes, self.engine, self.box_end

@@ -58,7 +58,7 @@ class LvisEvaluation(CocoEvaluation):
     def evaluate(self, targets: Split, detections: Sequence[Detections], classes: Sequence[str]) -> Evaluated:
         """Compute the metrics, curves and matches of each kind."""
         assert isinstance(targets, LvisSplit)  # `check` guarantees this
-        evaluated, matches = Evaluated({}, {}), {}
+        evaluated, matches = Evaluated({}, {}), dict[str, Matches]()
         for kind in self.kinds:
             precision, recall, matches[kind] = accumulate(kind, targets, detections, self.max_detections)
             named = summarise(precision, recall, self.max_detections)
@@ -77,7 +77,8 @@ def accumulate(
 ) -> tuple[np.ndarray, np.ndarray, Matches]:
     """Compute precision f64 [10 IoUs, 101 recalls, K, 4, 4], recall f64 [10, K, 4, 4], and the matches.
 
-    -1: no instance counts. The last two axes are areas (all, small, medium, large) and limits of detections (1, 10, 100, `max_detections`).
+    -1: no instance counts.
+    The last two axes are areas (all, small, medium, large) and limits of detections (1, 10, 100, `max_detections`).
     """
     images = federated_images(targets)
     number: dict[ImageId, int] = {image_id: image["id"] for image_id, image in images.items()}
@@ -96,11 +97,11 @@ def accumulate(
         ]
         limits = [1, 10, 100, max_detections]
         ids = {category["id"] for category in categories}
-        sides = [[row for row in side if row["category_id"] in ids] for side in (truth, results)]
-        evaluation = run_engine(kind, list(images.values()), categories, sides, limits)
+        here, found = ([row for row in side if row["category_id"] in ids] for side in (truth, results))
+        evaluation = run_engine(kind, list(images.values()), categories, (here, found), limits)
         precision.append(evaluation.eval["precision"])
         recall.append(evaluation.eval["recall"])
-        matches.append(match(*sides, evaluation.ious, max_detections, unsure))
+        matches.append(match(here, found, evaluation.ious, max_detections, unsure))
     return np.concatenate(precision, axis=2), np.concatenate(recall, axis=1), Matches.joined(matches)
 
 
@@ -140,7 +141,7 @@ def run_engine(
     kind: Kind,
     images: Sequence[Record],
     categories: Sequence[Record],
-    rows: Sequence[list[Record]],
+    rows: tuple[list[Record], list[Record]],
     limits: list[int],
 ) -> Any:
     """Run faster-coco-eval for these categories and return its COCOeval. Its numbers equal those of the `lvis` package.

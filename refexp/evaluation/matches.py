@@ -107,7 +107,9 @@ def match_class(ious: np.ndarray, crowd: np.ndarray) -> tuple[np.ndarray, np.nda
         free = fits & ~crowd & (taken < 0)
         hit[row] = free.any(axis=1)
         ignored[row] = ~hit[row] & (fits & crowd).any(axis=1)
-        best = len(crowd) - 1 - np.where(free, ious[row], -1)[:, ::-1].argmax(axis=1)  # COCOeval takes the last of equals
+        best = (
+            len(crowd) - 1 - np.where(free, ious[row], -1)[:, ::-1].argmax(axis=1)
+        )  # COCOeval takes the last of equals
         taken[hit[row], best[hit[row]]] = row
     return hit, ignored, taken[0]
 
@@ -143,20 +145,22 @@ def average_precision(hit: np.ndarray, ignored: np.ndarray, instances: int) -> n
 
 
 def numbers_by_image(matches: Matches, images: int, threshold: float | None) -> dict[str, list[float | int | None]]:
-    """For each image: nAP and nAP50 over the classes that it shows (None: no instance), hits, false ones and missed ones.
+    """`nAP` and `nAP50` of each image, over the classes that it shows (None: no instance), and counts at IoU .5.
 
-    threshold: lowest score of the detections that are counted at IoU .5. None: no detection is counted.
+    The counts are `hits`, `false` detections and `missed` instances. threshold: lowest score of the detections that
+    are counted. None: none is.
     """
+
+    def count(places: np.ndarray) -> np.ndarray:
+        return np.bincount(places, minlength=images)
+
     image, _, precision = precision_by_image(matches)
-    shown = np.bincount(image, minlength=images)
-    nap, nap50 = (np.bincount(image, one, images) / np.maximum(shown, 1) for one in (precision.mean(1), precision[:, 0]))
-    lowest = np.inf if threshold is None else threshold
-    counted, hit = matches.score >= lowest, matches.hit[:, 0]
-    hits, false = (
-        np.bincount(matches.image[counted & which], minlength=images) for which in (hit, ~hit & ~matches.ignored[:, 0])
-    )
-    missed = np.bincount(matches.true_image, minlength=images) - hits
-    averages = {"nAP": nap, "nAP50": nap50}
-    return {name: [v if n else None for v, n in zip(of.tolist(), shown, strict=True)] for name, of in averages.items()} | {
-        "hits": hits.tolist(), "false": false.tolist(), "missed": missed.tolist()
-    }
+    classes = count(image)
+    mean = np.stack([np.bincount(image, one, images) for one in precision.T]) / np.maximum(classes, 1)
+    nap, nap50 = (np.where(classes > 0, row, np.array(None)).tolist() for row in (mean.mean(axis=0), mean[0]))
+    counts = matches.score >= (np.inf if threshold is None else threshold)
+    hit, ignored = matches.hit[:, 0], matches.ignored[:, 0]
+    hits = count(matches.image[counts & hit])
+    false = count(matches.image[counts & ~hit & ~ignored])
+    missed = count(matches.true_image) - hits
+    return {"nAP": nap, "nAP50": nap50, "hits": hits.tolist(), "false": false.tolist(), "missed": missed.tolist()}

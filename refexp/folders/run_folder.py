@@ -32,7 +32,8 @@ from refexp.method.memory import ReferenceView
 from refexp.types import Detections, ImageId, MemoryBank, Reference
 
 RESULTS = (
-    "metrics.json", "detections.json", "curves.npz", "matches.npz", "per_image.csv", "diagnostics.json", "memory_bank.npz", "report.html",
+    "metrics.json", "detections.json", "curves.npz", "matches.npz", "per_image.csv", "diagnostics.json",
+    "memory_bank.npz", "report.html",
     "memory_bank.png", "WEIGHTS.txt", "summary.csv", "summary.json", "metrics.csv", "per_class.csv",
     "report/*/*.js*", "report/*/*.jpg", "report/*.js*", "overlays/**/*.jpg", "masks/**/[0-9][0-9][0-9]*_*.png",
 )  # fmt: skip
