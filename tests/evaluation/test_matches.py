@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import io
 import json
+from dataclasses import fields
 
 import numpy as np
 import pytest
@@ -13,9 +14,11 @@ from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
 from test_evaluation import noisy, split_of
 
+from refexp.data.lvis import LvisSplit
 from refexp.data.readable import without
 from refexp.evaluation.coco_protocol import CocoEvaluation, result_rows, truth_row
-from refexp.evaluation.matches import numbers_by_image
+from refexp.evaluation.lvis_protocol import LvisEvaluation
+from refexp.evaluation.matches import average_precision, numbers_by_image
 from refexp.evaluation.threshold import SCORES, counts
 
 
@@ -90,3 +93,21 @@ def test_best_f1_is_the_best_of_all_scores(targets):
     assert right[0] == matches.hit[:, 0].sum()
     assert false[0] == (~matches.hit[:, 0] & ~matches.ignored[:, 0]).sum()
     assert right[lowest] >= round(metrics["segm/F1_recall"] * len(matches.true_label))
+
+
+def test_lvis_ignores_what_may_be_right(targets):
+    """AP of a class from its matches is that of the engine, also where a class is not annotated exhaustively."""
+    targets.annotations[:] = [a | {"iscrowd": 0} for a in targets.annotations]
+    for record in targets.images.values():
+        record |= {"neg_category_ids": [1, 2], "not_exhaustive_category_ids": [2] if record["id"] % 2 else []}
+    groups = {1: "frequent", 2: "rare"}
+    split = LvisSplit(**{one.name: getattr(targets, one.name) for one in fields(targets)}, groups=groups)
+    evaluated = LvisEvaluation(["segm"]).evaluate(split, noisy(targets), CLASSES)
+    matches = evaluated.matches["segm"]
+    for label, rows in enumerate(matches.by_class(2)):
+        rows = rows[np.argsort(-matches.score[rows], kind="stable")]
+        instances = int((matches.true_label == label).sum())
+        precision = average_precision(matches.hit[rows], matches.ignored[rows], instances)
+        assert precision.mean() == pytest.approx(evaluated.metrics[f"segm/nAP/{CLASSES[label]}"])
+        assert 0 < precision.mean() < 1
+    assert matches.ignored.any()

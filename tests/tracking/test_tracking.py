@@ -406,6 +406,18 @@ def variant(folder: Path, *given: str) -> str:
     return options(folder)["variant"]
 
 
+def test_one_line_sends_the_whole_sweep(tmp_path, caplog):
+    caplog.set_level("INFO")
+    (tmp_path / "sweep.json").write_text("{}")
+    for job in ("0", "1"):
+        kept = {"kept": True, "offline": None, "dir": None, "folder": str(tmp_path / job / "wandb" / "offline-run-1-x")}
+        (tmp_path / job).mkdir()
+        (tmp_path / job / "wandb.json").write_text(json.dumps(kept))
+        wandb_logger.report_upload(tmp_path / job)
+    (line,) = caplog.messages
+    assert f"wandb sync {tmp_path}/*/wandb/offline-run-* sends all runs" in line
+
+
 def test_a_variant_is_all_that_tells_methods_apart(tmp_path):
     given = ["shots='5'", "shots.n=5", "seed=1", "vis.limit=0", "hydra/launcher=slurm", "logger=wandb", "store.dir=x"]
     given += ["evaluation.diagnostics=true", "shots.valid=any", "matcher=prototype", "storeroom=1"]

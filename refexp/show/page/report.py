@@ -60,11 +60,10 @@ def write_report(run: RunFolder, limit: int | None, score_threshold: float, miss
         pictures = write_images(run, folder, ids, errors, mistakes, score_threshold)
         pictures.references = write_references(run, folder / "references")
         total = len(ids) - len(chosen)
-    for name, precision in run.curves.items():
-        write_part(folder, f"curves-{name}", [curves(precision[:, :, [label]]) for label in range(len(record.classes))])
     rank(pictures.images, run, kind)
     status = read_status(run.path)
     diagnosed = view(run.diagnostics) if run.diagnostics else {}
+    charts = {kind["chart"]["name"]: kind["chart"] for kind in diagnosed.values()}
     page = {
         **describe(record),
         **about(run.path, FILES, ["refexp", "run", *status.get("overrides", [])], status.get("started", "")),
@@ -85,20 +84,28 @@ def write_report(run: RunFolder, limit: int | None, score_threshold: float, miss
         "references_text": references_text(record),
         "numbered": numbered(record.classes) if pictures.images else {},
         "memory_bank": (run.path / "memory_bank.png").exists(),
-        "data": {
-            "classes": record.classes,
-            "colors": [css(label) for label in range(len(record.classes))],
-            "judgements": [{"name": NAMES[verdict], "color": value} for verdict, value in COLORS.items()],
-            "threshold": score_threshold,
-            "runs": [],
-            "total": record.images,
-            "curves": {kind: curves(precision) for kind, precision in run.curves.items()},
-            "scores": {kind: write_scores(kind, matches, record, folder) for kind, matches in run.matches.items()},
-            "charts": {kind["chart"]["name"]: kind["chart"] for kind in diagnosed.values()},
-        },
+        "data": write_data(run, folder, score_threshold) | {"charts": charts},
     }
     write_text(run.path / NAME, templates().get_template("run.html").render(page))
     return run.path / NAME
+
+
+def write_data(run: RunFolder, folder: Path, score_threshold: float) -> dict[str, Any]:
+    """The data of the page's script. What it needs of single classes becomes files that it loads on demand."""
+    record = run.record
+    labels = range(len(record.classes))
+    for kind, precision in run.curves.items():
+        write_part(folder, f"curves-{kind}", [curves(precision[:, :, [label]]) for label in labels])
+    return {
+        "classes": record.classes,
+        "colors": [css(label) for label in labels],
+        "judgements": [{"name": NAMES[verdict], "color": value} for verdict, value in COLORS.items()],
+        "threshold": score_threshold,
+        "runs": [],
+        "total": record.images,
+        "curves": {kind: curves(precision) for kind, precision in run.curves.items()},
+        "scores": {kind: write_scores(kind, matches, record, folder) for kind, matches in run.matches.items()},
+    }
 
 
 def templates() -> jinja2.Environment:
