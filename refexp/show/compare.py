@@ -28,8 +28,8 @@ ENDS = 10
 class Comparison:
     """The first run (A) and the second run (B), and their differences, B minus A, the largest losses first.
 
-    kind: masks ("segm"), or boxes ("bbox") if a run has no masks. lowest: each run's score of the best F1. found: which
-    instances a run finds with such a score, bool [T] each. An instance is won if only B finds it, lost if only A does.
+    kind: masks ("segm"), or boxes ("bbox") if a run has no masks. lowest: each run's score of the best F1. An instance is
+    won if only B finds it with at least its score, lost if only A does.
     classes: class, instances, nAP_A, nAP_B, difference; gain, low, high: mean difference of the images' nAP and its
     bootstrap interval; won, lost.
     images: image, file, instances, nAP_A, nAP_B, difference, won, lost, false_A, false_B; place among the targets.
@@ -71,7 +71,9 @@ def compare_runs(first: RunFolder, second: RunFolder) -> Comparison:
     runs = first, second
     for run in runs:
         if not run.matches or not run.per_image:
-            raise RefexpError(f"{run.path} has no matches.npz: it was not evaluated, or by refexp 0.2. Run it again.")
+            raise RefexpError(
+                f"{run.path} has no matches.npz: it was not evaluated, or by an older refexp. Run it again."
+            )
     kind = next((kind for kind in ("segm", "bbox") if all(kind in run.matches for run in runs)), None)
     if kind is None:
         raise RefexpError(f"{first.path} and {second.path}: one was evaluated by masks, the other by boxes.")
