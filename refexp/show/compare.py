@@ -28,8 +28,8 @@ ENDS = 10
 class Comparison:
     """The first run (A) and the second run (B), and their differences, B minus A, the largest losses first.
 
-    kind: masks ("segm"), or boxes ("bbox") if a run has no masks. lowest: each run's score of the best F1. An instance is
-    won if only B finds it with at least its score, lost if only A does.
+    kind: masks ("segm"), or boxes ("bbox") if a run has no masks. lowest: each run's score of the best F1. An instance
+    is won if only B finds it with at least its score, lost if only A does.
     classes: class, instances, nAP_A, nAP_B, difference; gain, low, high: mean difference of the images' nAP and its
     bootstrap interval; won, lost.
     images: image, file, instances, nAP_A, nAP_B, difference, won, lost, false_A, false_B; place among the targets.
