@@ -103,8 +103,9 @@ def run_ranks(experiment: Experiment, folder: RunFolder, ranks: Ranks, repairs: 
     folder.write_detections(detections, data)
 
     with clock.stage("evaluate", len(detections)):
-        metrics, curves = experiment.evaluation.evaluate(data.targets, detections, data.classes)
+        metrics, curves, matches = experiment.evaluation.evaluate(data.targets, detections, data.classes)
     folder.write_curves(curves)
+    folder.write_matches(matches, metrics)
     if diagnostics:
         with clock.stage("diagnose", 0):
             records = [record for _, of_rank in gathered for record in of_rank]

@@ -20,6 +20,7 @@ COMMANDS = {
     "ls": ("refexp.command.listing:ls", "List the available options: data sets, encoders, matchers, ..."),
     "show": ("refexp.command.looking:show", "Print the tables and rebuild the pages of a run or a sweep."),
     "summary": ("refexp.command.looking:summary", "Summarise many runs in tables and plots."),
+    "compare": ("refexp.command.looking:compare", "Compare two runs: what was won and lost, by image and by class."),
     "push": ("refexp.command.looking:push", "Send finished runs to Weights & Biases."),
     "dashboard": ("refexp.command.looking:dashboard", "Build a W&B report that compares the runs of a sweep."),
     "sweep": ("refexp.command.keeping:sweep", "Manage the jobs of a sweep: status, collect, cancel, retry."),

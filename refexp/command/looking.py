@@ -1,4 +1,4 @@
-"""`refexp show`, `summary`, `push` and `dashboard`: inspect and publish existing runs."""
+"""`refexp show`, `summary`, `compare`, `push` and `dashboard`: inspect and publish existing runs."""
 
 from __future__ import annotations
 
@@ -71,6 +71,40 @@ def summary(folders: tuple[Path, ...], **keys: Any) -> None:
 
 
 @click.command()
+@click.argument("first", type=FOLDER, metavar="A")
+@click.argument("second", type=FOLDER, metavar="B")
+@click.option(
+    "--limit", type=click.IntRange(min=0), default=40, show_default=True, help="Number of images on the page."
+)
+@click.option(
+    "--out", type=click.Path(path_type=Path), help="Folder for the page. Default: compare/A_B next to the runs."
+)
+def compare(first: Path, second: Path, limit: int, out: Path | None) -> None:
+    """Compare run B with run A on the same targets: what B won and lost, by image and by class.
+
+    Prints the difference with its interval, and writes classes.csv, images.csv and report.html, where a gallery shows
+    the images that changed most with the detections of both runs.
+
+    \b
+    refexp compare outputs/synthetic/run/2026-01-31_12-00-00-000000/0 outputs/synthetic/run/2026-01-31_12-00-00-000000/1
+    """
+    from refexp.folders.run_folder import RunFolder
+    from refexp.show.compare import compare_runs, default_folder, print_comparison, write_tables
+    from refexp.show.page.comparison import write_comparison
+    from refexp.show.run import standing_in
+
+    first, second = first.absolute(), second.absolute()
+    out = (out or default_folder(first, second)).absolute()
+    runs = RunFolder(first), RunFolder(second)
+    comparison = compare_runs(*runs)
+    print_comparison(comparison)
+    write_tables(comparison, out)
+    with standing_in(runs[0].record.cwd):
+        page = write_comparison(comparison, out, limit)
+    click.echo(f"report: {page}")
+
+
+@click.command()
 @click.argument("folders", type=FOLDER, nargs=-1, required=True)
 @click.option("--follow", is_flag=True, help="Follow one run until it ends (used by logger=wandb).")
 def push(folders: tuple[Path, ...], follow: bool) -> None:
@@ -83,7 +117,7 @@ def push(folders: tuple[Path, ...], follow: bool) -> None:
 
     if follow:
         sys.exit(wandb.follow(folders[0]))
-    failed = 0
+    failed, kept = 0, []
     for folder in folders:
         jobs = [path.parent for path in sorted(folder.glob("*/metrics.json"), key=lambda path: (len(str(path)), path))]
         runs = [folder] if (folder / "metrics.json").exists() else jobs
@@ -93,9 +127,12 @@ def push(folders: tuple[Path, ...], follow: bool) -> None:
         for run in runs:
             try:
                 click.echo(wandb.push(run))
+                kept.append(wandb.sync_command(run.absolute()))
             except (RefexpError, OSError) as error:
                 failed += 1
                 click.echo(f"{run}: {error}", err=True)
+    for command in dict.fromkeys(filter(None, kept)):
+        click.echo(command)
     sys.exit(1 if failed else 0)
 
 

@@ -13,7 +13,9 @@ from pydantic import Field
 
 from refexp.data.coco import Split
 from refexp.errors import RefexpError
+from refexp.evaluation.matches import Matches, match
 from refexp.evaluation.protocol import Evaluated, Evaluation, need_instances, need_masks
+from refexp.evaluation.threshold import best_f1
 from refexp.masks import areas, boxes_xywh
 from refexp.types import Detections, ImageId
 
@@ -25,10 +27,12 @@ SUMMARY = (
     "AR1", "AR10", "AR100", "AR_small", "AR_medium", "AR_large",
 )  # fmt: skip
 """Names of COCOeval's twelve summary metrics, in its order."""
+MOST = 100
+"""Number of detections per class and image that count."""
 
 
 class CocoEvaluation(Evaluation):
-    """Computes nAP (IoU .50:.95), nAP50, nAP75, nAP by size, AR, and nAP by class.
+    """Computes nAP (IoU .50:.95), nAP50, nAP75, nAP by size, AR, nAP by class, and the best F1 with its score.
 
     kinds: boxes, masks or both. Targets without masks can be evaluated only by boxes.
     engine: "pycocotools" (the reference) or "faster" (faster-coco-eval, equal to 1e-9).
@@ -63,13 +67,14 @@ class CocoEvaluation(Evaluation):
             need_masks(targets)
 
     def evaluate(self, targets: Split, detections: Sequence[Detections], classes: Sequence[str]) -> Evaluated:
-        """Compute the metrics and curves of each kind."""
-        evaluated = Evaluated({}, {})
+        """Compute the metrics, curves and matches of each kind."""
+        evaluated, matches = Evaluated({}, {}), dict[str, Matches]()
         for kind in self.kinds:
-            of_kind, precision = evaluate_kind(kind, targets, detections, classes, self.engine, self.box_end)
+            of_kind, evaluated.curves[kind], matches[kind] = evaluate_kind(
+                kind, targets, detections, classes, self.engine, self.box_end
+            )
             evaluated.metrics.update(of_kind)
-            evaluated.curves[kind] = precision
-        return evaluated
+        return evaluated._replace(matches=matches)
 
 
 def engine_classes(engine: Engine) -> tuple[Any, Any]:
@@ -94,8 +99,10 @@ def evaluate_kind(
     classes: Sequence[str],
     engine: Engine,
     box_end: BoxEnd = "past",
-) -> tuple[dict[str, float | None], np.ndarray]:
-    """Run COCOeval once. Returns the metrics, and precision f64 [10 IoUs, 101 recalls, K], -1 where no instance counts.
+) -> tuple[dict[str, float | None], np.ndarray, Matches]:
+    """Run COCOeval once.
+
+    Returns the metrics, precision f64 [10 IoUs, 101 recalls, K], -1 where no instance counts, and the matches.
 
     Cost: O(images x classes x detections x instances) box or run-length overlaps.
     """
@@ -121,7 +128,9 @@ def evaluate_kind(
     metrics = {f"{kind}/{name}": _fraction(value) for name, value in zip(SUMMARY, evaluation.stats, strict=True)}
     # precision: [IoU thresholds, recall thresholds, classes, areas, max detections]. Take all areas, 100 detections.
     precision = evaluation.eval["precision"][:, :, :, 0, -1]
-    return metrics | {f"{kind}/{name}": value for name, value in per_class(precision, classes).items()}, precision
+    matches = match(truth.dataset["annotations"], results, evaluation.ious, MOST)
+    more = per_class(precision, classes) | best_f1(matches, classes)
+    return metrics | {f"{kind}/{name}": value for name, value in more.items()}, precision, matches
 
 
 def per_class(precision: np.ndarray, classes: Sequence[str]) -> dict[str, float | None]:

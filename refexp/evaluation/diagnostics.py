@@ -16,6 +16,7 @@ import torch
 
 from refexp.data.coco import Split, has_mask
 from refexp.evaluation.coco_protocol import CocoEvaluation, Engine, Kind
+from refexp.evaluation.matches import IOUS
 from refexp.evaluation.oracles import closest, oracle_class, oracle_mask, oracle_matching
 from refexp.evaluation.tide import KINDS, MATCH, MISSED, Judgement, Truth, cost_of_errors, iou, judge_image
 from refexp.evaluation.verdict import reach_verdict
@@ -24,8 +25,6 @@ from refexp.types import Detections, ImageId, Proposals
 
 COUNTS = (1, 2, 5, 10, 20, 50, 100, 200, 500, 1000, 2000)
 """Numbers of proposals per image at which recall is measured. The best by the proposer's quality come first."""
-
-IOUS = np.linspace(0.5, 0.95, 10)
 
 
 @dataclass(frozen=True)

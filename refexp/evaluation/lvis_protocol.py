@@ -23,7 +23,9 @@ from refexp.evaluation.coco_protocol import (
     result_rows,
     truth_row,
 )
+from refexp.evaluation.matches import Matches, match
 from refexp.evaluation.protocol import Evaluated
+from refexp.evaluation.threshold import best_f1
 from refexp.types import Detections, ImageId
 
 CLASSES_AT_ONCE = 64
@@ -54,27 +56,28 @@ class LvisEvaluation(CocoEvaluation):
         super().check(targets)
 
     def evaluate(self, targets: Split, detections: Sequence[Detections], classes: Sequence[str]) -> Evaluated:
-        """Compute the metrics and curves of each kind."""
+        """Compute the metrics, curves and matches of each kind."""
         assert isinstance(targets, LvisSplit)  # `check` guarantees this
-        evaluated = Evaluated({}, {})
+        evaluated, matches = Evaluated({}, {}), dict[str, Matches]()
         for kind in self.kinds:
-            precision, recall = accumulate(kind, targets, detections, self.max_detections)
+            precision, recall, matches[kind] = accumulate(kind, targets, detections, self.max_detections)
             named = summarise(precision, recall, self.max_detections)
             curves = precision[:, :, :, 0, -1]
             for group in FREQUENCIES:
                 labels = [label for label, frequency in targets.frequencies().items() if frequency == group]
                 named[f"nAP_{group}"] = mean_precision(curves[:, :, labels])
-            named |= per_class(curves, classes)
+            named |= per_class(curves, classes) | best_f1(matches[kind], classes)
             evaluated.metrics.update({f"{kind}/{name}": value for name, value in named.items()})
             evaluated.curves[kind] = curves
-        return evaluated
+        return evaluated._replace(matches=matches)
 
 
 def accumulate(
     kind: Kind, targets: LvisSplit, detections: Sequence[Detections], max_detections: int
-) -> tuple[np.ndarray, np.ndarray]:
-    """Compute precision f64 [10 IoUs, 101 recalls, K, 4, 4] and recall f64 [10, K, 4, 4]. -1: no instance counts.
+) -> tuple[np.ndarray, np.ndarray, Matches]:
+    """Compute precision f64 [10 IoUs, 101 recalls, K, 4, 4], recall f64 [10, K, 4, 4], and the matches.
 
+    -1: no instance counts.
     The last two axes are areas (all, small, medium, large) and limits of detections (1, 10, 100, `max_detections`).
     """
     images = federated_images(targets)
@@ -85,17 +88,21 @@ def accumulate(
     results = [row | {"id": id_} for id_, row in enumerate(rows, start=1)]
 
     frequencies = targets.frequencies()
-    precision, recall = [], []
+    unsure = {(image["id"], label) for image in images.values() for label in image["not_exhaustive_category_ids"]}
+    precision, recall, matches = [], [], []
     for first in range(0, len(frequencies), CLASSES_AT_ONCE):
         categories = [
             {"id": label + 1, "frequency": frequencies[label][0]}
             for label in range(first, min(first + CLASSES_AT_ONCE, len(frequencies)))
         ]
         limits = [1, 10, 100, max_detections]
-        evaluation = run_engine(kind, list(images.values()), categories, (truth, results), limits)
-        precision.append(evaluation["precision"])
-        recall.append(evaluation["recall"])
-    return np.concatenate(precision, axis=2), np.concatenate(recall, axis=1)
+        ids = {category["id"] for category in categories}
+        here, found = ([row for row in side if row["category_id"] in ids] for side in (truth, results))
+        evaluation = run_engine(kind, list(images.values()), categories, (here, found), limits)
+        precision.append(evaluation.eval["precision"])
+        recall.append(evaluation.eval["recall"])
+        matches.append(match(here, found, evaluation.ious, max_detections, unsure))
+    return np.concatenate(precision, axis=2), np.concatenate(recall, axis=1), Matches.joined(matches)
 
 
 def federated_images(targets: LvisSplit) -> dict[ImageId, Record]:
@@ -136,21 +143,16 @@ def run_engine(
     categories: Sequence[Record],
     rows: tuple[list[Record], list[Record]],
     limits: list[int],
-) -> dict[str, np.ndarray]:
-    """Run faster-coco-eval for these categories and return its arrays. The numbers equal those of the `lvis` package.
+) -> Any:
+    """Run faster-coco-eval for these categories and return its COCOeval. Its numbers equal those of the `lvis` package.
 
-    rows: annotations and results.
+    rows: annotations and results of these categories.
     """
     COCO, COCOeval = engine_classes("faster")
-    ids = {category["id"] for category in categories}
     sides = []
     for side_rows in rows:
         side = COCO()
-        side.dataset = {
-            "images": list(images),
-            "categories": list(categories),
-            "annotations": [row for row in side_rows if row["category_id"] in ids],
-        }
+        side.dataset = {"images": list(images), "categories": list(categories), "annotations": side_rows}
         side.createIndex()
         sides.append(side)
     evaluation = COCOeval(*sides, kind, lvis_style=True)
@@ -158,7 +160,7 @@ def run_engine(
     with contextlib.redirect_stdout(io.StringIO()):
         evaluation.evaluate()
         evaluation.accumulate()
-    return evaluation.eval
+    return evaluation
 
 
 def summarise(precision: np.ndarray, recall: np.ndarray, max_detections: int) -> dict[str, float | None]:

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from types import MappingProxyType
 from typing import NamedTuple
 
 import numpy as np
 
 from refexp.data.coco import Split, has_mask
 from refexp.errors import RefexpError
+from refexp.evaluation.matches import Matches
 from refexp.inputs.repairs import repaired
 from refexp.types import Detections
 
@@ -21,10 +23,12 @@ class Evaluated(NamedTuple):
     instance counts.
     curves: by kind ("bbox", "segm"), precision f64 [10 IoUs, 101 recalls, K], -1 where no instance counts. Empty for
     protocols without curves.
+    matches: by kind, which detections match which instances. Empty for protocols that do not match them.
     """
 
     metrics: dict[str, float | None]
     curves: dict[str, np.ndarray]
+    matches: Mapping[str, Matches] = MappingProxyType({})
 
 
 class Evaluation(ABC):

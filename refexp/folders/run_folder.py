@@ -6,6 +6,8 @@ files are JSON, YAML, COCO and npz (see outputs/README.md). `metrics.json` holds
 
 from __future__ import annotations
 
+import csv
+import io
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import replace
@@ -22,6 +24,7 @@ from refexp.config.components import Input
 from refexp.data.coco import Data, has_mask, make_split
 from refexp.data.readable import without
 from refexp.errors import RefexpError, first_line
+from refexp.evaluation.matches import Matches, numbers_by_image
 from refexp.files import atomic_path, finite, read_json, write_json, write_text
 from refexp.folders.record import RunRecord
 from refexp.inputs.frames import CONTRADICTION
@@ -32,7 +35,8 @@ from refexp.method.memory import ReferenceView
 from refexp.types import Detections, ImageId, MemoryBank, Reference
 
 RESULTS = (
-    "metrics.json", "detections.json", "curves.npz", "diagnostics.json", "memory_bank.npz", "report.html",
+    "metrics.json", "detections.json", "curves.npz", "matches.npz", "per_image.csv", "diagnostics.json",
+    "memory_bank.npz", "report.html",
     "memory_bank.png", "WEIGHTS.txt", "summary.csv", "summary.json", "metrics.csv", "per_class.csv",
     "report/*/*.js*", "report/*/*.jpg", "report/*.js*", "overlays/**/*.jpg", "masks/**/[0-9][0-9][0-9]*_*.png",
 )  # fmt: skip
@@ -77,6 +81,34 @@ class RunFolder:
         """Write precision f64 [10 IoUs, 101 recalls, K] by kind ("bbox", "segm"). -1 where no instance counts."""
         if curves:
             save_arrays(self.path / "curves.npz", curves)
+
+    def write_matches(self, matches: Mapping[str, Matches], metrics: Mapping[str, float | None]) -> None:
+        """Write matches.npz: which detections match which instances, by kind ("bbox", "segm").
+
+        Also writes per_image.csv: one row per target. Its counts are those at the score of the best F1 (`metrics`).
+        """
+        if matches:
+            arrays = {f"{kind}/{name}": array for kind, of in matches.items() for name, array in vars(of).items()}
+            save_arrays(self.path / "matches.npz", arrays)
+        targets = self.data.targets
+        rows = [
+            {
+                "image": found.image_id,
+                "file": targets.images[found.image_id]["file_name"],
+                "instances": sum(not a.get("iscrowd", 0) for a in targets.by_image[found.image_id]),
+                "detections": len(found),
+            }
+            for found in self.detections
+        ]
+        for kind, of_kind in matches.items():
+            for name, values in numbers_by_image(of_kind, len(rows), metrics[f"{kind}/F1_score"]).items():
+                for row, value in zip(rows, values, strict=True):
+                    row[f"{kind}/{name}"] = value
+        text = io.StringIO()
+        writer = csv.DictWriter(text, list(rows[0]), lineterminator="\n")
+        writer.writeheader()
+        writer.writerows(rows)
+        write_text(self.path / "per_image.csv", text.getvalue())
 
     def write_diagnostics(self, diagnosis: Mapping[str, Any], note: str | None) -> None:
         """Write diagnostics.json: upper bounds, error types and confusion; see `evaluation.diagnostics`."""
@@ -171,6 +203,22 @@ class RunFolder:
     def curves(self) -> dict[str, np.ndarray]:
         """The curves as written; {} if the run has none."""
         return load_arrays(self.path / "curves.npz")
+
+    @cached_property
+    def matches(self) -> dict[str, Matches]:
+        """The matches by kind, as written; {} if the run has none."""
+        arrays: dict[str, dict[str, np.ndarray]] = {}
+        for name, array in load_arrays(self.path / "matches.npz").items():
+            kind, _, field = name.partition("/")
+            arrays.setdefault(kind, {})[field] = array
+        return {kind: Matches(**of_kind) for kind, of_kind in arrays.items()}
+
+    @cached_property
+    def per_image(self) -> list[dict[str, str]]:
+        """The rows of per_image.csv; [] if the run has none."""
+        with suppress(FileNotFoundError), (self.path / "per_image.csv").open(encoding="utf-8", newline="") as file:
+            return list(csv.DictReader(file))
+        return []
 
     @cached_property
     def diagnostics(self) -> dict[str, Any] | None:

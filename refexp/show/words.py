@@ -2,7 +2,13 @@
 
 from __future__ import annotations
 
+import re
+from pathlib import Path
+
+from refexp.errors import RefexpError, shown
 from refexp.folders.record import RunRecord
+from refexp.folders.status import read_status
+from refexp.folders.sweep_folder import Sweep
 
 KINDS = {"bbox": "box", "segm": "mask", "semantic": "semantic"}
 """Short name of each kind of evaluation."""
@@ -11,6 +17,8 @@ NUMBERS = (
     "nAP_rare", "nAP_common", "nAP_frequent", "AR300",
 )  # fmt: skip
 """The metrics to show, if the evaluation computes them. The last four are specific to LVIS."""
+LONGEST = 100
+"""Signs of a run's name."""
 SEMANTIC = ("mIoU", "FB-IoU")
 BOUNDS = {
     "class": "every detection with the correct class",
@@ -21,8 +29,8 @@ BOUNDS = {
 
 
 def percent(value: float | None) -> str:
-    """A fraction in percent: `36.8`, never `-0.0`. A dash where no instance counts."""
-    return "-" if value is None else f"{round(100 * value, 1) + 0.0:.1f}"
+    """A fraction in percent: `36.8`, never `-0.0`. A dash where no instance counts (None, NaN)."""
+    return "-" if value is None or value != value else f"{round(100 * value, 1) + 0.0:.1f}"
 
 
 def counted(count: int | str, one: str, many: str) -> str:
@@ -40,6 +48,23 @@ def headline(record: RunRecord) -> list[str]:
         counted(record.images, "image", "images") + (f" ({skipped} skipped, unreadable)" if skipped else ""),
         *([counted(record.instances, "instance", "instances")] if record.instances else []),
     ]
+
+
+def typed(argument: str) -> str:
+    """An argument as a person types it, without the quotes that Hydra needs: `shots='1'` -> `shots=1`."""
+    key, equals, value = argument.partition("=")
+    return key + equals + (value.replace("'", "") if re.fullmatch(r"'[^']*'(,'[^']*')*", value) else value)
+
+
+def run_name(folder: Path) -> str:
+    """What a run is called: `shots=5 seed=0`, what varies within its sweep, or else its folder: `run/<time>`."""
+    try:
+        jobs = [job.overrides for job, _ in Sweep(folder.parent).jobs()]
+    except RefexpError:
+        jobs = []
+    given = read_status(folder).get("overrides", []) if jobs else []
+    varied = " ".join(typed(one) for one in given if not all(one in overrides for overrides in jobs))
+    return shown(varied, LONGEST) if varied else "/".join(folder.parts[-2:])
 
 
 def short(source: str) -> str:

@@ -32,11 +32,13 @@ from refexp.errors import RefexpError, first_line, shown
 from refexp.files import read_json, sha256, write_json, write_text
 from refexp.folders.record import RunRecord
 from refexp.folders.status import is_running, read_status
+from refexp.folders.sweep_folder import NAME as SWEEP
 from refexp.masks import decode
 from refexp.show.gallery import REFERENCES, spread
 from refexp.show.harmless import harmless
 from refexp.show.page.pictures import TARGETS
 from refexp.show.tables.settings import FIRST, RECIPES, key_of, matters, read_yaml
+from refexp.show.words import run_name
 from refexp.tracking.logger import Logger, per_class
 
 log = logging.getLogger(__name__)
@@ -121,23 +123,38 @@ def need_wandb() -> None:
 
 
 _offline_until = 0.0
+_told: set[str] = set()
+"""The commands that were logged already: one sends all runs of a sweep."""
 
 
 def report_upload(folder: Path, ended: str = "") -> None:
     """Log one line about the upload, with the command that sends the rest. ended: why the reader process failed."""
     global _offline_until
     state = read_json(folder / NAME) or {}
-    fault, kept = ended or state.get("fault"), state.get("folder")
-    remedy = (
-        f"wandb sync {kept} sends {'the stored part' if fault else 'it'}" if kept else f"refexp push {folder} sends it"
-    )
+    fault = ended or state.get("fault")
     if fault:
+        kept = state.get("folder")
+        remedy = f"wandb sync {kept} sends the stored part" if kept else f"refexp push {folder} sends it"
         log.warning("W&B: %s; %s", fault.strip().rstrip("."), remedy)
-    elif state.get("offline"):
-        _offline_until = time.monotonic() + RETRY_SECONDS
-        log.warning("W&B: offline, %s; %s", state["offline"].strip().rstrip("."), remedy)
-    elif state.get("kept"):
-        log.info("W&B: kept offline; %s", remedy)
+    elif command := sync_command(folder):
+        if state["offline"]:
+            _offline_until = time.monotonic() + RETRY_SECONDS
+            log.warning("W&B: offline, %s; %s", state["offline"].strip().rstrip("."), command)
+        elif command not in _told:
+            log.info("W&B: kept offline; %s", command)
+        _told.add(command)
+
+
+def sync_command(folder: Path) -> str | None:
+    """What sends a run that was kept offline, or all runs of its sweep when it has ended. None if it was sent."""
+    state = read_json(folder / NAME) or {}
+    if not state.get("kept"):
+        return None
+    kept = Path(state["folder"])
+    if not (folder.parent / SWEEP).exists():
+        return f"wandb sync {kept} sends it"
+    jobs = kept.parent if state["dir"] else folder.parent / "*" / kept.parent.name
+    return f"wandb sync {jobs / 'offline-run-*'} sends all runs of the sweep, when it has ended"
 
 
 class Reader:
@@ -211,9 +228,9 @@ class Reader:
         state, sweep = self.state, self.folder.parent
         group = state["group"]
         if group == "auto":
-            group = sweep.name if (sweep / "sweep.json").exists() else None
+            group = sweep.name if (sweep / SWEEP).exists() else None
         self.run = wandb.init(
-            dir=state["dir"] or str(self.folder), id=run_id(self.folder), name="/".join(self.folder.parts[-2:]),
+            dir=state["dir"] or str(self.folder), id=run_id(self.folder), name=run_name(self.folder),
             config=config | {"options": options(self.folder)}, group=group, resume="allow",
             settings=wandb.Settings(**self.settings),
             **{name: state[name] for name in ("project", "entity", "job_type", "tags")},
@@ -377,10 +394,14 @@ def class_ids(present: set[int], classes: int) -> dict[int, int]:
 
 
 def numbers(record: RunRecord) -> dict[str, Any]:
-    """The W&B summary: all metrics over all classes, counts and seconds. Skips metrics without any instance."""
+    """The W&B summary: all metrics, counts and seconds. Skips metrics without any instance.
+
+    With more than MAX_IDS classes, their metrics are only in the table of classes: W&B is slow with many thousand keys.
+    """
     counts = {name: getattr(record, name) for name in ("images", "instances", "detections")}
     seconds = {f"seconds/{name}": stage["seconds"] for name, stage in record.stages.items()}
-    metrics = {name: value for name, value in record.metrics.flat_overall.items() if value is not None}
+    known = record.metrics.flat if len(record.classes) <= MAX_IDS else record.metrics.flat_overall
+    metrics = {name: value for name, value in known.items() if value is not None}
     return metrics | counts | seconds | {"targets": record.targets, "weights_note": record.note or ""}
 
 
@@ -445,7 +466,7 @@ def push(folder: Path) -> str:
         if not state["kept"]:
             return f"{folder}: already sent, W&B run {run_id(folder)}"
         if os.environ.get("WANDB_MODE") == "offline" or state["mode"] == "offline" or not has_key():
-            return f"{folder}: kept offline, W&B run {run_id(folder)}; wandb sync {state['folder']} sends it"
+            return f"{folder}: kept offline, W&B run {run_id(folder)}"
         synced = subprocess.run(
             [sys.executable, "-m", "wandb", "sync", state["folder"]], capture_output=True, text=True, check=False
         )
@@ -457,8 +478,7 @@ def push(folder: Path) -> str:
     reader.follow()
     if reader.state["fault"]:
         raise RefexpError(f"W&B: {reader.state['fault']}")
-    how = f"kept offline; wandb sync {reader.state['folder']} sends it" if reader.state["kept"] else "sent"
-    return f"{folder}: {how}, W&B run {run_id(folder)}"
+    return f"{folder}: {'kept offline' if reader.state['kept'] else 'sent'}, W&B run {run_id(folder)}"
 
 
 def has_key() -> bool:

@@ -7,8 +7,11 @@ from pathlib import Path
 
 import pytest
 from browser import CHROMIUM, Browser
-from test_page import EVIL, report_of, splits, sweep_of
+from test_compare import better
+from test_page import EVIL, report_of, run_of, splits, sweep_of
 
+from refexp.show.compare import compare_runs
+from refexp.show.page.comparison import write_comparison
 from refexp.show.tables.page import write_sweep_report
 from refexp.show.tables.summary import Wanted, summarise
 
@@ -85,6 +88,66 @@ def test_class_filter_goes_by_what_is_drawn(page):
     page.wait("document.querySelector('#large').open")
     page.run(SET_SCORE.format(0.95))  # nothing is left to step to
     page.press("ArrowRight")
+
+
+def test_gallery_filters_by_verdict_and_sorts(page):
+    put = (
+        "(e => {{ e.value = {!r}; e.dispatchEvent(new Event('input', {{bubbles: true}})); }})"
+        "(document.querySelector({!r}))"
+    )
+    names = "[...document.querySelectorAll('.card:not([hidden]) img')].map(e => e.alt)"
+    everything = page.run(names)
+    verdicts = page.run("[...document.querySelector('#verdict').options].map(e => e.text)")
+    page.run(put.format(str(verdicts.index("wrong class") - 1), "#verdict"))
+    assert page.run(names) == ["1.png", "2.png", "3.png"]  # not in each fourth
+    page.run(put.format("", "#verdict"))
+    page.run(put.format("high", "#sort"))
+    assert page.run(names) == ["4.png", "1.png", "2.png", "3.png"]
+    page.run("document.querySelector('.card .picture').click()")
+    page.wait("document.querySelector('#large').open")
+    page.press("ArrowRight")
+    assert page.run("document.querySelector('#large-name').textContent") == "1.png"  # as sorted
+    page.press("Escape")
+    page.run(put.format("file", "#sort"))
+    page.click("#empty")
+    assert page.run(names) == []
+    page.run(SET_SCORE.format(0.95))
+    assert page.run(names) == everything
+
+
+def test_slider_of_the_threshold(page):
+    slider, output = "document.querySelector('input[data-threshold=segm]')", "input[data-threshold=segm] + output"
+    words = "document.querySelector('[data-counts=segm]').textContent"
+    best = page.run(f"{slider}.value")
+    assert page.run(f"document.querySelector('{output}').textContent") == f"{float(best):.2f}"
+    page.run(f"{slider}.focus()")
+    page.press("Home")
+    assert page.run(words) == "5 right, 7 false, 3 missed, at IoU .5."
+    legend = "[...document.querySelectorAll('[data-by-score=segm] .legend b')].map(e => e.textContent)"
+    assert page.run(legend) == ["41.7", "62.5", "50.0"]
+    page.run(
+        "(e => { e.value = '1'; e.dispatchEvent(new Event('change')); })"
+        "(document.querySelector('select[data-scores=segm]'))"
+    )
+    page.wait(f"!{words}.startsWith('5 right')")
+
+
+def test_page_of_a_comparison(browser, tmp_path):
+    data = splits()
+    runs = run_of(tmp_path / "a", data), run_of(tmp_path / "b", data, change=better)
+    page = browser.open(write_comparison(compare_runs(*runs), tmp_path / "out", 10).as_uri())
+    page.run("document.querySelector('#gallery').scrollIntoView()")
+    page.wait(f"{DRAWN.format('found')} === 3")  # the image that lost: two detections of A, one of B
+    page.click("#found1")
+    page.run(FRAME)
+    assert page.run(DRAWN.format("found")) == 2
+    page.click(".card .picture")
+    page.wait("document.querySelector('#large').open")
+    assert "lost" in page.run("document.querySelector('#large .list').textContent")
+    page.press("Escape")
+    page.click("main section a[data-show]")
+    page.wait("document.querySelector('#large').open")
+    assert page.problems == []
 
 
 def test_paper_has_all_masks(browser, tmp_path):

@@ -70,9 +70,9 @@ def detect(data: Data) -> list[Detections]:
     return detections
 
 
-def run_of(output: Path, data: Data, note: str | None = None) -> RunFolder:
-    """The folder of a run, without the run."""
-    detections, annotations = detect(data), data.targets.annotations
+def run_of(output: Path, data: Data, note: str | None = None, change=lambda data, found: found) -> RunFolder:
+    """The folder of a run, without the run. change: makes other detections of those of `detect`."""
+    detections, annotations = [change(data, found) for found in detect(data)], data.targets.annotations
     evaluated = CocoEvaluation().evaluate(data.targets, detections, data.classes) if annotations else Evaluated({}, {})
     by_label = [
         [a for a in data.references.annotations if data.references.labels[a["category_id"]] == k] for k in (0, 1)
@@ -86,6 +86,7 @@ def run_of(output: Path, data: Data, note: str | None = None) -> RunFolder:
     run.begin(config, references_to_coco(references, data), note)
     run.write_detections(detections, data)
     run.write_curves(evaluated.curves)
+    run.write_matches(evaluated.matches, evaluated.metrics)
     instances = {
         name: sum(data.targets.labels[a["category_id"]] == k for a in annotations)
         for k, name in enumerate(data.classes)
@@ -187,6 +188,41 @@ def test_layers_tell_hits_from_errors(tmp_path):
     assert [item["s"] for item in layers["found"]] == sorted((i["s"] for i in layers["found"]), reverse=True)
 
 
+def test_a_small_detection_in_an_object_is_a_part_of_it(tmp_path):
+    def in_the_middle(data, found):
+        first = next(a for a in data.targets.annotations if a["image_id"] == found.image_id)
+        object_ = decode([data.targets.mask(first)])[0]
+        rows = np.flatnonzero(object_.any(axis=1))
+        part_of_it = object_ & (np.arange(len(object_))[:, None] < rows[0] + len(rows) // 12)
+        return Detections(
+            found.image_id, torch.tensor([0]), torch.tensor([0.8]), encode(part_of_it[None]), data.classes
+        )
+
+    data = splits(images=1)
+    data.targets.annotations[:] = [a for a in data.targets.annotations if a["image_id"] == 1]
+    text = write_report(run_of(tmp_path, data, change=in_the_middle), None, 0.5).read_text()
+    name = data.classes[data.targets.labels[data.targets.annotations[0]["category_id"]]]
+    assert re.search(rf"0\.80, part of {name}, IoU 0\.0", text)
+    assert "only a part is detected" in text
+
+
+def test_header_says_what_the_run_is(tmp_path):
+    jobs = {
+        str(n): {"number": n, "overrides": [f"shots='{s}'", "seed=0"], "folder": str(n)} for n, s in ((0, 1), (1, 5))
+    }
+    for job in jobs.values():
+        job["id"] = None
+    run = run_of(tmp_path / "1", splits())
+    (tmp_path / "sweep.json").write_text(json.dumps({"jobs": jobs}))
+    status = {"state": "completed", "overrides": jobs["1"]["overrides"], "started": "2026-01-31T12:00:01+00:00"}
+    (run.path / "status.json").write_text(json.dumps(status))
+    text = write_report(run, 0, 0.5).read_text()
+    assert "<title>shots=5</title>" in text  # seed=0 is that of all jobs
+    assert "2026-01-31 12:00 UTC · <code>refexp run shots=5 seed=0</code>" in text
+    assert f"<code>{run.path}</code>" in text
+    assert {"metrics.json", "per_image.csv", "config.yaml"} <= local_links(text)
+
+
 def test_curves_of_a_class(tmp_path):
     run = run_of(tmp_path, splits())
     write_report(run, None, 0.5)
@@ -228,7 +264,7 @@ def test_no_pictures_and_no_image_read(tmp_path):
     data = Data(data.classes, *(replace(split, read=refuse) for split in (data.references, data.targets)))
     text = report_of(tmp_path, data, limit=0).read_text()
     assert 'id="accuracy"' in text
-    assert local_links(re.sub(ORDINARY, "#", text)) == set()
+    assert [link for link in local_links(re.sub(ORDINARY, "#", text)) if link.endswith("jpg")] == []
     assert 'href="#references"' not in text
 
 
@@ -236,6 +272,7 @@ def test_errors_are_those_of_what_was_evaluated(tmp_path):
     run = run_of(tmp_path, splits())
     assert "(IoU of the masks at least .5)" in write_report(run, None, 0.5).read_text()
     run.record.metrics.overall.pop("segm")
+    run.matches.pop("segm")
     assert "(IoU of the boxes at least .5)" in write_report(run, None, 0.5).read_text()
 
 
@@ -278,7 +315,8 @@ def test_page_of_a_sweep(tmp_path):
     assert "failed: no memory &lt;/script&gt;" in text
     assert "<script>boom" not in text
     assert text.count('role="note">RANDOM WEIGHTS') == 1
-    assert local_links(text) == {"run%200", "run%201/report.html", "run%202", "run%203"}
+    files = {f"summary/{name}" for name in ("runs.csv", "table.md", "table.tex")}
+    assert local_links(text) == {"run%200", "run%201/report.html", "run%202", "run%203"} | files
     assert re.findall(r"https?://[^\"' ]+", text) == re.findall(r"http://www\.w3\.org/[^\"' ]+", text)
     assert text.count("data-chart=") == 2
     inline = json.loads(re.search(r'id="data">(.*?)</script>', text)[1])

@@ -23,21 +23,25 @@ from refexp.evaluation.tide import (  # fmt: skip
     MISSED,
     Judgement,
     Truth,
+    iou,
     judge_image,
 )
 from refexp.machine.progress import track
+from refexp.masks import boxes_xywh
 from refexp.show.instances import Instance, annotated, detected
 from refexp.types import Detections, ImageId
 
+PART = "part"
+"""Background in TIDE's terms, because its IoU is at most .1, but most of it lies inside an object."""
 COLORS = {
     HIT: "#2bb673", CLASS: "#f58a1f", LOCALISATION: "#f2cf1d", BOTH: "#b98a52", DUPLICATE: "#9a7bff",
-    BACKGROUND: "#ff5fa2", MISSED: "#f0383b", IGNORED: "#9aa1a8",
+    PART: "#4fb3e8", BACKGROUND: "#ff5fa2", MISSED: "#f0383b", IGNORED: "#9aa1a8",
 }  # fmt: skip
 """The verdicts on a detection or an instance, and their colors on an image."""
 VERDICTS = tuple(COLORS)
 NAMES = {
     HIT: "hit", CLASS: "wrong class", LOCALISATION: "poor localization", BOTH: "wrong class, poor localization",
-    DUPLICATE: "duplicate", BACKGROUND: "background", MISSED: "missed", IGNORED: "ignored",
+    DUPLICATE: "duplicate", PART: "part of an object", BACKGROUND: "background", MISSED: "missed", IGNORED: "ignored",
 }  # fmt: skip
 """The names of the verdicts."""
 
@@ -84,7 +88,9 @@ def judge_all(data: Data, detections: Sequence[Detections], kind: Kind) -> dict[
     federated = federated_images(targets) if isinstance(targets, LvisSplit) else None
     errors = {}
     for found in track(detections, len(detections), "errors"):
-        judgement, ious = judge_image(kind, found, Truth.of(targets, found.image_id, kind))
+        truth = Truth.of(targets, found.image_id, kind)
+        judgement, ious = judge_image(kind, found, truth)
+        tell_parts(judgement, found, truth)
         if federated is not None:
             # LVIS annotates only some classes per image, and some of these not exhaustively. Whether any other
             # detection is right is unknown.
@@ -94,6 +100,18 @@ def judge_all(data: Data, detections: Sequence[Detections], kind: Kind) -> dict[
                     judgement.kinds[row] = IGNORED
         errors[found.image_id] = ImageErrors(annotated(targets, found.image_id), found, judgement, ious)
     return errors
+
+
+def tell_parts(judgement: Judgement, found: Detections, truth: Truth) -> None:
+    """Change BACKGROUND to PART, with its object, for the detections that lie by more than half in an object."""
+    rows = [row for row, kind in enumerate(judgement.kinds) if kind == BACKGROUND]
+    masks = [found.masks[row] for row in rows]
+    boxes = isinstance(truth.shapes, np.ndarray)
+    # pycocotools gives the covered share of a detection for each instance that is called a crowd.
+    covered = iou(boxes_xywh(masks) if boxes else masks, truth.shapes, [True] * len(truth.labels))
+    for row, share in zip(rows, np.where(truth.crowd, 0, covered), strict=True):
+        if share.max(initial=0) > 0.5:
+            judgement.kinds[row], judgement.nearest[row] = PART, share.argmax()
 
 
 def worst_misses(errors: dict[ImageId, ImageErrors], data: Data, count: int) -> list[Instance]:
@@ -110,6 +128,8 @@ def worst_misses(errors: dict[ImageId, ImageErrors], data: Data, count: int) -> 
 
 def _of_miss(image: ImageErrors, row: int, data: Data) -> str:
     verdict, judged = image.of_truth[row], image.judgement
+    if verdict == MISSED and PART in {kind for kind, n in zip(judged.kinds, judged.nearest, strict=True) if n == row}:
+        return "only a part is detected"
     about = [n for n, kind in enumerate(judged.kinds) if kind == verdict and judged.nearest[n] == row]
     if not about:
         return "no similar detection"
@@ -142,4 +162,6 @@ def _of_alarm(image: ImageErrors, row: int, data: Data) -> str:
         reason = f"is {data.classes[judged.truth[nearest]]}"
     elif kind == LOCALISATION:
         reason = f"IoU {image.ious[row, nearest]:.2f}"
+    elif kind == PART:
+        reason = f"part of {data.classes[judged.truth[nearest]]}, IoU {image.ious[row, nearest]:.2f}"
     return f"{judged.scores[row]:.2f}, {reason}"

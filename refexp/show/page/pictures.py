@@ -75,14 +75,10 @@ def write_images(
             picture = save(page_picture(rgb), folder / "images" / f"{number}.jpg")
             layers = layers_of(truth, found, rgb.shape[0], rgb.shape[1], errors.get(image_id))
             write_part(folder, f"layers/{number}", layers)
-            best: dict[int, float] = {}
-            for layer in layers["found"]:  # highest score first, so this keeps the best of each class
-                best.setdefault(layer["c"], layer["s"])
-            shows = {"truth": sorted({layer["c"] for layer in layers["truth"]}), "best": best}
             shown = [*truth, *(one for one in found if one.score and one.score >= score_threshold)]
             of_image = {"file": f"images/{number}.jpg", "image": image_id, "size": list(rgb.shape[:2])}
             listed.append(of_image | {"instances": listing(shown)})
-            written.images.append({**picture, **shows, "name": record["file_name"], "found": len(found)})
+            written.images.append({**card(image_id, record["file_name"], picture, layers), "found": len(found)})
             for row, items in enumerate(cut_out):
                 for position, one in enumerate(items):
                     if one.image_id == image_id:
@@ -93,6 +89,23 @@ def write_images(
     written.crops = [[item for item in row if item] for row in written.crops]
     write_json(folder / TARGETS, listed)
     return written
+
+
+def card(image_id: ImageId, name: str, picture: dict[str, Any], layers: dict[str, Any]) -> dict[str, Any]:
+    """A picture of the gallery, and what it shows, so that the page can filter before it loads the layers.
+
+    truth, shown: each class and verdict once, `c:j` and `c:j:s:r` with the best score and the run.
+    """
+    best: dict[tuple[Any, ...], float] = {}
+    for layer in layers["found"]:  # highest score of a run first
+        best.setdefault((layer["c"], layer.get("j", ""), layer.get("r", 0)), layer["s"])
+    truth = sorted({(layer["c"], layer.get("j", "")) for layer in layers["truth"]})
+    return picture | {
+        "id": image_id,
+        "name": name,
+        "truth": " ".join(f"{c}:{j}" for c, j in truth),
+        "shown": " ".join(f"{c}:{j}:{s}:{r}" for (c, j, r), s in best.items()),
+    }
 
 
 def listing(instances: Sequence[Instance]) -> list[dict[str, Any]]:

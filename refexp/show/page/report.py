@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import shlex
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -11,16 +13,19 @@ from omegaconf import OmegaConf
 
 from refexp import __version__
 from refexp.errors import UNSAFE, escaped
+from refexp.evaluation.matches import Matches
+from refexp.evaluation.threshold import counts
 from refexp.evaluation.verdict import NOUNS
 from refexp.files import write_text
 from refexp.folders.record import RunRecord
 from refexp.folders.run_folder import RunFolder
+from refexp.folders.status import read_status
 from refexp.show.fonts import numbered
 from refexp.show.gallery import MAX_CLASSES, MAX_SHOTS, spread
 from refexp.show.page.diagnosis import view
 from refexp.show.page.mistakes import COLORS, NAMES, confident_alarms, judge_all, judged_by, worst_misses
 from refexp.show.page.pictures import Pictures, css, write_images, write_part, write_references
-from refexp.show.words import KINDS, NUMBERS, SEMANTIC, counted, headline, percent, short
+from refexp.show.words import KINDS, NUMBERS, SEMANTIC, counted, headline, percent, run_name, short, typed
 
 NAME = "report.html"
 MISSES = "The largest instances that no detection of their class hits at any score (IoU of the {} at least .5)."
@@ -28,6 +33,13 @@ ALARMS = "The false positives with the highest scores, and the type of each erro
 CROPS = 18
 """Number of misses, and of false positives, that are shown as crops."""
 PLURALS = {**NOUNS, "semantic": "semantic"}
+FILES = (
+    "metrics.json", "per_image.csv", "detections.json", "references.json", "diagnostics.json", "curves.npz",
+    "matches.npz", "config.yaml", "run.log",
+)  # fmt: skip
+"""The files of a run to which its page links."""
+SORTS = {"file": "in the order of the data set", "score": "highest score first"}
+BY_NAP = {"low": "lowest nAP first", "high": "highest nAP first"}
 
 
 def write_report(run: RunFolder, limit: int | None, score_threshold: float, missing: str | None = None) -> Path:
@@ -49,15 +61,20 @@ def write_report(run: RunFolder, limit: int | None, score_threshold: float, miss
         pictures = write_images(run, folder, ids, errors, mistakes, score_threshold)
         pictures.references = write_references(run, folder / "references")
         total = len(ids) - len(chosen)
-    for name, precision in run.curves.items():
-        write_part(folder, f"curves-{name}", [curves(precision[:, :, [label]]) for label in range(len(record.classes))])
+    rank(pictures.images, run, kind)
+    status = read_status(run.path)
     diagnosed = view(run.diagnostics) if run.diagnostics else {}
+    charts = {kind["chart"]["name"]: kind["chart"] for kind in diagnosed.values()}
     page = {
         **describe(record),
+        **about(run.path, FILES, ["refexp", "run", *status.get("overrides", [])], status.get("started", "")),
+        "title": run_name(run.path),
         "kinds": accuracy(record),
         "images": pictures.images,
         "more": total,
         "truth": bool(record.instances),
+        "layers": ["predictions"],
+        "sorts": SORTS | (BY_NAP if any(image["rank"] for image in pictures.images) else {}),
         "missing": missing,
         "diagnostics": diagnosed,
         "misses": pictures.crops[0],
@@ -68,18 +85,28 @@ def write_report(run: RunFolder, limit: int | None, score_threshold: float, miss
         "references_text": references_text(record),
         "numbered": numbered(record.classes) if pictures.images else {},
         "memory_bank": (run.path / "memory_bank.png").exists(),
-        "data": {
-            "classes": record.classes,
-            "colors": [css(label) for label in range(len(record.classes))],
-            "judgements": [{"name": NAMES[verdict], "color": value} for verdict, value in COLORS.items()],
-            "threshold": score_threshold,
-            "total": record.images,
-            "curves": {kind: curves(precision) for kind, precision in run.curves.items()},
-            "charts": {kind["chart"]["name"]: kind["chart"] for kind in diagnosed.values()},
-        },
+        "data": write_data(run, folder, score_threshold) | {"charts": charts},
     }
     write_text(run.path / NAME, templates().get_template("run.html").render(page))
     return run.path / NAME
+
+
+def write_data(run: RunFolder, folder: Path, score_threshold: float) -> dict[str, Any]:
+    """The data of the page's script. What it needs of single classes becomes files that it loads on demand."""
+    record = run.record
+    labels = range(len(record.classes))
+    for kind, precision in run.curves.items():
+        write_part(folder, f"curves-{kind}", [curves(precision[:, :, [label]]) for label in labels])
+    return {
+        "classes": record.classes,
+        "colors": [css(label) for label in labels],
+        "judgements": [{"name": NAMES[verdict], "color": value} for verdict, value in COLORS.items()],
+        "threshold": score_threshold,
+        "runs": [],
+        "total": record.images,
+        "curves": {kind: curves(precision) for kind, precision in run.curves.items()},
+        "scores": {kind: write_scores(kind, matches, record, folder) for kind, matches in run.matches.items()},
+    }
 
 
 def templates() -> jinja2.Environment:
@@ -103,17 +130,15 @@ def templates() -> jinja2.Environment:
 
 
 def describe(record: RunRecord) -> dict[str, Any]:
-    """The page's facts about the run: title, header lines, time, weights, environment and configuration."""
+    """The page's facts about the run: header lines, time, weights, environment and configuration."""
     config = record.config
-    facts = [*headline(record), counted(record.detections, "detection", "detections")]
+    facts = [short(record.targets), *headline(record), counted(record.detections, "detection", "detections")]
     parts = {part: component(config.get(part) or {}) for part in ("encoder", "proposer", "matcher")}
     origins = [source["origin"] for source in record.weights.values() if source["origin"] != "none needed"]
     weights = "; ".join(dict.fromkeys(origins)) or "none needed"
     memory = ", ".join(f"{place} {mib:.0f} MiB" for place, mib in record.peak_memory_mib.items())
     run = {"device": record.device, "ranks": record.ranks, "peak memory": memory, "commit": record.commit}
-    name = config.get("name", "run")
     return {
-        "title": short(record.targets) if name == "run" else f"{name}: {short(record.targets)}",
         "facts": facts,
         "parts": parts | {"weights": weights},
         "note": record.note,
@@ -124,6 +149,16 @@ def describe(record: RunRecord) -> dict[str, Any]:
         "environment": {k: v for k, v in run.items() if v is not None} | record.versions,
         "config": OmegaConf.to_yaml(OmegaConf.create(config)),
         "version": __version__,
+    }
+
+
+def about(folder: Path, files: Sequence[str], command: Sequence[str], started: str = "") -> dict[str, Any]:
+    """Date, command and folder of a page, and those of these files that the folder has."""
+    return {
+        "date": f"{started[:16].replace('T', ' ')} UTC" if started else "",
+        "command": shlex.join(map(typed, command)),
+        "folder": str(folder.absolute()),
+        "files": [name for name in files if (folder / name).exists()],
     }
 
 
@@ -157,11 +192,12 @@ def accuracy(record: RunRecord) -> list[dict[str, Any]]:
         numbers = {name: overall[name] for name in (SEMANTIC if key == "semantic" else NUMBERS) if name in overall}
         if not numbers:
             continue
-        columns = [name for name in ("nAP", "nAP50", "IoU") if name in per_class]
+        columns = [name for name in ("nAP", "nAP50", "IoU", "F1") if name in per_class]
         rows: list[dict[str, Any]] = [
             {
                 "name": class_name,
                 "values": [per_class[column][class_name] for column in columns],
+                "score": per_class.get("F1_score", {}).get(class_name),
                 "instances": (record.instances_of_class or {}).get(class_name),
             }
             for class_name in (record.classes if columns else ())
@@ -180,6 +216,27 @@ def curves(precision: np.ndarray) -> list[tuple[str, list[int]]]:
     mean = counted.mean(axis=2)
     chosen = {"IoU .50": mean[0], "IoU .75": mean[5], "mean of .50 to .95": mean.mean(axis=0)}
     return [(name, (1000 * line).round().astype(int).tolist()) for name, line in chosen.items()]
+
+
+def write_scores(kind: str, matches: Matches, record: RunRecord, folder: Path) -> dict[str, Any]:
+    """Write for each class: right and false detections with a score of at least 0, .01, ... 1, and its instances.
+
+    Returns their sums over all classes, and the score of the best F1, over all classes and of each.
+    """
+    instances = np.bincount(matches.true_label, minlength=len(record.classes)).tolist()
+    rows = list(zip(*counts(matches, len(record.classes)).tolist(), instances, strict=True))
+    write_part(folder, f"scores-{kind}", rows)
+    per_class = record.metrics.per_class[kind]["F1_score"]
+    best = [record.metrics.overall[kind]["F1_score"], *(per_class[name] for name in record.classes)]
+    return {"all": [np.sum(column, axis=0).tolist() for column in zip(*rows, strict=True)], "best": best}
+
+
+def rank(images: list[dict[str, Any]], run: RunFolder, kind: str) -> None:
+    """Give each picture the nAP of its image, to sort by, and as its text."""
+    naps = {row["image"]: row.get(f"{kind}/nAP", "") for row in run.per_image}
+    for image in images:
+        image["rank"] = naps.get(str(image["id"]), "")
+        image["text"] = f"nAP {percent(float(image['rank']))}" if image["rank"] else ""
 
 
 def references_text(record: RunRecord) -> str:

@@ -11,6 +11,8 @@ from refexp.show.tables.table import Table, latest
 from refexp.show.words import percent
 
 RESAMPLES = 10_000
+AT_ONCE = 10_000_000
+"""Numbers that are drawn together, which limits memory."""
 LEVEL = 0.95
 FEW = 6
 """With fewer pairs, a bootstrap interval is known to be too narrow."""
@@ -45,8 +47,10 @@ class Difference:
 def bootstrap(differences: Sequence[float]) -> tuple[float, float]:
     """Percentile bootstrap interval of the mean of at least two paired differences."""
     values = np.asarray(differences, dtype=float)
-    drawn = np.random.default_rng(0).choice(values, (RESAMPLES, len(values)))
-    low, high = np.quantile(drawn.mean(axis=1), [(1 - LEVEL) / 2, (1 + LEVEL) / 2])
+    random, rows = np.random.default_rng(0), max(1, AT_ONCE // len(values))
+    sizes = [min(rows, RESAMPLES - done) for done in range(0, RESAMPLES, rows)]
+    means = np.concatenate([random.choice(values, (size, len(values))).mean(axis=1) for size in sizes])
+    low, high = np.quantile(means, [(1 - LEVEL) / 2, (1 + LEVEL) / 2])
     return float(low), float(high)
 
 

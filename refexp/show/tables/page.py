@@ -12,15 +12,21 @@ import pandas as pd
 
 from refexp import __version__
 from refexp.files import write_text
-from refexp.show.page.report import NAME, short, templates
+from refexp.folders.status import read_what_is_there
+from refexp.folders.sweep_folder import NAME as SWEEP
+from refexp.show.page.report import NAME, about, templates
 from refexp.show.tables.apart import varying
 from refexp.show.tables.notes import states, weights
 from refexp.show.tables.plots import WIDE, as_drawn, axis
 from refexp.show.tables.settings import label
 from refexp.show.tables.table import Table, metric_name
+from refexp.show.words import short
 
 if TYPE_CHECKING:
     from refexp.show.tables.summary import Summary
+
+FILES = "summary/runs.csv", "summary/table.md", "summary/table.tex", "sweep.json"
+"""The files of a sweep to which its page links."""
 
 
 def write_sweep_report(folder: Path, summary: Summary) -> Path:
@@ -28,10 +34,12 @@ def write_sweep_report(folder: Path, summary: Summary) -> Path:
     frame, apart = summary.runs.frame, varying(summary.runs)
     metrics = list(dict.fromkeys(table.metric for table in summary.tables))
     data = sorted(map(short, frame["targets"].dropna().unique()))
+    sweep = read_what_is_there(folder / SWEEP)
     minutes = frame["seconds"].sum() / 60
     page = {
-        "title": f"Sweep: {', '.join(data) or folder.absolute().name}",
-        "facts": [f"{len(frame)} runs", *states(frame), *([f"{minutes:.1f} min in all"] if minutes else [])],
+        **about(folder, FILES, ["python", *sweep.get("command", [])[1:]], sweep.get("started", "")),
+        "title": f"Sweep {'/'.join(folder.absolute().parts[-2:])}",
+        "facts": [*data, f"{len(frame)} runs", *states(frame), *([f"{minutes:.1f} min in all"] if minutes else [])],
         "notes": weights(frame),
         "kinds": [{"key": metric, "name": metric_name(metric)} for metric in metrics],
         "tables": summary.tables,

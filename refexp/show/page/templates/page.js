@@ -57,10 +57,10 @@ for (const radio of $$("input[name=kind]")) radio.addEventListener("change", () 
 if (document.body.dataset.kind) showKind($("input[name=kind]:checked")?.value ?? document.body.dataset.kind);
 
 /* Charts. series: [name, points [x, y, deviation or none], text, dashed]. ticks: [x, label]. y is in [0, 1].
-   Without lines, the x axis has names, and the series are drawn side by side. */
-function chart(place, series, { x: xName, y: yName, ticks, log = false, lines = true }) {
+   Without lines, the x axis has names, and the series are drawn side by side. mark: an x to point out. */
+function chart(place, series, { x: xName, y: yName, ticks, log = false, lines = true, mark = null }) {
   const W = Math.min(520, document.documentElement.clientWidth - 30), H = 120 + 0.3 * W;
-  const [left, right, top, bottom] = [36, 12, 10, 40];
+  const [left, right, top, bottom] = [54, 12, 10, 40];
   const scale = log ? Math.log : (value) => value, pad = lines ? 0 : 0.5;
   const [low, high] = [scale(ticks[0][0]) - pad, scale(ticks[ticks.length - 1][0]) + pad];
   const px = (value) => left + ((scale(value) - low) / (high - low || 1)) * (W - left - right);
@@ -75,6 +75,9 @@ function chart(place, series, { x: xName, y: yName, ticks, log = false, lines = 
     svg.append(make("text", { x: px(value), y: H - bottom + 18, "text-anchor": "middle" }, text));
   }
   svg.append(make("text", { x: (left + W - right) / 2, y: H - 4, "text-anchor": "middle" }, xName));
+  const middle = (top + H - bottom) / 2;
+  svg.append(make("text", { x: 12, y: middle, transform: `rotate(-90 12 ${middle})`, "text-anchor": "middle" }, yName));
+  if (mark !== null) svg.append(make("line", { class: "mark", x1: px(mark), x2: px(mark), y1: py(0), y2: py(1) }));
   const legend = make("ul", { class: "legend" });
   const corners = (points) => points.map(([x, y]) => `${px(x).toFixed(1)},${py(y).toFixed(1)}`).join(" ");
   series.forEach(([name, measured, text, dashed], i) => {
@@ -109,6 +112,41 @@ for (const select of $$("select[data-curves]")) {
   select.addEventListener("change", draw);
   draw();
 }
+
+/* Precision, recall and F1 by score. counts: right and false detections at each score, and the number of instances. */
+const SCORES = Array.from({ length: 101 }, (_, i) => i / 100);
+function measure([right, wrong, instances], i) {
+  const found = right[i] + wrong[i];
+  return { precision: found ? right[i] / found : null, recall: right[i] / instances, F1: 2 * right[i] / (found + instances) };
+}
+function drawScores(kind, counts, score) {
+  const place = $(`[data-by-score="${kind}"]`), words = $(`[data-counts="${kind}"]`), i = Math.round(100 * score);
+  $(`input[data-threshold="${kind}"] + output`).textContent = score.toFixed(2);
+  if (!counts[2]) {
+    words.textContent = "";
+    return place.replaceChildren(make("p", { class: "quiet" }, "This class has no instances to evaluate."));
+  }
+  const all = SCORES.map((_, j) => measure(counts, j)), percent = (value) => (value === null ? "-" : (100 * value).toFixed(1));
+  const series = ["precision", "recall", "F1"].map((name) => [
+    name, SCORES.map((x, j) => [x, all[j][name]]).filter(([, y]) => y !== null), percent(all[i][name]),
+  ]);
+  chart(place, series, { x: "lowest score that counts", y: "precision, recall, F1, %", ticks: [0, 0.25, 0.5, 0.75, 1].map((value) => [value, String(value)]), mark: score });
+  words.textContent = `${counts[0][i]} right, ${counts[1][i]} false, ${counts[2] - counts[0][i]} missed, at IoU .5.`;
+}
+for (const select of $$("select[data-scores]")) {
+  const kind = select.dataset.scores, slider = $(`input[data-threshold="${kind}"]`), { all, best } = data.scores[kind];
+  const draw = () => {
+    if (select.value === "") return drawScores(kind, all, +slider.value);
+    part(`scores-${kind}`, (counts) => drawScores(kind, counts[select.value], +slider.value));
+  };
+  const choose = () => {
+    slider.value = Math.floor(100 * (best[select.value === "" ? 0 : +select.value + 1] ?? 0.5)) / 100;
+    draw();
+  };
+  slider.addEventListener("input", draw);
+  select.addEventListener("change", choose);
+  choose();
+}
 for (const place of $$("[data-chart]")) {
   const { series, axes } = data.charts[place.dataset.chart];
   chart(place, series, axes);
@@ -117,18 +155,20 @@ for (const place of $$("[data-chart]")) {
 /* Gallery */
 const cards = $$(".card");
 if (!cards.length) return;
-const controls = { truth: $("#truth"), found: $("#found"), score: $("#score"), class: $("#class"), color: $("#color") };
+const controls = { truth: $("#truth"), score: $("#score"), class: $("#class"), verdict: $("#verdict"), color: $("#color"), empty: $("#empty") };
+const runs = $$("#layers [data-run]");
 const dialog = $("#large");
 let open = null, chosen = null;
 
-const byError = () => controls.color?.value === "error";
+const coloring = () => controls.color?.value ?? "class";
 function tint(item) {
-  if (!byError()) return data.colors[item.c];
-  return data.judgements[item.j].color;
+  if (coloring() === "class") return data.colors[item.c];
+  return coloring() === "run" && item.s !== undefined ? data.runs[item.r] : data.judgements[item.j].color;
 }
 function visible(item, truth) {
   if (controls.class.value !== "" && item.c !== +controls.class.value) return false;
-  return truth ? controls.truth.checked : controls.found.checked && item.s >= +controls.score.value;
+  if (controls.verdict && controls.verdict.value !== "" && item.j !== +controls.verdict.value) return false;
+  return truth ? controls.truth.checked : runs[item.r ?? 0].checked && item.s >= +controls.score.value;
 }
 function describe(item, truth) {
   const judged = item.j === undefined ? "" : `, ${data.judgements[item.j].name}`;
@@ -196,24 +236,27 @@ window.addEventListener("beforeprint", () => cards.forEach(paintCard));
 
 function key() {
   const place = $("#key");
-  if (byError()) {
-    const rows = data.judgements.map(({ name, color }) => [name, color]);
+  if (coloring() !== "class") {
+    const rows = data.judgements.filter(({ change }) => change || coloring() === "error").map(({ name, color }) => [name, color]);
     place.replaceChildren(...rows.map(([name, color]) => make("li", {}, make("i", { class: "swatch", style: `background:${color}` }), name)));
     return;
   }
   const few = data.classes.length <= 24 ? data.classes : [];
   place.replaceChildren(...few.map((name, i) => make("li", {}, make("i", { class: "swatch", style: `background:${data.colors[i]}` }), name)));
 }
-/** Whether a card shows any layer of a class. */
-function shows({ dataset }, label) {
-  if (controls.truth?.checked && dataset.truth.split(" ").includes(label)) return true;
-  const best = dataset.found.split(" ").find((entry) => entry.startsWith(`${label}:`));
-  return controls.found.checked && best !== undefined && +best.split(":")[1] >= +controls.score.value;
+/** What a card shows, known before its layers are loaded: class, verdict, best score and run. */
+const entries = (text, names) => text.split(" ").filter(Boolean).map((entry) => Object.fromEntries(entry.split(":").map((value, i) => [names[i], +value])));
+const shown = new Map(cards.map((card) => [card, { truth: entries(card.dataset.truth, "cj"), found: entries(card.dataset.found, "cjsr") }]));
+function hides(card) {
+  const { truth, found } = shown.get(card), finds = found.some((item) => visible(item, false));
+  if (controls.empty.checked && finds) return true;
+  const filtered = controls.class.value !== "" || controls.verdict?.value;
+  return Boolean(filtered) && !finds && !truth.some((item) => visible(item, true));
 }
 let due = 0;
 function update() {
   $("output[for=score]").textContent = (+controls.score.value).toFixed(2);
-  for (const card of cards) card.hidden = controls.class.value !== "" && !shows(card, controls.class.value);
+  for (const card of cards) card.hidden = hides(card);
   $("#none").hidden = cards.some((card) => !card.hidden);
   cancelAnimationFrame(due);
   due = requestAnimationFrame(() => {
@@ -221,7 +264,18 @@ function update() {
     if (open !== null) show(open, chosen);
   });
 }
-for (const control of Object.values(controls)) control?.addEventListener("input", () => (key(), update()));
+for (const control of [...runs, ...Object.values(controls)]) control?.addEventListener("input", () => (key(), update()));
+/** Cards move in the document, so that the keyboard follows the same order. Images without the number come last. */
+const number = (card) => (card.dataset.rank === "" ? NaN : +card.dataset.rank);
+const best = (card) => Math.max(-1, ...shown.get(card).found.map((item) => item.s));
+const orders = {
+  file: (card) => +card.dataset.image, low: number, high: (card) => -number(card), score: (card) => -best(card),
+};
+$("#sort").addEventListener("input", ({ target }) => {
+  const value = (card) => orders[target.value](card);
+  const compare = (a, b) => isNaN(value(a)) - isNaN(value(b)) || value(a) - value(b) || a.dataset.image - b.dataset.image;
+  $(".gallery").append(...[...cards].sort(compare));
+});
 key();
 update();
 
@@ -257,7 +311,8 @@ function list(layers) {
   $(`button[data-key="${focused}"]`, place)?.focus();
 }
 function step(by) {
-  const after = cards.map((_, i) => cards[(open + by * (i + 1) + cards.length * cards.length) % cards.length]);
+  const order = $$(".card"), here = order.indexOf(cards[open]), count = order.length;
+  const after = order.map((_, i) => order[(here + by * (i + 1) + count * count) % count]);
   const next = after.find((card) => !card.hidden);
   if (next) show(+next.dataset.image);
 }

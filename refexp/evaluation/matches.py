@@ -1,0 +1,166 @@
+"""Which detections match which instances, from the IoUs that COCOeval has computed.
+
+pycocotools keeps its matches, faster-coco-eval does not. Both keep the IoUs, so the matches come from these.
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Container, Mapping, Sequence
+from dataclasses import dataclass, fields
+from typing import Any
+
+import numpy as np
+
+IOUS = np.linspace(0.5, 0.95, 10)
+RECALLS = np.linspace(0, 1, 101)
+Pair = tuple[int, int]
+"""An image and a class."""
+
+
+@dataclass(frozen=True)
+class Matches:
+    """The N detections that count and the T instances of a split, without crowds.
+
+    image, label: i64 [N], position of the image among the targets, and class. The detections of a class in an image are
+    next to each other, highest score first. score: f64 [N]. hit, ignored: bool [N, 10], at the ten IoUs.
+    true_image, true_label: i64 [T]. found: f64 [T], score of the detection that matches at IoU .5; -inf if none does.
+    """
+
+    image: np.ndarray
+    label: np.ndarray
+    score: np.ndarray
+    hit: np.ndarray
+    ignored: np.ndarray
+    true_image: np.ndarray
+    true_label: np.ndarray
+    found: np.ndarray
+
+    def by_class(self, classes: int) -> list[np.ndarray]:
+        """The rows of the detections of each class, i64 [n]."""
+        order = np.argsort(self.label, kind="stable")
+        return np.split(order, np.searchsorted(self.label[order], np.arange(1, classes)))
+
+    @classmethod
+    def joined(cls, parts: Sequence[Matches]) -> Matches:
+        """The matches of several sets of classes as one."""
+        return cls(*(np.concatenate([getattr(part, one.name) for part in parts]) for one in fields(cls)))
+
+
+def match(
+    truth: Sequence[Mapping[str, Any]],
+    results: Sequence[Mapping[str, Any]],
+    ious: Mapping[Pair, Any],
+    most: int,
+    unsure: Container[Pair] = (),
+) -> Matches:
+    """Match as COCOeval does: by falling score, each detection to the free instance of its class with the highest IoU.
+
+    truth, results: COCOeval's rows, with images and classes numbered from 1. ious: COCOeval's IoUs [n, t] by image and
+    class. most: detections of a class in an image that count. unsure: where a detection without a match is ignored.
+    """
+    pairs, true_pairs = pairs_of(results), pairs_of(truth)
+    scores = np.array([row["score"] for row in results], dtype=np.float64)
+    crowd = np.array([row["iscrowd"] for row in truth], dtype=bool)
+    hit, ignored = np.zeros((2, len(pairs), len(IOUS)), dtype=bool)
+    found, of_truth, kept = np.full(len(truth), -np.inf), rows_of(true_pairs), [np.zeros(0, dtype=np.int64)]
+    for pair, every in rows_of(pairs).items():
+        rows = every[np.argsort(-scores[every], kind="stable")][:most]
+        kept.append(rows)
+        if pair in of_truth:
+            true_rows = of_truth[pair]
+            hit[rows], ignored[rows], taken = match_class(np.asarray(ious[pair]), crowd[true_rows])
+            found[true_rows[taken >= 0]] = scores[rows[taken[taken >= 0]]]
+        if pair in unsure:
+            ignored[rows] = ~hit[rows]
+    counted = np.concatenate(kept)
+    images, labels = pairs[counted].T - 1
+    true_images, true_labels = true_pairs[~crowd].T - 1
+    return Matches(
+        images, labels, scores[counted], hit[counted], ignored[counted], true_images, true_labels, found[~crowd]
+    )
+
+
+def pairs_of(rows: Sequence[Mapping[str, Any]]) -> np.ndarray:
+    """The image and the class of each row, i64 [N, 2]."""
+    return np.array([(row["image_id"], row["category_id"]) for row in rows], dtype=np.int64).reshape(-1, 2)
+
+
+def rows_of(pairs: np.ndarray) -> dict[Pair, np.ndarray]:
+    """The rows of each pair, in order. pairs: i64 [N, 2]."""
+    rows: dict[Pair, list[int]] = defaultdict(list)
+    for row, (image, label) in enumerate(pairs.tolist()):
+        rows[image, label].append(row)
+    return {pair: np.array(of_pair) for pair, of_pair in rows.items()}
+
+
+def match_class(ious: np.ndarray, crowd: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Match the detections of a class in an image, highest score first.
+
+    ious: f64 [N, T]. crowd: bool [T]. Returns hits and ignored ones, bool [N, 10], and the detection of each instance
+    at IoU .5, i64 [T], -1 without one.
+    """
+    hit, ignored = np.zeros((2, len(ious), len(IOUS)), dtype=bool)
+    taken = np.full((len(IOUS), len(crowd)), -1)
+    for row in np.flatnonzero(ious.max(axis=1) >= IOUS[0]).tolist():
+        fits = ious[row] >= IOUS[:, None]
+        free = fits & ~crowd & (taken < 0)
+        hit[row] = free.any(axis=1)
+        ignored[row] = ~hit[row] & (fits & crowd).any(axis=1)
+        best = (
+            len(crowd) - 1 - np.where(free, ious[row], -1)[:, ::-1].argmax(axis=1)
+        )  # COCOeval takes the last of equals
+        taken[hit[row], best[hit[row]]] = row
+    return hit, ignored, taken[0]
+
+
+def precision_by_image(matches: Matches) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """The average precision of each class in each image that shows it, at the ten IoUs.
+
+    Returns images i64 [P], classes i64 [P] and precisions f64 [P, 10].
+    """
+    found = rows_of(np.stack([matches.image, matches.label], axis=1))
+    shown = rows_of(np.stack([matches.true_image, matches.true_label], axis=1))
+    precision = np.zeros((len(shown), len(IOUS)))
+    for place, (pair, instances) in enumerate(shown.items()):
+        rows = found.get(pair)
+        if rows is not None and matches.hit[rows].any():
+            precision[place] = average_precision(matches.hit[rows], matches.ignored[rows], len(instances))
+    images, labels = np.array(list(shown), dtype=np.int64).reshape(-1, 2).T
+    return images, labels, precision
+
+
+def average_precision(hit: np.ndarray, ignored: np.ndarray, instances: int) -> np.ndarray:
+    """COCO's average precision, f64 [10]: the mean of the precision envelope at 101 recalls.
+
+    hit, ignored: bool [N, 10], highest score first. instances: at least 1.
+    """
+    right, wrong = hit.cumsum(axis=0), (~hit & ~ignored).cumsum(axis=0)
+    precision = right / np.maximum(right + wrong, 1)
+    envelope = np.maximum.accumulate(precision[::-1])[::-1]
+    # The number of recalls that each further hit reaches.
+    reached = np.searchsorted(RECALLS, np.arange(instances + 1) / instances, side="right")
+    reached[0] = 0
+    return (np.diff(reached)[right - 1] * envelope * hit).sum(axis=0) / len(RECALLS)
+
+
+def numbers_by_image(matches: Matches, images: int, threshold: float | None) -> dict[str, list[float | int | None]]:
+    """`nAP` and `nAP50` of each image, over the classes that it shows (None: no instance), and counts at IoU .5.
+
+    The counts are `hits`, `false` detections and `missed` instances. threshold: lowest score of the detections that
+    are counted. None: none is.
+    """
+
+    def count(places: np.ndarray) -> np.ndarray:
+        return np.bincount(places, minlength=images)
+
+    image, _, precision = precision_by_image(matches)
+    classes = count(image)
+    mean = np.stack([np.bincount(image, one, images) for one in precision.T]) / np.maximum(classes, 1)
+    nap, nap50 = (np.where(classes > 0, row, np.array(None)).tolist() for row in (mean.mean(axis=0), mean[0]))
+    counts = matches.score >= (np.inf if threshold is None else threshold)
+    hit, ignored = matches.hit[:, 0], matches.ignored[:, 0]
+    hits = count(matches.image[counts & hit])
+    false = count(matches.image[counts & ~hit & ~ignored])
+    missed = count(matches.true_image) - hits
+    return {"nAP": nap, "nAP50": nap50, "hits": hits.tolist(), "false": false.tolist(), "missed": missed.tolist()}
