@@ -34,7 +34,7 @@ class Known:
 
 def settings_of(config: DictConfig) -> Settings:
     """The settings of a job that Hydra has composed."""
-    plain = OmegaConf.to_container(OmegaConf.masked_copy(config, [key for key in config if key != "hydra"]))
+    plain = OmegaConf.to_container(OmegaConf.masked_copy(config, [str(key) for key in config if key != "hydra"]))
     choices = OmegaConf.to_container(config.hydra.runtime.choices)
     settings = movable(flat(resolved(plain), {"hydra": {"runtime": {"choices": choices}}}))  # type: ignore[arg-type]
     # A job that only extracts has no results. The other stages are two ways to the same results.

@@ -226,7 +226,9 @@ class Pack:
     def hopeless(self, root: Path) -> str:
         """Why no further job should run, if `sweep.stop_after` jobs have failed with the same error; else ""."""
         limit = (self.config.get("sweep") or {}).get("stop_after")
-        statuses = [read_status(root / self.subdir / job.folder) for job in self.todo if limit]
+        if not limit:
+            return ""
+        statuses = (read_status(root / self.subdir / job.folder) for job in self.todo)
         errors = Counter(status["error"]["message"] for status in statuses if status.get("state") == "failed")
         return next((f"not run, because {n} jobs failed: {error}" for error, n in errors.items() if n >= limit), "")
 

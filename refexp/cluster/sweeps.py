@@ -73,7 +73,8 @@ def report(sweep: Sweep, records: Sequence[SweepRecord] | None = None) -> int:
     if bad:
         print(f"{len(bad)} of {len(records)} jobs are not completed. To run only these again:")
         print(f"    refexp sweep retry {shlex.quote(str(sweep.folder))}")
-    print(f"to add seeds or variants, the command with {shlex.quote(f'hydra.sweep.dir={sweep.folder}')}")
+    here = shlex.quote(f"hydra.sweep.dir={sweep.folder}")
+    print(f"to add seeds or variants: the command with more values and {here}")
     return sum(r.state != "completed" for r in records)
 
 
