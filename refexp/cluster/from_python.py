@@ -34,7 +34,7 @@ def sweep(grid: Mapping[str, Any], folder: str | Path | None, settings: Mapping[
 
 def run(words: list[str]) -> None:
     """Run `refexp run -m WORDS` and print what it says. Raises RefexpError if it refuses the command."""
-    command, line = [sys.executable, "-m", "refexp", "run", "-m", *words], ""
+    command, line = [sys.executable, "-u", "-m", "refexp", "run", "-m", *words], ""
     with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True) as process:
         assert process.stdout
         try:

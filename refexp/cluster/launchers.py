@@ -113,7 +113,7 @@ class BaseLauncher(Launcher):
         file of the configuration has changed since. Raises RefexpError if the jobs do not belong into this sweep.
         """
         known = self.known(sweep, trusting) if sweep.path.exists() else []
-        new = [self.settings(overrides) if known else {"": " ".join(overrides)} for overrides in wanted]
+        new = [self.settings(overrides) for overrides in wanted]
         if first == 0:  # else these are further jobs of the command that has begun
             refuse_changed(sweep.folder, known, new, [o for overrides in wanted for o in overrides])
         keys = telling(known, new)

@@ -60,7 +60,7 @@ def as_numbers(column: pd.Series) -> pd.Series:
 
 
 def remove_tables(out: Path) -> bool:
-    """Remove the tables of an earlier summary, with the plots that its table.md shows. Returns whether there are any."""
+    """Remove the tables of an earlier summary, and the plots that its table.md shows. Returns whether there are any."""
     try:
         text = (out / "table.md").read_text(encoding="utf-8")
     except FileNotFoundError:
