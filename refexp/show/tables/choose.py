@@ -44,7 +44,7 @@ class Wanted:
         """The name of these tables among other tables of the same runs; "" for the default ones of one folder."""
         several = ["+".join(sorted(folder.absolute().name for folder in folders))] if len(folders) > 1 else []
         options = {"rows": self.rows, "cols": self.cols, "metric": self.metric, "compare": self.compare}
-        options["published"] = self.published and self.published.stem
+        options |= {"published": self.published.stem if self.published else None}
         given = [f"{name}={value}" for name, value in options.items() if value]
         return as_file_name(re.sub(r"[^\w.=,+-]+", "_", "_".join(several + given)))
 
