@@ -1,4 +1,4 @@
-"""Registers the launchers with Hydra, which finds plugins only in this namespace. See refexp/cluster/launchers.py.
+"""Registers the launchers and the sweeper with Hydra, which finds plugins only in this namespace. See refexp/cluster/.
 
 Every Hydra application in the environment imports this file at its start, so this file must not import refexp then.
 """
@@ -8,6 +8,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
+from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
+from hydra.core.override_parser.types import Override
 from hydra.core.utils import JobReturn
 from hydra.plugins.launcher import Launcher
 from hydra.types import HydraContext, TaskFunction
@@ -39,3 +41,18 @@ class LocalLauncher(Late, Launcher):
 
 class SlurmLauncher(Late, Launcher):
     """hydra/launcher=slurm."""
+
+
+class GridSweeper(BasicSweeper):
+    """hydra/sweeper=grid: all combinations of the values. `sweep.zip` lists keys whose values go in pairs instead."""
+
+    def split_arguments(self, overrides: list[Override], max_batch_size: int | None) -> list[list[list[str]]]:  # type: ignore[override]
+        from refexp.cluster.pairs import in_pairs
+
+        assert self.config is not None
+        parts = in_pairs(overrides, (self.config.get("sweep") or {}).get("zip") or ())
+        jobs = [job for part in parts for batch in BasicSweeper.split_arguments(part, None) for job in batch]
+        return list(self.split_overrides_to_chunks(jobs, max_batch_size))
+
+    def validate_batch_is_legal(self, batch: list[list[str]]) -> None:
+        """Nothing: the launcher composes all jobs before it starts one, and composing takes long."""

@@ -1,32 +1,38 @@
 """Hydra launchers for the jobs of a multirun: serial in this process, in parallel on this machine, or by SLURM.
 
-All three write the list of jobs (sweep.json), continue when a job fails, skip completed jobs when a sweep is resumed,
-and end with a table of all jobs. On SLURM, the extraction runs first, in cluster jobs with GPUs. The jobs of the sweep
+All three write the list of jobs (sweep.json), run only what the sweep's folder lacks, continue when a job fails, and
+end with a table of all jobs. On SLURM, the extraction runs first, in cluster jobs with GPUs. The jobs of the sweep
 then run without GPUs; `sweep.pack` puts several of them into one cluster job.
 """
 
 from __future__ import annotations
 
+import copy
 import logging
 from abc import abstractmethod
+from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
 from hydra.core.hydra_config import HydraConfig
+from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.singleton import Singleton
 from hydra.core.utils import JobReturn, JobStatus, configure_log, run_job, setup_globals
+from hydra.errors import HydraException
 from hydra.plugins.launcher import Launcher
 from hydra.types import HydraContext, TaskFunction
 from omegaconf import DictConfig, OmegaConf, open_dict
+from omegaconf.errors import OmegaConfBaseException
 from pydantic import Field
 
+from refexp.cluster.identity import Known, Settings, as_run, refuse_changed, refuse_shared_folders, settings_of, telling
 from refexp.cluster.sweeps import report, wait_for
 from refexp.config.building import build
 from refexp.errors import JobFailed, RefexpError, first_line
-from refexp.folders.status import read_status
-from refexp.folders.sweep_folder import EXTRACT_FOLDER, Job, Sweep, cancel_slurm, check_possible
+from refexp.folders.status import Status, read_status
+from refexp.folders.sweep_folder import EXTRACT_FOLDER, Job, Sweep, cancel_slurm, check_possible, survey
 from refexp.rank import this_rank
 
 log = logging.getLogger(__name__)
@@ -43,13 +49,17 @@ class SweepSettings:
 
     pack: number of jobs that run in one cluster job. extract: "first" submits the extraction of all jobs separately,
     and the jobs wait for it. "shared" lets each job do a part of the extraction. extract_jobs: number of cluster jobs
-    that share the extraction. only: numbers of the jobs to run, or "unfinished". detach: submit the jobs and exit.
+    that share the extraction. only: "unfinished" runs the jobs that are not completed, "all" and numbers also repeat
+    completed ones. zip: keys whose values are paired, see `GridSweeper`. stop_after: number of jobs that fail with the
+    same error after which no further job runs. detach: submit the jobs and exit.
     """
 
     pack: Annotated[int, Field(ge=1)] = 1
     extract: Literal["first", "shared"] = "first"
     extract_jobs: Annotated[int, Field(ge=1)] = 1
-    only: list[int] | Literal["all", "unfinished"] = "all"
+    only: list[int] | Literal["all", "unfinished"] = "unfinished"
+    zip: list[str] = field(default_factory=list)
+    stop_after: Annotated[int, Field(ge=1)] | None = None
     detach: bool = False
 
 
@@ -63,6 +73,7 @@ class BaseLauncher(Launcher):
             name: OmegaConf.to_container(value) if OmegaConf.is_config(value) else value
             for name, value in params.items()
         }
+        self.composed: dict[tuple[str, ...], Settings] = {}
 
     def setup(self, *, hydra_context: HydraContext, task_function: TaskFunction, config: DictConfig) -> None:
         self.hydra_context, self.task_function, self.config = hydra_context, task_function, config
@@ -71,16 +82,17 @@ class BaseLauncher(Launcher):
         """Run the selected jobs and report every job's state. The result of a failed job raises when Hydra reads it."""
         configure_log(self.config.hydra.hydra_logging, self.config.hydra.verbose)
         settings = build(OmegaConf.to_container(self.config.get("sweep") or {}), "sweep", SweepSettings)
-        folder = Path(str(self.config.hydra.sweep.dir)).absolute()
+        if settings.zip and self.config.hydra.runtime.choices["hydra/sweeper"] != "grid":
+            raise RefexpError("sweep.zip: only hydra/sweeper=grid, the default, pairs values.")
+        sweep = Sweep(folder_of(self.config))
         # The `sweep.*` keys belong to the launcher, so jobs do not get them.
-        jobs = [
-            Job(initial_job_idx + i, [o for o in overrides if not o.lstrip("+").startswith("sweep.")], str(subdir))
-            for i, overrides in enumerate(job_overrides)
-            for subdir in [self._subdir(list(overrides), initial_job_idx + i)]
-        ]
-        sweep = Sweep(folder)
+        wanted = [[o for o in overrides if not o.lstrip("+").startswith("sweep.")] for overrides in job_overrides]
+        named = self.jobs(sweep, wanted, initial_job_idx, trusting=settings.only != "all")
+        jobs = list({job.number: job for job in named}.values())
         todo = choose(sweep, jobs, settings.only)
         if this_rank().rank == 0:
+            if initial_job_idx == 0:
+                announce(sweep, jobs, todo)
             sweep.begin(self.kind, jobs, todo)
         try:
             self.run(sweep, todo, settings)
@@ -91,10 +103,54 @@ class BaseLauncher(Launcher):
             report(sweep)
             from refexp.show.tables.summary import summarise_sweep
 
-            summarise_sweep(folder)
-        return [] if settings.detach else [outcome(sweep, job) for job in jobs]
+            summarise_sweep(sweep.folder)
+        return [] if settings.detach else [outcome(sweep, job) for job in named]
+
+    def jobs(self, sweep: Sweep, wanted: Sequence[list[str]], first: int, trusting: bool) -> list[Job]:
+        """The job of each list of overrides: the one of the sweep that is equal, or one with a new number and folder.
+
+        first: the number of the first job of a new sweep. trusting: completed jobs count as what they ran, even if a
+        file of the configuration has changed since. Raises RefexpError if the jobs do not belong into this sweep.
+        """
+        known = self.known(sweep, trusting) if sweep.path.exists() else []
+        new = [self.settings(overrides) for overrides in wanted]
+        if first == 0:  # else these are further jobs of the command that has begun
+            refuse_changed(sweep.folder, known, new, [o for overrides in wanted for o in overrides])
+        keys = telling(known, new)
+        found = {tuple(map(one.settings.get, keys)): one.job for one in known}
+        jobs, number = [], max([first, *(one.job.number + 1 for one in known)])
+        for overrides, settings in zip(wanted, new, strict=True):
+            same = tuple(map(settings.get, keys))
+            if same not in found:
+                found[same] = Job(number, overrides, self._subdir(overrides, number))
+                number += 1
+            jobs.append(replace(found[same], overrides=overrides))
+        refuse_shared_folders(found.values())
+        return jobs
+
+    def known(self, sweep: Sweep, trusting: bool) -> list[Known]:
+        """The jobs that a sweep has already, completed ones last: they count where an older sweep has equal jobs."""
+        found, rows = [], sweep.read()["jobs"]
+        for job, _ in sweep.jobs():
+            try:
+                composed = self.settings(job.overrides)
+            except (HydraException, OmegaConfBaseException):  # an option of it is gone
+                composed = {}
+            done = trusting and sweep.state(job) == "completed"
+            settings = as_run(sweep.folder / job.folder, composed) if done else composed
+            found.append(Known(job, rows[str(job.number)]["command"], composed, settings))
+        return sorted(found, key=lambda one: sweep.state(one.job) == "completed")
+
+    def settings(self, overrides: Sequence[str]) -> Settings:
+        """The settings of the job with these overrides. Composing takes long, so the launcher keeps them."""
+        key = tuple(overrides)
+        if key not in self.composed:
+            self.composed[key] = settings_of(self.hydra_context.config_loader.load_sweep_config(self.config, [*key]))
+        return self.composed[key]
 
     def _subdir(self, overrides: list[str], number: int) -> str:
+        if OmegaConf.to_container(self.config.hydra.sweep)["subdir"] == "${hydra.job.num}":  # type: ignore[index, call-overload]
+            return str(number)  # without composing the job
         config = self.hydra_context.config_loader.load_sweep_config(self.config, overrides)
         with open_dict(config):
             config.hydra.job.num = config.hydra.job.id = number
@@ -114,20 +170,22 @@ class SerialLauncher(BaseLauncher):
     """One job after another, in this process."""
 
     def run(self, sweep: Sweep, todo: Sequence[Job], settings: SweepSettings) -> None:
-        Pack(self.hydra_context, self.task_function, self.config, todo).run()
+        Pack(self.hydra_context, self.task_function, self.config, todo, todo).run()
 
 
 @dataclass(eq=False)
 class Pack:
     """Some jobs of a sweep that run serially in one process. submitit sends it to a cluster job.
 
-    extra: overrides for all jobs. If SLURM stops the cluster job, it is queued again and skips the completed jobs.
+    todo: the jobs of all packs. extra: overrides for all jobs. If SLURM stops the cluster job, it is queued again and
+    skips the completed jobs.
     """
 
     hydra_context: HydraContext
     task_function: TaskFunction
     config: DictConfig
     jobs: Sequence[Job]
+    todo: Sequence[Job]
     extra: Sequence[str] = ()
     subdir: str = ""
     singletons: Any = field(default_factory=Singleton.get_state)
@@ -149,6 +207,10 @@ class Pack:
             subdir = str(Path(self.subdir) / job.folder)
             if read_status(root / subdir).get("state") == "completed":
                 continue  # before this cluster job was stopped and queued again
+            if hopeless := self.hopeless(root):
+                if this_rank().rank == 0:
+                    Status(root / subdir, job.overrides).end("stopped", hopeless)
+                continue
             configure_log(self.config.hydra.hydra_logging, self.config.hydra.verbose)
             log.info("#%d : %s", job.number, " ".join(job.overrides))
             config = self.hydra_context.config_loader.load_sweep_config(self.config, [*job.overrides, *self.extra])
@@ -160,6 +222,15 @@ class Pack:
                 hydra_context=self.hydra_context, task_function=self.task_function, config=config,
                 job_dir_key="hydra.sweep.dir", job_subdir_key="hydra.sweep.subdir",
             )  # fmt: skip
+
+    def hopeless(self, root: Path) -> str:
+        """Why no further job should run, if `sweep.stop_after` jobs have failed with the same error; else ""."""
+        limit = (self.config.get("sweep") or {}).get("stop_after")
+        if not limit:
+            return ""
+        statuses = (read_status(root / self.subdir / job.folder) for job in self.todo)
+        errors = Counter(status["error"]["message"] for status in statuses if status.get("state") == "failed")
+        return next((f"not run, because {n} jobs failed: {error}" for error, n in errors.items() if n >= limit), "")
 
 
 class SubmititLauncher(BaseLauncher):
@@ -198,7 +269,8 @@ class SubmititLauncher(BaseLauncher):
         return ids
 
     def packs(self, groups: Sequence[Sequence[Job]], extra: Sequence[str] = ()) -> list[Pack]:
-        return [Pack(self.hydra_context, self.task_function, self.config, group, extra) for group in groups]
+        todo = [job for group in groups for job in group]
+        return [Pack(self.hydra_context, self.task_function, self.config, group, todo, extra) for group in groups]
 
     def wait(self, sweep: Sweep, settings: SweepSettings) -> None:
         """Wait until no job waits or runs. With `detach`, only print how to wait."""
@@ -265,12 +337,24 @@ class SlurmLauncher(SubmititLauncher):
     def extract_first(self, sweep: Sweep, todo: Sequence[Job], params: dict[str, Any], count: int) -> list[str]:
         """Submit `count` cluster jobs that share the extraction of all jobs. Returns SLURM's ids, one for an array."""
         packs = [
-            Pack(self.hydra_context, self.task_function, self.config, todo, ["stage=extract"], f"{EXTRACT_FOLDER}/{i}")
+            Pack(
+                self.hydra_context, self.task_function, self.config, todo, todo,
+                ["stage=extract"], f"{EXTRACT_FOLDER}/{i}",
+            )
             for i in range(count)
-        ]
+        ]  # fmt: skip
         ids = self.submit(sweep.folder, packs, params | {"name": f"{params['name']}-extract"})
         sweep.extracting(ids)
         return list(dict.fromkeys(id_.split("_")[0] for id_ in ids))
+
+
+def folder_of(config: DictConfig) -> Path:
+    """The sweep's folder. Ranks other than 0 write elsewhere (`silent_rank`), but they must choose the same jobs."""
+    given = [o for o in config.hydra.overrides.hydra if o.startswith("hydra.sweep.dir=")]
+    if this_rank().rank and len(given) > 1:
+        config = copy.deepcopy(config)
+        config.hydra.sweep.dir = OverridesParser.create().parse_override(given[-2]).value()
+    return Path(str(config.hydra.sweep.dir)).absolute()
 
 
 def choose(sweep: Sweep, jobs: Sequence[Job], only: list[int] | Literal["all", "unfinished"]) -> list[Job]:
@@ -280,10 +364,24 @@ def choose(sweep: Sweep, jobs: Sequence[Job], only: list[int] | Literal["all", "
     if only == "unfinished":
         return [job for job in jobs if sweep.state(job) != "completed"]
     assert isinstance(only, list)
-    unknown = [number for number in only if number not in {job.number for job in jobs}]
-    if unknown:
-        raise RefexpError(f"sweep.only: this sweep has no job {unknown[0]}. Its jobs are 0 to {jobs[-1].number}.")
+    numbers = [job.number for job in jobs]
+    if unknown := [number for number in only if number not in numbers]:
+        known = ", ".join(map(str, numbers))
+        raise RefexpError(f"sweep.only: this command has no job {unknown[0]}. Its jobs in {sweep.folder} are {known}.")
     return [job for job in jobs if job.number in only]
+
+
+def announce(sweep: Sweep, jobs: Sequence[Job], todo: Sequence[Job]) -> None:
+    """Say what of a sweep is completed or will be replaced. Raises RefexpError if jobs of it still wait or run."""
+    if not sweep.path.exists():
+        return
+    if alive := [f"#{record.job.number}" for record in survey(sweep, need_slurm=False) if record.alive]:
+        which = ", ".join(alive)
+        raise RefexpError(f"{sweep.folder}: {which} still wait or run. Collect or cancel them first: refexp sweep.")
+    done = [job for job in jobs if sweep.state(job) == "completed"]
+    log.info("%d of %d jobs are completed in %s; %d to run", len(done), len(jobs), sweep.folder, len(todo))
+    if replaced := ", ".join(f"#{job.number}" for job in done if job in todo):
+        log.warning("the results of %s are replaced (sweep.only)", replaced)
 
 
 def outcome(sweep: Sweep, job: Job) -> JobReturn:

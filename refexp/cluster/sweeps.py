@@ -67,23 +67,30 @@ def report(sweep: Sweep, records: Sequence[SweepRecord] | None = None) -> int:
         if r.alive and r.message:
             console.print(f"[cyan]#{r.job.number} {r.state}:[/] {escape(r.message)}")
     bad = [r for r in records if r.state != "completed" and not r.alive]
-    for r in bad:
-        console.print(f"[bold red]#{r.job.number} {r.state}:[/] {escape(r.message)}")
+    for state, message in dict.fromkeys((r.state, r.message) for r in bad):
+        equal = ", ".join(f"#{r.job.number}" for r in bad if (r.state, r.message) == (state, message))
+        console.print(f"[bold red]{equal} {state}:[/] {escape(message)}")
     if bad:
         print(f"{len(bad)} of {len(records)} jobs are not completed. To run only these again:")
         print(f"    refexp sweep retry {shlex.quote(str(sweep.folder))}")
+    here = shlex.quote(f"hydra.sweep.dir={sweep.folder}")
+    print(f"to add seeds or variants: the command with more values and {here}")
     return sum(r.state != "completed" for r in records)
 
 
 def retry(sweep: Sweep) -> int:
-    """Run the sweep's command again for the jobs that are not completed. Returns its exit code."""
-    if any(record.alive for record in survey(sweep)):
-        raise RefexpError(f"{sweep.folder}: some jobs still wait or run. Collect or cancel them first.")
-    content = sweep.read()
-    again = [*content["command"], f"hydra.sweep.dir={sweep.folder}", "sweep.only=unfinished"]
-    print(" ".join(shlex.quote(part) for part in again), flush=True)
-    try:
-        return subprocess.run(again, cwd=content["cwd"], check=False).returncode
-    except OSError as error:
-        where = f"cannot start the sweep's command in {content['cwd']}"
-        raise RefexpError(f"{where}: {error.strerror}. Run the line above yourself.") from None
+    """Run the sweep's commands again for the jobs that are not completed. Returns an exit code."""
+    content, failed = sweep.read(), 0
+    unfinished = {str(record.job.number) for record in survey(sweep) if record.state != "completed"}
+    if not unfinished:
+        print(f"all jobs of {sweep.folder} are completed")
+    for index in sorted({content["jobs"][number]["command"] for number in unfinished}):
+        command, cwd = content["commands"][index].values()
+        again = [*command, f"hydra.sweep.dir={sweep.folder}", "sweep.only=unfinished"]
+        print(" ".join(shlex.quote(part) for part in again), flush=True)
+        try:
+            failed |= subprocess.run(again, cwd=cwd, check=False).returncode
+        except OSError as error:
+            where = f"cannot start the sweep's command in {cwd}"
+            raise RefexpError(f"{where}: {error.strerror}. Run the line above yourself.") from None
+    return failed

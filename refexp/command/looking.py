@@ -51,11 +51,12 @@ def show(folder: Path, limit: int | None, everything: bool, score_threshold: flo
 )
 @click.option("--compare", metavar="A,B", help="Two values of --cols to compare, paired by seed.")
 @click.option("--published", type=click.Path(path_type=Path), help="A CSV of published figures.")
-@click.option("--out", type=click.Path(path_type=Path), help="Folder for tables and plots. Default: FOLDER/summary.")
+@click.option("--out", type=click.Path(path_type=Path), help="Folder for tables and plots. Default: in FOLDER/summary.")
 def summary(folders: tuple[Path, ...], **keys: Any) -> None:
     """Summarise all runs below some folders in tables: mean and deviation over seeds, and missing runs.
 
-    Runs that differ in more than rows, columns and seed get separate tables.
+    Runs that differ in more than rows, columns and seed get separate tables. Tables of another layout get a folder of
+    their own in FOLDER/summary.
 
     \b
     refexp summary OUT

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import csv
 import io
+import logging
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import replace
@@ -27,12 +28,15 @@ from refexp.errors import RefexpError, first_line
 from refexp.evaluation.matches import Matches, numbers_by_image
 from refexp.files import atomic_path, finite, read_json, write_json, write_text
 from refexp.folders.record import RunRecord
+from refexp.folders.status import read_what_is_there
 from refexp.inputs.frames import CONTRADICTION
 from refexp.inputs.refusals import limit_pixels
 from refexp.inputs.walking import RESULT_FOLDERS
 from refexp.masks import to_json
 from refexp.method.memory import ReferenceView
 from refexp.types import Detections, ImageId, MemoryBank, Reference
+
+log = logging.getLogger(__name__)
 
 RESULTS = (
     "metrics.json", "detections.json", "curves.npz", "matches.npz", "per_image.csv", "diagnostics.json",
@@ -64,6 +68,9 @@ class RunFolder:
             if any(place.is_relative_to(self.path.resolve() / name) for name in RESULT_FOLDERS):
                 raise RefexpError(f"{key}: {value} lies where this run keeps its results; set another hydra.run.dir.")
         if (self.path / "config.yaml").is_file() and (self.path / "references.json").is_file():
+            if before := read_what_is_there(self.path / "metrics.json"):
+                what = ", ".join(f"{name} {before.get(name)}" for name in ("targets", "shots", "seed"))
+                log.warning("%s: the results of an earlier run are replaced (%s)", self.path, what)
             for path in (path for pattern in RESULTS for path in self.path.glob(pattern)):
                 path.unlink()
         write_text(self.path / "config.yaml", OmegaConf.to_yaml(OmegaConf.create(dict(config))))

@@ -25,7 +25,7 @@ from refexp.machine.processes import is_alive, runs_program
 NAME = "sweep.json"
 EXTRACT_FOLDER = "extract"
 """Subfolder for the logs and states of extraction jobs: `<cluster job>/<job folder>`."""
-KEYS, JOB = {"command", "cwd", "launcher", "host", "pid", "extraction"}, {"number", "overrides", "folder", "id"}
+KEYS, JOB = {"launcher", "host", "pid", "extraction"}, {"number", "overrides", "folder", "id"}
 """What sweep.json has besides its jobs, and what each job has."""
 GONE = "GONE"
 IMPOSSIBLE = {"PartitionConfig", "PartitionNodeLimit", "PartitionTimeLimit", "BadConstraints"}
@@ -56,7 +56,7 @@ class SweepRecord:
 
 
 class Sweep:
-    """A sweep's folder with its sweep.json: the command, the jobs and their scheduler ids."""
+    """A sweep's folder with its sweep.json: the commands, the jobs and their scheduler ids."""
 
     def __init__(self, folder: Path) -> None:
         self.folder, self.path = folder, folder / NAME
@@ -69,16 +69,25 @@ class Sweep:
         lists = isinstance(content, dict) and isinstance(content.get("jobs"), dict) and set(content) >= KEYS
         if not lists or not all(isinstance(job, dict) and set(job) >= JOB for job in content["jobs"].values()):
             raise RefexpError(f"{self.path} is damaged, or not written by refexp: it lacks jobs or their launcher.")
+        if "commands" not in content:  # of refexp 0.1, where a number could get other overrides than its folder's
+            content["commands"] = [{"command": content.pop("command"), "cwd": content.pop("cwd")}]
+            for job in content["jobs"].values():
+                ran = read_status(self.folder / job["folder"]).get("overrides") or job["overrides"]
+                job |= {"command": 0, "overrides": [override for override in ran if override != "stage=ablate"]}
         return content
 
     def begin(self, launcher: str, jobs: Sequence[Job], todo: Sequence[Job]) -> None:
-        """Record all jobs, and delete the states of the jobs that run again. Hydra may pass the jobs in batches."""
-        content: dict[str, Any] = {"command": command(), "cwd": str(Path.cwd()), "jobs": {}}
-        if self.path.exists():
-            content = self.read()
+        """Record a command and its jobs beside those of earlier ones, and delete the states of jobs that run again.
+
+        Hydra may pass the jobs in batches.
+        """
+        content: dict[str, Any] = self.read() if self.path.exists() else {"commands": [], "jobs": {}}
+        this = {"command": command(), "cwd": str(Path.cwd())}
+        content["commands"] += [this] if this not in content["commands"] else []
         content["launcher"], content["started"] = launcher, now()
         for job in jobs:
-            content["jobs"].setdefault(str(job.number), {"id": None}).update(asdict(job))
+            row = content["jobs"].setdefault(str(job.number), {"id": None})
+            row |= asdict(job) | {"command": content["commands"].index(this)}
         for job in todo:
             content["jobs"][str(job.number)] |= {"id": None}
             for folder in (self.folder, *(self.folder / EXTRACT_FOLDER).glob("*")):
@@ -130,8 +139,9 @@ def cancel_slurm(ids: Sequence[str]) -> None:
 
 
 def command() -> list[str]:
-    """The command line that starts this process again."""
+    """The command line that starts this process again, without what `refexp sweep retry` adds."""
     program, *words = sys.argv
+    words = [word for word in words if not word.startswith(("sweep.only=", "hydra.sweep.dir="))]
     name = program.split()  # `refexp run` is not a file: start it with python -m
     return [sys.executable, *(["-m", *name] if name[0] == "refexp" else [program]), *words]
 
@@ -208,5 +218,5 @@ def check_possible(ids: Sequence[str]) -> None:
 
 
 def local_state(pid: int, host: str) -> str:
-    """RUNNING or GONE. A process on another machine is not visible, so it counts as GONE."""
-    return "RUNNING" if host == socket.gethostname() and is_alive(pid) else GONE
+    """RUNNING or GONE. This process runs no job while it asks. One on another machine is not visible: GONE."""
+    return "RUNNING" if host == socket.gethostname() and pid != os.getpid() and is_alive(pid) else GONE

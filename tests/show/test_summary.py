@@ -332,8 +332,47 @@ def test_the_command_writes_a_row_a_run_and_says_where(runs, capsys):
     assert (out / "bbox_nAP.png").stat().st_size and "</svg>" in (out / "bbox_nAP.svg").read_text()
     parquet = pytest.importorskip("pyarrow.parquet")
     assert parquet.read_table(out / "runs.parquet").column_names == list(rows)
+    table = (out / "table.md").read_text()
     assert refexp("summary", runs.folder, "--rows", "seed", "--cols", "postprocess.topk.k", "--compare", "50,100") == 0
-    assert "seed=0: 100 against 50, +5.0 points (1 seed: no interval)" in (out / "table.md").read_text()
+    other = out / "rows=seed_cols=postprocess.topk.k_compare=50,100/table.md"
+    assert "seed=0: 100 against 50, +5.0 points (1 seed: no interval)" in other.read_text()
+    assert (out / "table.md").read_text() == table
+
+
+def test_the_plots_of_a_summary_belong_to_its_table(runs, caplog, monkeypatch):
+    def save(figure, path: Path) -> list[Path]:  # drawing takes long
+        files = [path.with_name(path.name + ending) for ending in (".png", ".svg")]
+        return [file for file in files if not file.write_text("")]
+
+    monkeypatch.setattr("refexp.show.tables.write.save_figure", save)
+    monkeypatch.setattr("refexp.show.tables.write.draw_metric", lambda table: None)
+    for shots in (1, 5):
+        runs.add(0.5, shots=shots)
+    out = runs.folder / "summary"
+    summarise([runs.folder], Wanted())
+    assert {path.name for path in out.glob("*.svg")} == {"bbox_nAP.svg"}
+    assert "![](bbox_nAP.png)" in (out / "table.md").read_text()
+    (out / "own.png").touch()
+    for topk in (50, 100):  # a third setting that differs: a table for each of its values
+        for matcher in ("a", "b"):
+            runs.add(0.5, matcher=matcher, topk=topk)
+    summarise([runs.folder], Wanted())
+    assert not (out / "bbox_nAP.png").exists() and (out / "own.png").exists()
+    shown = re.findall(r"!\[\]\((.+)\)", (out / "table.md").read_text())
+    assert shown and {path.name for path in out.glob("*.png")} == {*shown, "own.png"}
+    assert not caplog.text
+    summarise([runs.folder], Wanted(out=out))
+    assert "the tables that were in" in caplog.text
+    for path in runs.folder.glob("*/metrics.json"):
+        path.unlink()
+    summarise([runs.folder], Wanted())
+    assert [path.name for path in out.glob("*.png")] == ["own.png"] and not (out / "table.md").exists()
+
+
+def test_tables_of_other_folders_have_files_of_their_own(tmp_path):
+    assert Wanted().layout([tmp_path]) == ""
+    assert Wanted(metric="segm/nAP,segm/nAP50").layout([tmp_path]) == "metric=segm_nAP,segm_nAP50"
+    assert Wanted(cols="matcher").layout([tmp_path / "b", tmp_path / "a"]) == "a+b_cols=matcher"
 
 
 @pytest.mark.parametrize(

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from itertools import permutations
 from pathlib import Path
@@ -9,6 +11,7 @@ from pathlib import Path
 import pandas as pd
 
 from refexp.errors import RefexpError, did_you_mean
+from refexp.files import as_file_name
 from refexp.show.tables.apart import split, varying
 from refexp.show.tables.compare import compare
 from refexp.show.tables.published import find_figures
@@ -26,7 +29,8 @@ class Wanted:
     rows, cols: settings as you type them on the command line. metric: names in metrics.json, separated by commas. Each
     gets a table and a plot. compare: two values of cols, separated by a comma; not needed if cols has exactly two.
     published: a CSV of published figures; None takes sweeps/published.csv of the checkout. out: folder for runs.csv,
-    table.md, table.tex and the plots; None takes summary/ in the common parent folder of all runs.
+    table.md, table.tex and the plots; None takes summary/ in the common parent folder of all runs, and in it for other
+    than the default tables a folder of their own.
     """
 
     rows: str | None = None
@@ -35,6 +39,14 @@ class Wanted:
     compare: str | None = None
     published: Path | None = None
     out: Path | None = None
+
+    def layout(self, folders: Sequence[Path]) -> str:
+        """The name of these tables among other tables of the same runs; "" for the default ones of one folder."""
+        several = ["+".join(sorted(folder.absolute().name for folder in folders))] if len(folders) > 1 else []
+        options = {"rows": self.rows, "cols": self.cols, "metric": self.metric, "compare": self.compare}
+        options |= {"published": self.published.stem if self.published else None}
+        given = [f"{name}={value}" for name, value in options.items() if value]
+        return as_file_name(re.sub(r"[^\w.=,+-]+", "_", "_".join(several + given)))
 
 
 def make_tables(runs: Runs, wanted: Wanted, figures: pd.DataFrame) -> list[Table]:

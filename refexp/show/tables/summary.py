@@ -18,7 +18,7 @@ from refexp.show.tables.page import write_sweep_report
 from refexp.show.tables.published import read_figures
 from refexp.show.tables.runs import Runs, find_runs
 from refexp.show.tables.table import Table
-from refexp.show.tables.write import to_rich, write_runs, write_tables
+from refexp.show.tables.write import remove_tables, to_rich, write_runs, write_tables
 
 log = logging.getLogger(__name__)
 
@@ -39,8 +39,11 @@ def summarise(folders: Sequence[Path], wanted: Wanted) -> Summary:
     """Lay out the runs below these folders and write the files. Raises RefexpError for an unknown key or folder."""
     runs = find_runs(folders)
     tables = make_tables(runs, wanted, read_figures(wanted.published))
-    out = wanted.out or Path(os.path.commonpath([folder.absolute() for folder in folders])) / FOLDER
+    common = Path(os.path.commonpath([folder.absolute() for folder in folders]))
+    out = wanted.out or common / FOLDER / wanted.layout(folders)
     head, files = head_of(runs), write_runs(runs, out)
+    if remove_tables(out) and wanted.out:
+        log.warning("--out: the tables that were in %s are replaced", out)
     return Summary(runs, head, tables, files + (write_tables(tables, head, out) if tables else []))
 
 

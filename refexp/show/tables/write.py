@@ -23,6 +23,7 @@ FACTS = ["run", "sweep", "job", "state", "message", "seconds"]
 COUNTS = ["images", "instances", "detections", "classes"]
 LONG = 80
 """Maximum length of a plot's file name in characters, without its extension."""
+PLOT = re.compile(r"^!\[\]\(([\w.=-]+)\.png\)$", re.MULTILINE)
 LATEX = str.maketrans(
     {character: f"\\{character}" for character in "&%$#_{}"}
     | {"\\": r"\textbackslash{}", "~": r"\textasciitilde{}", "^": r"\textasciicircum{}", "±": r"$\pm$"}
@@ -58,16 +59,30 @@ def as_numbers(column: pd.Series) -> pd.Series:
     return numbers.convert_dtypes() if numbers.notna().equals(column.notna()) else column
 
 
+def remove_tables(out: Path) -> bool:
+    """Remove the tables of an earlier summary, and the plots that its table.md shows. Returns whether there are any."""
+    try:
+        text = (out / "table.md").read_text(encoding="utf-8")
+    except FileNotFoundError:
+        return False
+    plots = [out / f"{name}{ending}" for name in PLOT.findall(text) for ending in (".png", ".svg")]
+    for path in (*plots, out / "table.tex", out / "table.md"):
+        path.unlink(missing_ok=True)
+    return True
+
+
 def write_tables(tables: Sequence[Table], head: str, out: Path) -> list[Path]:
     """Write table.md (first line: `head`), table.tex, and PNG and SVG plots of all tables with more than one value."""
-    write_text(out / "table.md", "\n".join([f"{head}\n", *map(to_markdown, tables)]))
-    write_text(out / "table.tex", "\n".join(map(to_latex, tables)))
-    files = [out / "table.md", out / "table.tex"]
+    files, texts = [out / "table.md", out / "table.tex"], []
     for i, table in enumerate(tables):
         name = re.sub(r"[^\w.=-]+", "_", " ".join(filter(None, [table.metric, table.name])))
-        name = name if len(name) < LONG else f"{name[: LONG - 5]}_{i}"
+        name = name if len(name) < LONG and out / f"{name}.png" not in files else f"{name[: LONG - 5]}_{i}"
+        texts.append(to_markdown(table))
         if (table.cells["n"] > 0).sum() > 1:
             files += save_figure(draw_metric(as_drawn(table)), out / name)
+            texts.append(f"![]({name}.png)\n")
+    write_text(out / "table.md", "\n".join([f"{head}\n", *texts]))
+    write_text(out / "table.tex", "\n".join(map(to_latex, tables)))
     return files
 
 
