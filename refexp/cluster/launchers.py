@@ -25,6 +25,7 @@ from pydantic import Field
 from refexp.cluster.sweeps import report, wait_for
 from refexp.config.building import build
 from refexp.errors import JobFailed, RefexpError, first_line
+from refexp.folders.record import RunRecord
 from refexp.folders.status import read_status
 from refexp.folders.sweep_folder import EXTRACT_FOLDER, Job, Sweep, cancel_slurm, check_possible
 from refexp.rank import this_rank
@@ -287,8 +288,10 @@ def choose(sweep: Sweep, jobs: Sequence[Job], only: list[int] | Literal["all", "
 
 
 def outcome(sweep: Sweep, job: Job) -> JobReturn:
-    """The result of a job for Hydra. Reading the value of a failed job raises."""
+    """The result of a job for Hydra: its objective. Reading the value of a failed job raises."""
     result = JobReturn(overrides=job.overrides, status=JobStatus.COMPLETED)
     if this_rank().rank == 0 and sweep.state(job) != "completed":
         result.status, result.return_value = JobStatus.FAILED, JobFailed(f"job {job.number}")
+    elif (sweep.folder / job.folder / "metrics.json").exists():
+        result.return_value = RunRecord.read(sweep.folder / job.folder).objective
     return result

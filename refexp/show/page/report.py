@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from pathlib import Path
 from typing import Any
 
@@ -36,6 +37,7 @@ def write_report(run: RunFolder, limit: int | None, score_threshold: float, miss
     Reads no other target. Without annotations, the page has no accuracy and no errors. With limit=0, or if the images
     are missing (`missing`: the reason), the page has only numbers, and no image is read.
     """
+    start = time.perf_counter()
     record, folder = run.record, run.path / "report"
     pictures, total, kind = Pictures(), 0, "segm"
     if limit != 0 and missing is None:
@@ -51,8 +53,9 @@ def write_report(run: RunFolder, limit: int | None, score_threshold: float, miss
     for name, precision in run.curves.items():
         write_part(folder, f"curves-{name}", [curves(precision[:, :, [label]]) for label in range(len(record.classes))])
     diagnosed = view(run.diagnostics) if run.diagnostics else {}
+    run.add_stage("page", time.perf_counter() - start)
     page = {
-        **describe(record),
+        **describe(run.record),
         "kinds": accuracy(record),
         "images": pictures.images,
         "more": total,
