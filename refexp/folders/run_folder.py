@@ -104,7 +104,9 @@ class RunFolder:
         return RunRecord.read(self.path)
 
     def add_stage(self, name: str, seconds: float) -> None:
-        """Add to metrics.json how long a part of showing took, in seconds. It replaces that of an earlier time."""
+        """Add to metrics.json how long a part of showing took, in seconds. Only the first time counts as the run's."""
+        if name in self.record.stages:
+            return  # made again, everything stays the same
         stages = self.record.stages | {name: {"seconds": round(seconds, 4), "items": 0, "per_second": 0.0}}
         path = self.path / "metrics.json"
         write_json(path, read_json(path) | {"stages": stages}, indent=2)  # a newer file keeps its unknown keys

@@ -136,10 +136,14 @@ class Extractor:
         """Whether the store lacks the proposals of an image."""
         return not self.target_path(split, record).exists()
 
-    def needs_reference(self, split: Split, reference: Reference) -> bool:
-        """Whether the store lacks what is computed first from a reference's image: its mask, or its prototype."""
+    def reference_path(self, split: Split, reference: Reference) -> Path:
+        """Where the store keeps what is computed first from a reference's image: its mask, or its prototype."""
         key = self.box_key if reference.mask is None else self.reference_key
-        return not self.store.path(key(split, reference)).exists()
+        return self.store.path(key(split, reference))
+
+    def needs_reference(self, split: Split, reference: Reference) -> bool:
+        """Whether the store lacks what is computed first from a reference's image."""
+        return not self.reference_path(split, reference).exists()
 
     def _truth(self, split: Split, record: Record) -> tuple[Rle, ...]:
         """The masks of an image's annotations, if the proposer sees them."""
