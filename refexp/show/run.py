@@ -25,7 +25,7 @@ from refexp.show.gallery import draw_references, draw_targets, spread
 from refexp.show.harmless import harmless
 from refexp.show.instances import Instance, detected
 from refexp.show.memory_bank import draw_memory_bank
-from refexp.show.page.report import write_report
+from refexp.show.page.report import NAME, write_report
 from refexp.show.terminal import print_diagnosis, print_findings, print_metrics, print_places
 
 log = logging.getLogger(__name__)
@@ -94,15 +94,15 @@ def print_all(run: RunFolder, found: Sequence[Instance], page: Path | None) -> N
 
 
 def show_extremes(folder: Path) -> list[Path]:
-    """Draw the pages of a sweep's best and worst run by `objective`, unless they are there. Returns both folders."""
+    """Draw the pages of a sweep's best and worst run by `objective`, unless they are there. Returns those with a page."""
     runs = [RunFolder(folder / job.folder) for job, _ in Sweep(folder).jobs()]
     done = [run for run in runs if (run.path / "metrics.json").exists() and run.record.objective is not None]
     done.sort(key=lambda run: run.record.objective or 0)
     extremes = list(dict.fromkeys([*done[-1:], *done[:1]]))
     for run in extremes:
-        if not (run.path / "report.html").exists():
+        if not (run.path / NAME).exists():
             show_run(run, tables=False)
-    return [run.path for run in extremes]
+    return [run.path for run in extremes if (run.path / NAME).exists()]
 
 
 def draw_pictures(run: RunFolder, vis: Vis) -> str | None:

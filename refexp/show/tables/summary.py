@@ -83,7 +83,9 @@ def summarise_sweep(folder: Path) -> None:
 
     with harmless("the page of the best or the worst run"):
         pages = [path.name for path in show_extremes(folder)]
-        print(f"pages of the best and the worst run: {', '.join(pages) or 'none'}. Of any run: refexp show {folder}/N")
+        sent = "; then refexp push sends its pictures to W&B" if any(folder.glob("*/wandb.json")) else ""
+        any_run = f"Of any run: refexp show {folder}/N{sent}"
+        print(f"pages of the best and the worst run: {', '.join(pages) or 'none'}. {any_run}")
     try:
         show_sweep(folder)
     except Exception as error:
