@@ -94,7 +94,7 @@ def print_all(run: RunFolder, found: Sequence[Instance], page: Path | None) -> N
 
 
 def show_extremes(folder: Path) -> list[Path]:
-    """Draw the pages of a sweep's best and worst run by `objective`, unless they are there. Returns those with a page."""
+    """Draw the pages of a sweep's best and worst run by `objective` that are not there. Returns those with a page."""
     runs = [RunFolder(folder / job.folder) for job, _ in Sweep(folder).jobs()]
     done = [run for run in runs if (run.path / "metrics.json").exists() and run.record.objective is not None]
     done.sort(key=lambda run: run.record.objective or 0)
