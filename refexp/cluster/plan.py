@@ -209,13 +209,14 @@ def sums(planned: Sequence[Planned], runs: Path) -> list[str]:
     images = {path for job in planned for path in job.work.images}
     new, added = sum(job.new_images for job in planned), total([job.bytes for job in planned])
     size = "of unknown size: the store has none like them" if added is None else f"about {added / 2**20:.1f} MiB"
-    stored = f"{len(planned)} jobs on {len(images)} images: the store holds {len(images) - new}, {new} are new"
+    stored = f"{len(planned)} jobs on {len(images)} images: {len(images) - new} in the store, {new} new"
+    stored += f", {size}" if new else ""
     seconds = total([job.seconds for job in planned])
     if seconds is None:
         why = f"no earlier run in {runs} tells, with this encoder, proposer and device"
-        return [f"{stored}, {size}", f"time unknown: {why}. A trial does: input.limit=50"]
+        return [stored, f"time unknown: {why}. A trial does: input.limit=50"]
     device = planned[0].work.made_by["device"]
-    return [f"{stored}, {size}", f"about {duration(seconds)} one after another on {device}, by earlier runs in {runs}"]
+    return [stored, f"about {duration(seconds)} one after another on {device}, by earlier runs in {runs}"]
 
 
 def total(values: Sequence[float | None]) -> float | None:

@@ -93,7 +93,7 @@ def run_job(config: DictConfig, output: Path, overrides: Sequence[str]) -> float
         from refexp.tracking.logger import reading
 
         run_log.info("command: %s", shlex.join(sys.orig_argv))
-        run_log.info("overrides: %s", shlex.join(overrides))
+        run_log.info("overrides: %s", " ".join(overrides))
         run_log.info("versions: %s", ", ".join(f"{name} {version}" for name, version in versions().items()))
         settings = resolve(config)
         Options.of(settings)  # raises on a wrong option before anything is computed

@@ -52,13 +52,13 @@ def test_what_several_jobs_need_is_new_once(runs, tmp_path):
     assert (first.new_images, first.new_references, first.seconds, first.bytes) == (1, 1, 4, 2**20)
     assert (second.new_images, second.new_references, second.seconds, second.bytes) == (0, 0, 2, 0)
     known, time = sums([first, second], folder)
-    assert known == "2 jobs on 2 images: the store holds 1, 1 are new, about 1.0 MiB"
+    assert known == "2 jobs on 2 images: 1 in the store, 1 new, about 1.0 MiB"
     assert time == f"about 6 s one after another on cpu, by earlier runs in {folder}"
 
 
 def test_what_cannot_be_known_is_said(tmp_path):
     lines = sums(plan([Work([], [tmp_path / "lacking"], [], MADE_BY)], tmp_path), tmp_path)
-    assert lines[0].endswith("1 are new, of unknown size: the store has none like them")
+    assert lines[0].endswith("1 new, of unknown size: the store has none like them")
     assert lines[1].startswith("time unknown: no earlier run in ") and lines[1].endswith("input.limit=50")
 
 
@@ -72,6 +72,6 @@ def test_the_command_runs_nothing(folder, tmp_path, monkeypatch, capsys):
     words = [*folder.overrides(), "seed=0,1", "input.limit=3", "hydra/launcher=local_jobs"]
     assert refexp("sweep", "plan", *words) == 0
     printed = capsys.readouterr().out
-    assert "2 jobs on 3 images: the store holds 0, 3 are new, of unknown size" in printed
+    assert "2 jobs on 3 images: 0 in the store, 3 new, of unknown size" in printed
     assert "│ seed=1 │      3 │   0 │          2 │" in printed
     assert sorted(path.name for path in tmp_path.iterdir()) == ["data"]
