@@ -12,11 +12,11 @@ from refexp.machine.processes import wait_briefly
 
 
 @hydra.main(version_base="1.3", config_path="conf", config_name="config")
-def main(config: DictConfig) -> None:
-    """Run the composed experiment into its output folder."""
+def main(config: DictConfig) -> float | None:
+    """Run the composed experiment into its output folder. Returns its objective, for Hydra's sweepers."""
     running = HydraConfig.get()
     output = Path(running.runtime.output_dir)
-    run_job(config, output, list(running.overrides.task))
+    return run_job(config, output, list(running.overrides.task))
 
 
 if __name__ == "__main__":

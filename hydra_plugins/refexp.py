@@ -6,6 +6,7 @@ Every Hydra application in the environment imports this file at its start, so th
 from __future__ import annotations
 
 from collections.abc import Sequence
+from importlib import import_module
 from typing import Any
 
 from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
@@ -17,12 +18,12 @@ from omegaconf import DictConfig
 
 
 class Late:
-    """Delegates to the class with the same name in refexp.cluster.launchers."""
+    """Delegates to the class with the same name in `module`."""
+
+    module = "refexp.cluster.launchers"
 
     def __init__(self, **params: Any) -> None:
-        from refexp.cluster import launchers
-
-        self.launcher = getattr(launchers, type(self).__name__)(**params)
+        self.launcher = getattr(import_module(self.module), type(self).__name__)(**params)
 
     def setup(self, *, hydra_context: HydraContext, task_function: TaskFunction, config: DictConfig) -> None:
         self.launcher.setup(hydra_context=hydra_context, task_function=task_function, config=config)
@@ -41,6 +42,12 @@ class LocalLauncher(Late, Launcher):
 
 class SlurmLauncher(Late, Launcher):
     """hydra/launcher=slurm."""
+
+
+class PlanLauncher(Late, Launcher):
+    """hydra/launcher=plan."""
+
+    module = "refexp.cluster.plan"
 
 
 class GridSweeper(BasicSweeper):

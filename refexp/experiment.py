@@ -17,18 +17,19 @@ from refexp.config.components import Experiment, build_experiment, told_how_to_g
 from refexp.data.coco import Data, Record, Split
 from refexp.data.readable import refuse, tell_skipped, unreadable, without
 from refexp.data.sampling import Features, Shots, candidates, choose_references
-from refexp.errors import RefexpError
+from refexp.errors import RefexpError, did_you_mean
 from refexp.evaluation.coco_protocol import CocoEvaluation
 from refexp.evaluation.diagnostics import Diagnostics, ImageDiagnosis
 from refexp.evaluation.protocol import Evaluation
-from refexp.folders.record import Metrics, RunRecord
+from refexp.folders.record import Metrics, RunRecord, partial_note
 from refexp.folders.run_folder import RunFolder, references_to_coco
 from refexp.inputs.refusals import limit_pixels
 from refexp.inputs.repairs import Repairs, collecting
 from refexp.machine.progress import track
-from refexp.machine.provenance import Clock, describe_how, weights_note
+from refexp.machine.provenance import Clock, describe_how, device_name, weights_note
 from refexp.machine.ranks import Ranks, join
 from refexp.machine.runtime import keep_heap
+from refexp.method.contract import chosen
 from refexp.method.extraction import Extractor
 from refexp.method.memory import ReferenceView, build_bank, view_reference
 from refexp.method.pipeline import detect
@@ -62,6 +63,8 @@ def run_ranks(experiment: Experiment, folder: RunFolder, ranks: Ranks, repairs: 
 
     with clock.stage("read annotations"):
         offered: Data = experiment.dataset.load()
+    partial = partial_note(experiment.input.limit, len(offered.targets.images))
+    offered = replace(offered, targets=offered.targets.first(experiment.input.limit))
     extractor = Extractor(
         experiment.encoder, experiment.proposer, experiment.store, experiment.config, experiment.device, clock,
         may_compute=experiment.stage != "ablate",
@@ -69,23 +72,26 @@ def run_ranks(experiment: Experiment, folder: RunFolder, ranks: Ranks, repairs: 
     features = features_of(offered.references, extractor)
     data, references = choose_references(offered, experiment.sampler, experiment.shots, experiment.seed, features)
     check_targets(experiment, data.targets)
+    check_objective(experiment, data)
     with clock.stage("check images", 0):
         check_references(experiment, data.references, references, extractor)
         targets, skipped = readable_targets(experiment, data.targets, extractor, ranks, repairs)
     data = replace(data, targets=targets)
+    share = ranks.share(list(data.targets.images.values()))
     if ranks.first:
         repairs.tell()
+        announce(experiment, data, references, extractor, share, folder.path)
     references = extractor.with_masks(data.references, references)
-    note = weights_note(extractor.weights)
+    weights = weights_note(extractor.weights)
+    note = " ".join(filter(None, [partial, weights])) or None
     if ranks.first:
         if note:
             log.warning(note)
-        folder.begin(experiment.config, references_to_coco(references, data), note)
+        folder.begin(experiment.config, references_to_coco(references, data), weights)
 
     if experiment.store.references == "all":
         store_candidates(offered.references, experiment.shots, extractor)
     bank = remember(references, data.references, extractor)
-    share = ranks.share(list(data.targets.images.values()))
     proposals = track(extractor.proposals(data.targets, share), len(share), "targets")
     if experiment.stage == "extract":
         images = ranks.gather(sum(1 for _ in proposals)) or ()
@@ -141,6 +147,39 @@ def check_targets(experiment: Experiment, targets: Split) -> None:
     experiment.evaluation.check(targets)
     if experiment.proposer.sees_truth and not targets.annotations:
         raise RefexpError("the oracle proposer needs annotated targets; choose another proposer.")
+
+
+def check_objective(experiment: Experiment, data: Data) -> None:
+    """Raise RefexpError if the evaluation does not compute `objective`. Evaluating nothing tells its metrics."""
+    wanted = experiment.objective
+    if wanted is None or experiment.stage == "extract":
+        return
+    metrics = experiment.evaluation.evaluate(data.targets.first(1), [], data.classes).metrics
+    if wanted not in metrics:
+        known = did_you_mean(wanted, Metrics.from_flat(metrics).flat_overall)
+        raise RefexpError(f"objective={wanted}: this evaluation has no such metric. {known}")
+
+
+def announce(
+    experiment: Experiment,
+    data: Data,
+    references: Sequence[Sequence[Reference]],
+    extractor: Extractor,
+    share: Sequence[Record],
+    output: Path,
+) -> None:
+    """Log what will run, how much of this rank's work the store holds already, and where the results go."""
+    drawn = list({reference.id: reference for per_class in references for reference in per_class}.values())
+    held = sum(not extractor.needs_target(data.targets, record) for record in share)
+    known = sum(not extractor.needs_reference(data.references, reference) for reference in drawn)
+    parts = " ".join(chosen(part, getattr(experiment, part)) for part in ("encoder", "proposer"))
+    images, classes = len(data.targets.images), len(data.classes)
+    what = f"{images} images, {len(drawn)} references of {classes} classes"
+    log.info("%s on %s: %s", parts, device_name(experiment.device), what)
+    mine = "" if len(share) == images else " of this rank"
+    found = f"{held} of {len(share)} images{mine} and {known} of {len(drawn)} references"
+    log.info("store %s holds %s", Path(experiment.store.dir).absolute(), found)
+    log.info("results in %s", "the store (stage=extract)" if experiment.stage == "extract" else output.absolute())
 
 
 def check_references(

@@ -24,11 +24,11 @@ CLASSES = ("ladybird", "leaf")
 
 @pytest.fixture(scope="session", autouse=True)
 def plain_environment() -> Iterator[None]:
-    """No test sees the terminal, the ranks or the cluster job in which the tests run."""
+    """No test sees the terminal, the ranks, the cluster job or the folders of who runs the tests."""
     with pytest.MonkeyPatch.context() as patch:
         for name in list(os.environ):
             ranks = ("RANK", "WORLD_SIZE", "LOCAL_RANK", "LOCAL_WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT")
-            if name.startswith("SLURM_") or name in (*ranks, "FORCE_COLOR", "CLICOLOR_FORCE"):
+            if name.startswith(("SLURM_", "REFEXP_")) or name in (*ranks, "FORCE_COLOR", "CLICOLOR_FORCE"):
                 patch.delenv(name)
         patch.setenv("COLUMNS", "160")
         yield

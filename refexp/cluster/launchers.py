@@ -31,6 +31,7 @@ from refexp.cluster.identity import Known, Settings, as_run, refuse_changed, ref
 from refexp.cluster.sweeps import report, wait_for
 from refexp.config.building import build
 from refexp.errors import JobFailed, RefexpError, first_line
+from refexp.folders.record import RunRecord
 from refexp.folders.status import Status, read_status
 from refexp.folders.sweep_folder import EXTRACT_FOLDER, Job, Sweep, cancel_slurm, check_possible, survey
 from refexp.rank import this_rank
@@ -385,8 +386,10 @@ def announce(sweep: Sweep, jobs: Sequence[Job], todo: Sequence[Job]) -> None:
 
 
 def outcome(sweep: Sweep, job: Job) -> JobReturn:
-    """The result of a job for Hydra. Reading the value of a failed job raises."""
+    """The result of a job for Hydra: its objective. Reading the value of a failed job raises."""
     result = JobReturn(overrides=job.overrides, status=JobStatus.COMPLETED)
     if this_rank().rank == 0 and sweep.state(job) != "completed":
         result.status, result.return_value = JobStatus.FAILED, JobFailed(f"job {job.number}")
+    elif (sweep.folder / job.folder / "metrics.json").exists():
+        result.return_value = RunRecord.read(sweep.folder / job.folder).objective
     return result

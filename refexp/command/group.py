@@ -23,7 +23,7 @@ COMMANDS = {
     "compare": ("refexp.command.looking:compare", "Compare two runs: what was won and lost, by image and by class."),
     "push": ("refexp.command.looking:push", "Send finished runs to Weights & Biases."),
     "dashboard": ("refexp.command.looking:dashboard", "Build a W&B report that compares the runs of a sweep."),
-    "sweep": ("refexp.command.keeping:sweep", "Manage the jobs of a sweep: status, collect, cancel, retry."),
+    "sweep": ("refexp.command.keeping:sweep", "Plan a sweep, or manage its jobs: status, collect, cancel, retry."),
     "store": ("refexp.command.keeping:store", "Manage the store: ls, verify, prune."),
     "weights": ("refexp.command.keeping:weights", "Download official weights and check their SHA-256."),
     "data": ("refexp.datatools.cli:data", "Check, download and convert data sets."),

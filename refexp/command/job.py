@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
+import shlex
 import signal
 import sys
 import tempfile
@@ -16,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 
 from refexp.command.saying import any_terminal, bug
 from refexp.errors import JobFailed, RefexpError, first_line, reason
-from refexp.folders.status import Status
+from refexp.folders.status import Status, run_log
 from refexp.machine.progress import watched
 from refexp.rank import this_rank
 
@@ -24,6 +25,9 @@ if TYPE_CHECKING:
     from omegaconf import DictConfig
 
 log = logging.getLogger("refexp")
+
+NO_PICTURES = {"limit": 0, "report": False}
+"""Values of `vis` for the jobs of a multirun."""
 
 
 def command_line(main: Callable[[], object]) -> int:
@@ -71,16 +75,26 @@ def silent_rank() -> Iterator[None]:
         yield
 
 
-def run_job(config: DictConfig, output: Path, overrides: Sequence[str]) -> None:
-    """Run one job: compute, then show. The logger reads the folder during the job and once after its end."""
+def run_job(config: DictConfig, output: Path, overrides: Sequence[str]) -> float | None:
+    """Run one job: compute, then show. The logger reads the folder during the job and once after its end.
+
+    A job of a multirun gets no page and no overlays: `refexp show` makes them. Returns the run's objective.
+    """
     with ExitStack() as afterwards, job(output, overrides):
         # These import torch, which would slow down --help.
+        from hydra.core.hydra_config import HydraConfig
+        from hydra.types import RunMode
+
         from refexp.config.building import build
         from refexp.config.composing import resolve
         from refexp.experiment import run
+        from refexp.machine.provenance import versions
         from refexp.show.run import Options, show_run
         from refexp.tracking.logger import reading
 
+        run_log.info("command: %s", shlex.join(sys.orig_argv))
+        run_log.info("overrides: %s", " ".join(overrides))
+        run_log.info("versions: %s", ", ".join(f"{name} {version}" for name, version in versions().items()))
         settings = resolve(config)
         Options.of(settings)  # raises on a wrong option before anything is computed
         afterwards.enter_context(reading(build(settings.get("logger"), "logger"), output))
@@ -88,10 +102,11 @@ def run_job(config: DictConfig, output: Path, overrides: Sequence[str]) -> None:
             finished = run(config, output)
         if finished:
             try:
-                show_run(finished)
+                show_run(finished, NO_PICTURES if HydraConfig.get().mode == RunMode.MULTIRUN else None)
             except Exception as error:  # what was computed is complete, and a sweep must not compute it again
                 why, again = reason(error).rstrip("."), f"Again: refexp show {output}"
                 log.error("the run is complete, but showing it failed: %s. %s", why, again, exc_info=True)
+        return finished.record.objective if finished else None
 
 
 @contextmanager

@@ -3,28 +3,48 @@
 from __future__ import annotations
 
 import sys
+import tempfile
 import time
+from functools import partial
 from pathlib import Path
 
 import click
 
 from refexp.command.looking import FOLDER
+from refexp.command.running import RAW, run_hydra
+
+WITH_A_FOLDER = {
+    "status": "Print a table of all jobs, with the progress of running jobs.",
+    "collect": "Wait until no job waits or runs, then print the table and the summary.",
+    "cancel": "Stop all jobs that wait or run.",
+    "retry": "Run jobs again that failed, died or never started, in the same folders.",
+}
+"""The commands of `refexp sweep` that take the folder of a sweep."""
 
 
-@click.command()
-@click.argument("what", type=click.Choice(["status", "collect", "cancel", "retry"]))
-@click.argument("folder", type=FOLDER)
-def sweep(what: str, folder: Path) -> None:
-    """Manage the jobs of a sweep. FOLDER is the folder of the sweep.
+@click.group()
+def sweep() -> None:
+    """Plan a sweep, or manage its jobs. Then the exit code is 0 only if every job is completed."""
 
-    The exit code is 0 only if every job is completed.
+
+@sweep.command(context_settings=RAW)
+@click.argument("overrides", nargs=-1, type=click.UNPROCESSED)
+def plan(overrides: tuple[str, ...]) -> None:
+    """Print the jobs of a sweep, what the store holds of their work, and what the rest takes. Run nothing.
+
+    OVERRIDES are those of `python main.py -m`. hydra.launcher.runs=DIR takes the rates from earlier runs in DIR, not
+    in outputs.
 
     \b
-    status    print a table of all jobs, with the progress of running jobs
-    collect   wait until no job waits or runs, then print the table and the summary
-    cancel    stop all jobs that wait or run
-    retry     run jobs again that failed, died or never started, in the same folders
+    refexp sweep plan shots=1,5,10 seed=0,1,2
     """
+    kept = [word for word in overrides if not word.startswith(("-m", "--multirun", "hydra/launcher=", "hydra.sweep."))]
+    with tempfile.TemporaryDirectory() as nowhere:  # Hydra writes the sweep's configuration
+        run_hydra("run", ["-m", *kept, "hydra/launcher=plan", f"hydra.sweep.dir={nowhere}"])
+
+
+def manage(what: str, folder: Path) -> None:
+    """Run one of the other commands."""
     from refexp.cluster.sweeps import report, retry, wait_for
     from refexp.folders.sweep_folder import Sweep
 
@@ -44,8 +64,13 @@ def sweep(what: str, folder: Path) -> None:
     sys.exit(1 if unfinished else 0)
 
 
+for name, line in WITH_A_FOLDER.items():
+    sweep.command(name, help=line)(click.argument("folder", type=FOLDER)(partial(manage, name)))
+
+
 @click.group()
-@click.option("--dir", "folder", type=FOLDER, default=Path("store"), show_default=True, help="The store (store.dir).")
+@click.option("--dir", "folder", type=FOLDER, default=Path("store"), envvar="REFEXP_STORE", show_default=True,
+              show_envvar=True, help="The store (store.dir).")  # fmt: skip
 @click.pass_context
 def store(context: click.Context, folder: Path) -> None:
     """Manage a store."""
@@ -87,7 +112,8 @@ def prune(folder: Path, older_than: float | None, made_by: str | None, everythin
 
 @click.command()
 @click.argument("names", nargs=-1)
-@click.option("--dir", "folder", type=click.Path(path_type=Path), default=Path("checkpoints"), show_default=True,
+@click.option("--dir", "folder", type=click.Path(path_type=Path), default=Path("checkpoints"),
+              envvar="REFEXP_CHECKPOINTS", show_default=True, show_envvar=True,
               help="Folder for the files (checkpoints.dir).")  # fmt: skip
 def weights(names: tuple[str, ...], folder: Path) -> None:
     """Download official weights and check their SHA-256. Without names, list all weights.

@@ -40,9 +40,9 @@ def run_hydra(command: str, overrides: Sequence[str]) -> None:
     from refexp.command.job import command_line, run_job
     from refexp.config.composing import conf_folder
 
-    def experiment(config: object) -> None:
+    def experiment(config: object) -> float | None:
         running = HydraConfig.get()
-        run_job(config, Path(running.runtime.output_dir), list(running.overrides.task))  # type: ignore[arg-type]
+        return run_job(config, Path(running.runtime.output_dir), list(running.overrides.task))  # type: ignore[arg-type]
 
     own = own_folder(overrides)
     sys.argv = [f"refexp {command}", *(["--config-dir", str(own)] if own else []), *overrides]

@@ -50,10 +50,12 @@ class Vis:
 class Input:
     """The `input` keys of the configuration: what happens to data that are not as they should be.
 
-    strict: refuse data that would be repaired. unreadable: "error" names all images that cannot be read before anything
-    is computed; "skip" leaves them out and lists them at the end. max_pixels: larger images are not read.
+    limit: use only the first targets (None: all). strict: refuse data that would be repaired. unreadable: "error" names
+    all images that cannot be read before anything is computed; "skip" leaves them out and lists them at the end.
+    max_pixels: larger images are not read.
     """
 
+    limit: Annotated[int, Field(ge=1)] | None = None
     strict: bool = False
     unreadable: Literal["error", "skip"] = "error"
     max_pixels: Annotated[int, Field(ge=1)] = 200_000_000
@@ -66,6 +68,7 @@ class Experiment:
     config: dict[str, Any]
     stage: Literal["all", "extract", "ablate"]
     seed: int
+    objective: str | None
     dataset: Any
     sampler: Sampler
     shots: Shots
@@ -118,6 +121,7 @@ def build_experiment(config: DictConfig) -> Experiment:
         config=plain,
         stage=check(plain["stage"], Literal["all", "extract", "ablate"], "stage"),
         seed=check(plain["seed"], int, "seed"),
+        objective=check(plain.get("objective"), str | None, "objective"),
         shots=build(plain.get("shots"), "shots", Shots),
         vis=build(plain.get("vis"), "vis", Vis),
         input=build(plain.get("input") or {}, "input", Input),

@@ -38,7 +38,9 @@ GROUPS: dict[str, type | None] = {
 }  # fmt: skip
 """What is built from a group of settings; None: what its `_target_` names."""
 
-CHOICES: dict[str, Any] = {"stage": Literal["all", "extract", "ablate"], "seed": int, "precision": Precision}
+CHOICES: dict[str, Any] = {
+    "stage": Literal["all", "extract", "ablate"], "seed": int, "objective": str | None, "precision": Precision,
+}  # fmt: skip
 
 Answer = TypeVar("Answer")
 

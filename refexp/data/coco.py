@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -60,6 +61,13 @@ class Split:
         new = {old: index for index, old in enumerate(classes)}
         labels = {category: new[label] for category, label in self.labels.items() if label in new}
         return replace(self, labels=labels, annotations=[a for a in self.annotations if a["category_id"] in labels])
+
+    def first(self, limit: int | None) -> Split:
+        """Keep only the first images, in file order, and their annotations. None keeps all."""
+        if limit is None or limit >= len(self.images):
+            return self
+        images = dict(islice(self.images.items(), limit))
+        return replace(self, images=images, annotations=[a for a in self.annotations if a["image_id"] in images])
 
     def categories(self, classes: Sequence[str]) -> list[Record]:
         """Return the COCO category records of this split, in class order."""

@@ -20,8 +20,9 @@ from refexp.files import write_json
 Names = tuple[str, ...]
 PATH = click.Path(path_type=Path)
 ROOT = click.option(
-    "--root", type=PATH, default="data", show_default=True, help="Root folder of the data sets (data_root)."
-)
+    "--root", type=PATH, default="data", envvar="REFEXP_DATA", show_default=True, show_envvar=True,
+    help="Root folder of the data sets (data_root).",
+)  # fmt: skip
 ANNOTATIONS = click.argument("annotations", type=PATH)
 
 
@@ -184,7 +185,8 @@ def subset(annotations: Path, images: Names, classes: Names, out: Path, copy_ima
 @click.option("--images", type=PATH, required=True, help="Folder of the images.")
 @OUT
 @click.option("--proposer", default="sam2_hiera_l", show_default=True, help="Proposer that makes the masks.")
-@click.option("--checkpoints", type=PATH, default="checkpoints", help="Folder of the official weights.")
+@click.option("--checkpoints", type=PATH, default="checkpoints", envvar="REFEXP_CHECKPOINTS", show_default=True,
+              show_envvar=True, help="Folder of the official weights.")  # fmt: skip
 @click.option("--overlays", type=PATH, help="Folder for images with the masks drawn in, for inspection.")
 @click.option(
     "--weights",

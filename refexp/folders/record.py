@@ -20,6 +20,12 @@ SCHEMA = 1
 LISTS = ("classes", "classes_left_out", "categories", "images_skipped")
 """Fields that JSON holds as lists."""
 
+PARTIAL = "PARTIAL"
+"""First word of the note of a run on only the first targets (input.limit)."""
+
+OBJECTIVES = ("segm/nAP", "bbox/nAP", "semantic/mIoU", "semantic/FB-IoU")
+"""What `objective` is by default: the first that a run has."""
+
 Numbers = dict[str, float | None]
 """Fractions in [0, 1] by name; None where no instance counts."""
 
@@ -72,7 +78,8 @@ class RunRecord:
 
     config: the resolved configuration. targets: source of the targets. classes: the K names, in order.
     references: number of references per class. images, instances, detections: counts over the targets, without crowds.
-    metrics: stored flat in the file. note: warning for all outputs if the weights are not the published ones.
+    metrics: stored flat in the file. note: warning for all outputs if the run is a trial on
+    the first targets, or if the weights are not the published ones.
     weights: origin, kind, file name and SHA-256 of each network's weights. stages: seconds, items and items per second.
 
     Records of schema 0 do not have the following keys. reference_ids: for each class the ids in references.json, each
@@ -109,6 +116,13 @@ class RunRecord:
     images_skipped: tuple[dict[str, Any], ...] = ()
     schema: int = SCHEMA
 
+    @property
+    def objective(self) -> float | None:
+        """The metric that the key `objective` names. None if the run has no such metric, or no instance counts."""
+        wanted = self.config.get("objective")
+        metrics = self.metrics.flat
+        return next((metrics[name] for name in ([wanted] if wanted else OBJECTIVES) if name in metrics), None)
+
     def to_json(self) -> dict[str, Any]:
         """The content of metrics.json, `metrics` first."""
         content = {one.name: getattr(self, one.name) for one in fields(self)}
@@ -138,3 +152,8 @@ class RunRecord:
             return cls(**known | {"metrics": Metrics.from_flat(content["metrics"]), "schema": schema})
         except TypeError as error:
             raise RefexpError(f"{path} is damaged, or not written by refexp: {error}.") from None
+
+
+def partial_note(limit: int | None, targets: int) -> str | None:
+    """The warning that every output shows if a run uses only the first targets; None if it uses all."""
+    return f"{PARTIAL}: the first {limit} of {targets} targets." if limit is not None and limit < targets else None

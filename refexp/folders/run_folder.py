@@ -145,6 +145,15 @@ class RunFolder:
         """The content of metrics.json. Raises RefexpError, like `RunRecord.read`."""
         return RunRecord.read(self.path)
 
+    def add_stage(self, name: str, seconds: float) -> None:
+        """Add to metrics.json how long a part of showing took, in seconds. Only the first time counts as the run's."""
+        if name in self.record.stages:
+            return  # made again, everything stays the same
+        stages = self.record.stages | {name: {"seconds": round(seconds, 4), "items": 0, "per_second": 0.0}}
+        path = self.path / "metrics.json"
+        write_json(path, read_json(path) | {"stages": stages}, indent=2)  # a newer file keeps its unknown keys
+        self.record = replace(self.record, stages=stages)
+
     @cached_property
     def data(self) -> Data:
         """The data set with the classes of this run. Raises RefexpError if it no longer exists or has changed."""
@@ -154,7 +163,8 @@ class RunFolder:
         offered: Data = build(self.record.config["dataset"], "dataset").load()
         if missing := [name for name in self.record.classes if name not in offered.classes]:
             raise RefexpError(f"the data set has changed since this run: it no longer has the class '{missing[0]}'.")
-        offered = replace(offered, targets=without(offered.targets, {one["id"] for one in self.record.images_skipped}))
+        targets = offered.targets.first(self.record.config.get("input", {}).get("limit"))
+        offered = replace(offered, targets=without(targets, {one["id"] for one in self.record.images_skipped}))
         if CONTRADICTION in self.record.repairs:
             for image in offered.targets.images.values():
                 offered.targets.settle_size(image)

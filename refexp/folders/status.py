@@ -20,6 +20,10 @@ from refexp.rank import restarts, scheduler_id
 
 log = logging.getLogger(__name__)
 
+run_log = logging.getLogger("refexp.run_log")
+"""For run.log alone: what the terminal shows anyway, or need not show."""
+run_log.propagate = False
+
 NAME = "status.json"
 PROGRESS = "progress.csv"
 SILENT_SECONDS = 3600.0

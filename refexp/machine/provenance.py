@@ -23,9 +23,10 @@ PACKAGES = ("refexp", "torch", "torchvision", "timm", "sam2", "pycocotools", "nu
 
 
 class Clock:
-    """Seconds and items per stage of a run."""
+    """Seconds and items per stage of a run. `other` is what is in no stage, such as reading the store."""
 
     def __init__(self) -> None:
+        self.start = time.perf_counter()
         self.seconds: dict[str, float] = defaultdict(float)
         self.items: dict[str, int] = defaultdict(int)
 
@@ -38,9 +39,10 @@ class Clock:
         self.items[name] += items
 
     def report(self) -> dict[str, dict[str, float]]:
+        other = time.perf_counter() - self.start - sum(self.seconds.values())
         return {
             name: {"seconds": round(s, 4), "items": self.items[name], "per_second": round(self.items[name] / s, 4)}
-            for name, s in self.seconds.items()
+            for name, s in [*self.seconds.items(), ("other", other)]
             if s > 0
         }
 

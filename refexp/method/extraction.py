@@ -6,6 +6,7 @@ import inspect
 import logging
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
+from pathlib import Path
 from typing import Any, TypeVar
 
 import numpy as np
@@ -76,7 +77,7 @@ class Extractor:
             return [pack(proposals, self.store.dtype) for proposals in found]
 
         made_by = {"kind": "proposals"} | {part: name_of(self.settings[part]) for part in ("proposer", "encoder")}
-        ahead = ReadAhead(records, read, wanted=lambda record: not self.store.path(key(record)).exists())
+        ahead = ReadAhead(records, read, wanted=lambda record: self.needs_target(split, record))
         try:
             for record, entry in self._entries(records, key, compute, made_by, self.encoder.batch):
                 yield record["id"], unpack(entry)
@@ -127,14 +128,22 @@ class Extractor:
             made[reference.id] = replace(reference, mask=mask)
         return [[made.get(reference.id, reference) for reference in per_class] for per_class in references]
 
+    def target_path(self, split: Split, record: Record) -> Path:
+        """Where the store keeps the proposals of an image, or will keep them."""
+        return self.store.path(self.target_key(split, record, self._truth(split, record)))
+
     def needs_target(self, split: Split, record: Record) -> bool:
         """Whether the store lacks the proposals of an image."""
-        return not self.store.path(self.target_key(split, record, self._truth(split, record))).exists()
+        return not self.target_path(split, record).exists()
+
+    def reference_path(self, split: Split, reference: Reference) -> Path:
+        """Where the store keeps what is computed first from a reference's image: its mask, or its prototype."""
+        key = self.box_key if reference.mask is None else self.reference_key
+        return self.store.path(key(split, reference))
 
     def needs_reference(self, split: Split, reference: Reference) -> bool:
-        """Whether the store lacks what is computed first from a reference's image: its mask, or its prototype."""
-        key = self.box_key if reference.mask is None else self.reference_key
-        return not self.store.path(key(split, reference)).exists()
+        """Whether the store lacks what is computed first from a reference's image."""
+        return not self.reference_path(split, reference).exists()
 
     def _truth(self, split: Split, record: Record) -> tuple[Rle, ...]:
         """The masks of an image's annotations, if the proposer sees them."""

@@ -4,23 +4,28 @@ from __future__ import annotations
 
 import logging
 import os
+import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from rich.console import Console
+
 from refexp.config.building import build, check
 from refexp.config.components import SummaryFormat, Vis
 from refexp.errors import RefexpError, reason, shown
 from refexp.folders.run_folder import RunFolder
+from refexp.folders.status import run_log
+from refexp.folders.sweep_folder import Sweep
 from refexp.show.findings import write_masks, write_summary
 from refexp.show.fonts import numbered
 from refexp.show.gallery import draw_references, draw_targets, spread
 from refexp.show.harmless import harmless
 from refexp.show.instances import Instance, detected
 from refexp.show.memory_bank import draw_memory_bank
-from refexp.show.page.report import write_report
+from refexp.show.page.report import NAME, write_report
 from refexp.show.terminal import print_diagnosis, print_findings, print_metrics, print_places
 
 log = logging.getLogger(__name__)
@@ -44,11 +49,11 @@ class Options:
         )
 
 
-def show_run(run: RunFolder, changes: dict[str, Any] | None = None) -> None:
+def show_run(run: RunFolder, changes: dict[str, Any] | None = None, tables: bool = True) -> None:
     """Draw the overlays, write the lists and the page, and print the tables of a finished run.
 
-    changes: values of `vis` that replace those of the run's configuration. If the data set or its images are gone,
-    shows what the folder holds and warns about what is missing.
+    changes: values of `vis` that replace those of the run's configuration. tables: print them. If the data set or its
+    images are gone, shows what the folder holds and warns about what is missing.
     """
     record, options = run.record, Options.of(run.record.config)
     vis = replace(options.vis, **changes or {})
@@ -56,31 +61,48 @@ def show_run(run: RunFolder, changes: dict[str, Any] | None = None) -> None:
     with standing_in(record.cwd):
         # First of all: files that are missing must be an error before anything is overwritten.
         detections = run.detections
-        missing = draw_pictures(run, vis) if vis.limit != 0 else None
-        with harmless("memory_bank.png"):
-            if run.memory_bank:
-                draw_memory_bank(run.path / "memory_bank.png", record.classes, *run.memory_bank, record.note)
         found = [one for of_image in detections for one in detected(of_image.above(vis.score_threshold))]
         try:
+            start = time.perf_counter()
+            missing = draw_pictures(run, vis) if vis.limit != 0 else None
+            if vis.limit != 0:
+                run.add_stage("overlays", time.perf_counter() - start)
+            with harmless("memory_bank.png"):
+                if run.memory_bank:
+                    draw_memory_bank(run.path / "memory_bank.png", record.classes, *run.memory_bank, record.note)
             if options.summary:
                 write_summary(run.path / f"summary.{options.summary}", found, record.classes)
             if options.masks:
                 write_masks(run.path / "masks", found, record.classes)
             page = write_report(run, vis.limit, vis.score_threshold, missing) if vis.report else None
         finally:
-            print_all(run, found, page)
+            if tables:
+                print_all(run, found, page)
 
 
 def print_all(run: RunFolder, found: Sequence[Instance], page: Path | None) -> None:
-    """Print the tables of a run, and where its files are. found: the detections that are shown."""
-    record = run.record
+    """Print the tables of a run, and where its files are, also into run.log. found: the detections that are shown."""
+    record, console = run.record, Console(soft_wrap=True, record=True)
     if record.metrics:
         if run.diagnostics:
-            print_diagnosis(run.diagnostics)
-        print_metrics(record)
+            print_diagnosis(console, run.diagnostics)
+        print_metrics(console, record)
     else:
-        print_findings(found, record)
-    print_places(run.path, page, record.note)
+        print_findings(console, found, record)
+    print_places(console, run.path, page, record.note)
+    run_log.info("%s", console.export_text())
+
+
+def show_extremes(folder: Path) -> list[Path]:
+    """Draw the pages of a sweep's best and worst run by `objective` that are not there. Returns those with a page."""
+    runs = [RunFolder(folder / job.folder) for job, _ in Sweep(folder).jobs()]
+    done = [run for run in runs if (run.path / "metrics.json").exists() and run.record.objective is not None]
+    done.sort(key=lambda run: run.record.objective or 0)
+    extremes = list(dict.fromkeys([*done[-1:], *done[:1]]))
+    for run in extremes:
+        if not (run.path / NAME).exists():
+            show_run(run, tables=False)
+    return [run.path for run in extremes if (run.path / NAME).exists()]
 
 
 def draw_pictures(run: RunFolder, vis: Vis) -> str | None:

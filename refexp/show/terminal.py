@@ -25,9 +25,8 @@ LONGEST = 60
 """Signs of a class name in a table."""
 
 
-def print_metrics(record: RunRecord) -> None:
+def print_metrics(console: Console, record: RunRecord) -> None:
     """Print the overall metrics in percent, the metrics per class if there are few classes, and the speed."""
-    console = Console(soft_wrap=True)
     metrics, kinds = record.metrics, [kind for kind in ("bbox", "segm") if kind in record.metrics.overall]
     rows = [(KINDS[kind], {c: of[c] for c in NUMBERS if c in of}) for kind in kinds for of in [metrics.overall[kind]]]
     semantic = {c: value for c, value in metrics.overall.get("semantic", {}).items() if c in SEMANTIC}
@@ -40,7 +39,7 @@ def print_metrics(record: RunRecord) -> None:
     console.print(f"{speed}; peak {record.peak_memory_mib['process']:.0f} MiB")
 
 
-def print_findings(found: Sequence[Instance], record: RunRecord) -> None:
+def print_findings(console: Console, found: Sequence[Instance], record: RunRecord) -> None:
     """Print the number of detections per class."""
     table = Table(title=counted(record.images, "image", "images"), title_justify="left")
     for column in ("", "references", "detections", "images"):
@@ -49,15 +48,14 @@ def print_findings(found: Sequence[Instance], record: RunRecord) -> None:
     places = Counter(label for label, _ in {(one.label, one.image_id) for one in found})
     for label, (name, count) in enumerate(record.references.items()):
         table.add_row(cell(name), str(count), str(objects[label]), str(places[label]))
-    Console(soft_wrap=True).print(table)
+    console.print(table)
 
 
-def print_diagnosis(diagnostics: Mapping[str, Any]) -> None:
+def print_diagnosis(console: Console, diagnostics: Mapping[str, Any]) -> None:
     """Print the run next to its upper bounds, the cost of each error type, and the verdict.
 
-    diagnostics: the content of diagnostics.json. The note on the weights is printed with the metrics.
+    diagnostics: the content of diagnostics.json. The note of the run is printed with the metrics.
     """
-    console = Console(soft_wrap=True)
     for kind, of in diagnostics["kinds"].items():
         bounds = Table(title=f"what limits the {NOUNS[kind]}", title_justify="left")
         for column in ("", "nAP", "nAP50"):
@@ -75,9 +73,8 @@ def print_diagnosis(diagnostics: Mapping[str, Any]) -> None:
         console.print(of["verdict"]["text"])
 
 
-def print_places(output: Path, report: Path | None, note: str | None) -> None:
-    """Print the paths of the files, and the note on the weights."""
-    console = Console(soft_wrap=True)
+def print_places(console: Console, output: Path, report: Path | None, note: str | None) -> None:
+    """Print the paths of the files, and the note of the run."""
     console.print(f"[green]results in[/] {escape(str(output))}")
     if report:
         console.print(f"[green]report[/] {escape(str(report))}")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shlex
+import time
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -49,6 +50,7 @@ def write_report(run: RunFolder, limit: int | None, score_threshold: float, miss
     Reads no other target. Without annotations, the page has no accuracy and no errors. With limit=0, or if the images
     are missing (`missing`: the reason), the page has only numbers, and no image is read.
     """
+    start = time.perf_counter()
     record, folder = run.record, run.path / "report"
     pictures, total, kind = Pictures(), 0, "segm"
     if limit != 0 and missing is None:
@@ -65,8 +67,9 @@ def write_report(run: RunFolder, limit: int | None, score_threshold: float, miss
     status = read_status(run.path)
     diagnosed = view(run.diagnostics) if run.diagnostics else {}
     charts = {kind["chart"]["name"]: kind["chart"] for kind in diagnosed.values()}
+    run.add_stage("page", time.perf_counter() - start)
     page = {
-        **describe(record),
+        **describe(run.record),
         **about(run.path, FILES, ["refexp", "run", *status.get("overrides", [])], status.get("started", "")),
         "title": run_name(run.path),
         "kinds": accuracy(record),

@@ -12,6 +12,7 @@ import pandas as pd
 
 from refexp.errors import RefexpError, did_you_mean
 from refexp.files import as_file_name
+from refexp.folders.record import PARTIAL
 from refexp.show.tables.apart import split, varying
 from refexp.show.tables.compare import compare
 from refexp.show.tables.published import find_figures
@@ -52,10 +53,16 @@ class Wanted:
 def make_tables(runs: Runs, wanted: Wanted, figures: pd.DataFrame) -> list[Table]:
     """Make one table for each metric and each set of runs that can be averaged over seeds; [] without any metric.
 
+    Partial runs (input.limit) get tables of their own, named so.
     figures: published figures (`published.read_figures`). Raises RefexpError for an unknown key, metric or pair.
     """
     if not runs.metrics:
         return []
+    partial = runs.frame["note"].str.startswith(PARTIAL, na=False)
+    if partial.any() and not partial.all():
+        trials = make_tables(runs.only(partial), wanted, figures)
+        trials = [replace(table, name=", ".join(filter(None, [PARTIAL, table.name]))) for table in trials]
+        return make_tables(runs.only(~partial), wanted, figures) + trials
     rows, cols = choose_keys(runs, wanted)
     pair = choose_pair(runs, cols, wanted.compare)
     tables = []

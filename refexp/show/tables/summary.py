@@ -12,6 +12,7 @@ from pathlib import Path
 from rich.console import Console
 
 from refexp.errors import first_line
+from refexp.show.harmless import harmless
 from refexp.show.tables.choose import Wanted, make_tables
 from refexp.show.tables.notes import failures, head_of
 from refexp.show.tables.page import write_sweep_report
@@ -77,7 +78,17 @@ def show_sweep(folder: Path) -> None:
 
 
 def summarise_sweep(folder: Path) -> None:
-    """The same at the end of a multirun. A failure here is only a warning, because the results are already on disk."""
+    """The same at the end of a multirun, with pages of the best and the worst run.
+
+    A failure here is only a warning, because the results are already on disk.
+    """
+    from refexp.show.run import show_extremes  # imports PyTorch, which tables alone do not need
+
+    with harmless("the page of the best or the worst run"):
+        pages = [path.name for path in show_extremes(folder)]
+        sent = "; then refexp push sends its pictures to W&B" if any(folder.glob("*/wandb.json")) else ""
+        any_run = f"Of any run: refexp show {folder}/N{sent}"
+        print(f"pages of the best and the worst run: {', '.join(pages) or 'none'}. {any_run}")
     try:
         show_sweep(folder)
     except Exception as error:

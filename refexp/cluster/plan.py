@@ -1,0 +1,234 @@
+"""A dry run of a sweep: its jobs, what the store holds of their work, and what the rest takes (`refexp sweep plan`)."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, NoReturn
+
+from hydra.core.hydra_config import HydraConfig
+from hydra.core.utils import JobReturn
+from hydra.plugins.launcher import Launcher
+from hydra.types import HydraContext, TaskFunction
+from omegaconf import DictConfig, open_dict
+from rich.console import Console
+from rich.markup import escape
+from rich.table import Table
+
+from refexp.config.components import Experiment, build_experiment, told_how_to_get
+from refexp.data.coco import Data
+from refexp.data.sampling import choose_references
+from refexp.errors import RefexpError
+from refexp.folders.record import RunRecord
+from refexp.machine.provenance import Clock, device_name
+from refexp.method.extraction import Extractor
+from refexp.types import Reference
+
+IMAGE = ("extract", "wait for images")
+"""Stages of images that the store lacks."""
+REFERENCE = ("remember", "masks of boxes")
+"""Stages of references that the store lacks."""
+JOB = ("read annotations", "load networks", "memory bank")
+"""Stages that depend on neither. All others depend on the number of images, in the store or not."""
+SHOWN = ("overlays", "page")
+"""Stages that the jobs of a sweep do not have."""
+
+
+@dataclass(frozen=True)
+class Work:
+    """A job. images, references: the store's file of each, there or not. made_by: encoder, proposer and device."""
+
+    overrides: list[str]
+    images: list[Path]
+    references: list[Path]
+    made_by: dict[str, Any]
+
+
+@dataclass(frozen=True)
+class Rates:
+    """Seconds in earlier runs: of a job, of an image in the store, and more of a new image or reference."""
+
+    job: float
+    image: float
+    new_image: float | None
+    new_reference: float | None
+
+    def seconds(self, images: int, new_images: int, new_references: int) -> float | None:
+        """The estimate for a job. None if no earlier run tells."""
+        if (new_images and self.new_image is None) or (new_references and self.new_reference is None):
+            return None
+        more = new_images * (self.new_image or 0.0) + new_references * (self.new_reference or 0.0)
+        return self.job + images * self.image + more
+
+
+@dataclass(frozen=True)
+class Planned:
+    """What a job takes. The new images and references are in neither the store nor an earlier job.
+
+    bytes: size of the new images in the store. None: unknown, like seconds.
+    """
+
+    work: Work
+    new_images: int
+    new_references: int
+    seconds: float | None
+    bytes: float | None
+
+
+class ByAppearance(Exception):
+    """The sampler must see the references before it chooses."""
+
+
+class PlanLauncher(Launcher):
+    """Prints the jobs of a multirun and runs none. runs: folder of earlier runs."""
+
+    def __init__(self, runs: str) -> None:
+        self.runs = Path(runs)
+        self.loaded: dict[str, Data] = {}
+
+    def setup(self, *, hydra_context: HydraContext, task_function: TaskFunction, config: DictConfig) -> None:
+        self.hydra_context, self.config = hydra_context, config
+
+    def launch(self, job_overrides: Sequence[Sequence[str]], initial_job_idx: int) -> Sequence[JobReturn]:
+        """Print the plan. Raises RefexpError for a job that could not start."""
+        report(plan([self.work(list(overrides)) for overrides in job_overrides], self.runs), self.runs)
+        return []
+
+    def work(self, overrides: list[str]) -> Work:
+        """Build the components of a job, and read its annotations unless another job has."""
+        config = self.hydra_context.config_loader.load_sweep_config(self.config, overrides)
+        HydraConfig.instance().set_config(config)
+        with open_dict(config):
+            del config["hydra"]
+        with told_how_to_get(config):
+            job = build_experiment(config)
+            name = json.dumps(job.config["dataset"], sort_keys=True)
+            data = self.loaded[name] = self.loaded.get(name) or job.dataset.load()
+        extractor = Extractor(job.encoder, job.proposer, job.store, job.config, job.device, Clock())
+        data, drawn = choose(job, data)
+        targets = data.targets.first(job.input.limit)
+        images = [extractor.target_path(targets, record) for record in targets.images.values()]
+        references = [extractor.reference_path(data.references, one) for of_class in drawn for one in of_class]
+        return Work(overrides, images, references, made_by(job.config, device_name(job.device)))
+
+
+def choose(job: Experiment, data: Data) -> tuple[Data, list[list[Reference]]]:
+    """The data and the references of a job; no references if their choice needs the encoder."""
+
+    def features(annotations: object) -> NoReturn:
+        raise ByAppearance
+
+    try:
+        return choose_references(data, job.sampler, job.shots, job.seed, features)
+    except ByAppearance:
+        return data, []
+
+
+def made_by(config: dict[str, Any], device: str) -> dict[str, Any]:
+    """What the speed depends on: encoder and proposer, wherever their weights lie, and the device."""
+    parts = {part: dict(config.get(part) or {}) for part in ("encoder", "proposer")}
+    for settings in parts.values():
+        settings.pop("checkpoints_dir", None)
+    return parts | {"device": device}
+
+
+def plan(works: Sequence[Work], runs: Path) -> list[Planned]:
+    """Count and estimate. What several jobs need is new in the first of them."""
+    planned: list[Planned] = []
+    taken: set[Path] = set()
+    known: dict[str, Rates | None] = {}
+    for work in works:
+        sizes = [path.stat().st_size for path in work.images if path.exists()]
+        images, references = (
+            {path for path in of if not path.exists()} - taken for of in (work.images, work.references)
+        )
+        taken |= images | references
+        name = json.dumps(work.made_by, sort_keys=True)
+        if name not in known:
+            known[name] = rates_of(runs, work.made_by)
+        counts, rates = (len(images), len(references)), known[name]
+        seconds = rates.seconds(len(work.images), *counts) if rates else None
+        added = len(images) * sum(sizes) / len(sizes) if sizes else None if images else 0.0
+        planned.append(Planned(work, *counts, seconds, added))
+    return planned
+
+
+def rates_of(runs: Path, wanted: dict[str, Any]) -> Rates | None:
+    """The rates in the newest runs below a folder with this encoder, proposer and device. None without such a run."""
+    found: list[RunRecord] = []
+    for path in sorted(runs.rglob("metrics.json"), key=lambda path: path.stat().st_mtime, reverse=True):
+        try:
+            record = RunRecord.read(path.parent)
+        except RefexpError:
+            continue  # of another program, or damaged: it tells nothing
+        if made_by(record.config, record.device) == wanted and record.images:
+            found.append(record)
+            if IMAGE[0] in record.stages and REFERENCE[0] in record.stages:
+                break
+    if not found:
+        return None
+    newest, others = found[0], set(found[0].stages) - {*IMAGE, *REFERENCE, *JOB, *SHOWN}
+    return Rates(
+        sum_of(newest, JOB), sum_of(newest, others) / newest.images, per_item(found, IMAGE), per_item(found, REFERENCE)
+    )
+
+
+def sum_of(record: RunRecord, stages: Iterable[str]) -> float:
+    """Seconds of some stages."""
+    return sum(record.stages[name]["seconds"] for name in stages if name in record.stages)
+
+
+def per_item(records: Sequence[RunRecord], stages: Sequence[str]) -> float | None:
+    """Seconds of some stages for each item of the first of them, in the first run that has it."""
+    for record in records:
+        if stages[0] in record.stages:
+            return sum_of(record, stages) / record.stages[stages[0]]["items"]
+    return None
+
+
+def report(planned: Sequence[Planned], runs: Path) -> None:
+    """Print a line for each job, and the sums."""
+    common = set.intersection(*(set(job.work.overrides) for job in planned)) if len(planned) > 1 else set()
+    table = Table()
+    for name in ("#", "job", "images", "new", "references", "new", "time"):
+        table.add_column(name, justify="left" if name == "job" else "right")
+    for number, job in enumerate(planned):
+        what = " ".join(o for o in job.work.overrides if o not in common)
+        counts = len(job.work.images), job.new_images, len(job.work.references), job.new_references
+        table.add_row(str(number), escape(what), *map(str, counts), duration(job.seconds))
+    console = Console(soft_wrap=True)
+    console.print(table)
+    for line in sums(planned, runs):
+        console.print(line, markup=False)
+
+
+def sums(planned: Sequence[Planned], runs: Path) -> list[str]:
+    """What the store holds, what is new, and the time and the disk space that it takes."""
+    images = {path for job in planned for path in job.work.images}
+    new, added = sum(job.new_images for job in planned), total([job.bytes for job in planned])
+    size = "of unknown size: the store has none like them" if added is None else f"about {added / 2**20:.1f} MiB"
+    stored = f"{len(planned)} jobs on {len(images)} images: {len(images) - new} in the store, {new} new"
+    stored += f", {size}" if new else ""
+    seconds = total([job.seconds for job in planned])
+    if seconds is None:
+        why = f"no earlier run in {runs} tells, with this encoder, proposer and device"
+        return [stored, f"time unknown: {why}. A trial does: input.limit=50"]
+    device = planned[0].work.made_by["device"]
+    return [stored, f"about {duration(seconds)} one after another on {device}, by earlier runs in {runs}"]
+
+
+def total(values: Sequence[float | None]) -> float | None:
+    """The sum; None if a value is unknown."""
+    known = [value for value in values if value is not None]
+    return sum(known) if len(known) == len(values) else None
+
+
+def duration(seconds: float | None) -> str:
+    """`45 s`, `12 min`, `3.5 h`; "unknown" for None."""
+    if seconds is None:
+        return "unknown"
+    if seconds < 120:
+        return f"{seconds:.0f} s"
+    return f"{seconds / 60:.0f} min" if seconds < 7200 else f"{seconds / 3600:.1f} h"

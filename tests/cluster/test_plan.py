@@ -1,0 +1,77 @@
+"""A dry run: what the store holds, what is new, and what that takes by the rates of earlier runs."""
+
+from __future__ import annotations
+
+import json
+import os
+
+import pytest
+from runs import refexp
+
+from refexp.cluster.plan import Rates, Work, duration, plan, rates_of, sums
+
+MADE_BY = {"encoder": {"arch": "s"}, "proposer": {"points": 32}, "device": "cpu"}
+
+
+@pytest.fixture
+def runs(tmp_path):
+    """`runs("a", arch="s", extract=(6, 2), ...)` -> a finished run of two images; its stages: seconds and items."""
+
+    def add(name: str, arch: str = "s", images: int = 2, **stages: tuple[float, int]):
+        folder = tmp_path / "outputs" / name
+        folder.mkdir(parents=True)
+        config = {"encoder": {"arch": arch, "checkpoints_dir": name}, "proposer": {"points": 32}}
+        record = {
+            "metrics": {}, "config": config, "device": "cpu", "images": images, "targets": "", "seed": 0, "shots": 1,
+            "classes": [], "stages": {stage: {"seconds": s, "items": n} for stage, (s, n) in stages.items()},
+        }  # fmt: skip
+        (folder / "metrics.json").write_text(json.dumps(record))
+        os.utime(folder / "metrics.json", (len(list(folder.parent.iterdir())),) * 2)  # each is newer than the last
+        return tmp_path / "outputs"
+
+    return add
+
+
+def test_rates_come_from_runs_with_the_same_networks(runs):
+    runs("other", arch="l", extract=(1000, 1), detect=(1000, 1))
+    runs("cold", extract=(6, 2), remember=(4, 8), detect=(100, 2), load=(1, 0))
+    folder = runs("warm", detect=(1, 2), other=(3, 0), page=(50, 0), **{"read annotations": (7, 1)})
+    assert rates_of(folder, MADE_BY) == Rates(job=7, image=2, new_image=3, new_reference=0.5)
+    assert rates_of(folder, MADE_BY | {"device": "cuda:0"}) is None
+    assert Rates(7, 2, 3, 0.5).seconds(10, 2, 4) == 7 + 20 + 6 + 2
+    assert Rates(7, 2, None, 0.5).seconds(10, 0, 4) == 29
+    assert Rates(7, 2, None, 0.5).seconds(10, 1, 4) is None
+
+
+def test_what_several_jobs_need_is_new_once(runs, tmp_path):
+    folder = runs("warm", extract=(2, 2), remember=(1, 1), detect=(2, 2))
+    stored, lacking, reference = (tmp_path / name for name in ("stored", "lacking", "reference"))
+    stored.write_bytes(b"x" * 2**20)
+    work = Work(["seed=0"], [stored, lacking], [reference], MADE_BY)
+    first, second = plan([work, work], folder)
+    assert (first.new_images, first.new_references, first.seconds, first.bytes) == (1, 1, 4, 2**20)
+    assert (second.new_images, second.new_references, second.seconds, second.bytes) == (0, 0, 2, 0)
+    known, time = sums([first, second], folder)
+    assert known == "2 jobs on 2 images: 1 in the store, 1 new, about 1.0 MiB"
+    assert time == f"about 6 s one after another on cpu, by earlier runs in {folder}"
+
+
+def test_what_cannot_be_known_is_said(tmp_path):
+    lines = sums(plan([Work([], [tmp_path / "lacking"], [], MADE_BY)], tmp_path), tmp_path)
+    assert lines[0].endswith("1 new, of unknown size: the store has none like them")
+    assert lines[1].startswith("time unknown: no earlier run in ") and lines[1].endswith("input.limit=50")
+
+
+@pytest.mark.parametrize(("seconds", "text"), [(None, "unknown"), (44.6, "45 s"), (600, "10 min"), (12600, "3.5 h")])
+def test_duration(seconds, text):
+    assert duration(seconds) == text
+
+
+def test_the_command_runs_nothing(folder, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    words = [*folder.overrides(), "seed=0,1", "input.limit=3", "hydra/launcher=local_jobs"]
+    assert refexp("sweep", "plan", *words) == 0
+    printed = capsys.readouterr().out
+    assert "2 jobs on 3 images: 0 in the store, 3 new, of unknown size" in printed
+    assert "│ seed=1 │      3 │   0 │          2 │" in printed
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["data"]
