@@ -87,7 +87,7 @@ def test_jobs_stay_together_and_side_by_side_give_the_serial_results(folder, tmp
     for launcher in ("serial", "local_jobs"):
         here = tmp_path / launcher
         here.mkdir()
-        given = command(folder, tmp_path, "name=a,b", "shots=1,2", f"hydra/launcher={launcher}")
+        given = command(folder, tmp_path, "name=a,b", "seed=0,1", f"hydra/launcher={launcher}")
         done = subprocess.run([o for o in given if "sweep.dir" not in o], **where(here), timeout=600)
         assert done.returncode == 0, done.stdout + done.stderr
         (out,) = (path.parent for path in (here / "outputs").rglob("sweep.json"))
@@ -96,7 +96,7 @@ def test_jobs_stay_together_and_side_by_side_give_the_serial_results(folder, tmp
         assert sorted(path.parent for path in (here / "outputs").rglob("metrics.json")) == jobs
         assert not list(here.rglob("%j"))
         found.append([(job / "detections.json").read_bytes() for job in jobs])
-    assert found[0] == found[1] and found[0][0] != found[0][2]
+    assert found[0] == found[1] and found[0][0] != found[0][2]  # the seed is outermost
 
 
 def test_a_killed_driver_is_seen_and_taken_up_again(folder, tmp_path, monkeypatch):
