@@ -27,7 +27,7 @@ from refexp.inputs.records import class_name
 from refexp.inputs.refusals import limit_pixels
 from refexp.machine.provenance import weights_note
 from refexp.machine.runtime import Runtime
-from refexp.method.box_masks import check_box, complete, without_mask
+from refexp.method.box_masks import complete, without_mask
 from refexp.method.memory import build_bank, view_reference
 from refexp.method.pipeline import Matcher, Step, detect, extract
 from refexp.proposers.base import Proposer
@@ -123,8 +123,6 @@ class Model:
         data, per_class = choose_references(self._read(references, reference_images), AllSampler(), Shots(1), seed=0)
         masked: dict[ImageId, Reference] = {}
         for of_image in without_mask(reference for of_class in per_class for reference in of_class).values():
-            for reference in of_image:
-                check_box(reference, data.references)
             masked |= {reference.id: reference for reference in complete(data.references, of_image, self.proposer)}
 
         def prototype(reference: Reference) -> torch.Tensor:

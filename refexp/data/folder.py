@@ -92,7 +92,7 @@ def read_given(
     images: the folder of the images of a COCO file. None searches beside the file and in the folder `nearby`.
     """
     places = image_places(path, images, nearby)
-    path, content = read_content(path) if path.is_dir() else (path, read_coco(path, *places))
+    path, content = read_content(path) if path.is_dir() else (path, read_coco(path, *without_root(path, places)))
     if not content["categories"]:
         raise RefexpError(f"{path} has no categories, so there are no classes to detect; add categories.")
     images = path if path.is_dir() else folder_of(content, path, places)
@@ -113,7 +113,7 @@ def read_content(folder: Path) -> tuple[Path, dict[str, Any]]:
     if len(found) > 1:
         raise RefexpError(f"{folder} has several COCO files; set references to one: {', '.join(map(str, found[:5]))}.")
     if found:
-        return found[0], read_coco(found[0], *image_places(found[0]))
+        return found[0], read_coco(found[0], *without_root(found[0], image_places(found[0])))
     if content := read_foreign(folder, files, photographs):
         check_coco(content, str(folder))
         return folder, content
@@ -234,11 +234,13 @@ def folder_of(content: Mapping[str, Any], path: Path, places: Sequence[Path]) ->
     """
     annotated = {annotation["image_id"] for annotation in content["annotations"]}
     names = [image["file_name"] for image in content["images"] if image["id"] in annotated]
-    for found in (lambda folder, name: (folder / name).is_file(), locate):
-        for folder in places:
-            if all(found(folder, name) for name in names):
-                return folder
-    first = next(name for name in names if not locate(places[0], name))
+    for folder in places:
+        if all((folder / name).is_file() for name in names):
+            return folder
+    for folder in without_root(path, places):
+        if all(locate(folder, name) for name in names):
+            return folder
+    first = next(name for name in names if not (places[0] / name).is_file())
     looked = ", ".join(str(folder) for folder in places)
     raise RefexpError(
         f"{path}: images are missing, such as {first} (searched: {looked}); set their folder: reference_images=DIR"
@@ -256,6 +258,11 @@ def image_places(path: Path, given: Path | None = None, nearby: Path | None = No
     ways = ("", "images", f"images/{subset}", subset)
     places = [base / way for base in (path.parent, path.parent.parent) for way in ways] + ([nearby] if nearby else [])
     return [folder for folder in dict.fromkeys(places) if folder.is_dir()]
+
+
+def without_root(path: Path, places: Sequence[Path]) -> list[Path]:
+    """Leave out the folder above a COCO file's: other data may lie in it, with an image of the same name."""
+    return [folder for folder in places if folder != path.parent.parent]
 
 
 def _existing(path: str, key: str) -> Path:

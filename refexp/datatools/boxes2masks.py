@@ -14,7 +14,7 @@ from refexp.data.custom import access, check_files, existing_folder
 from refexp.errors import RefexpError
 from refexp.machine.progress import track
 from refexp.masks import to_json
-from refexp.method.box_masks import check_box, complete, without_mask
+from refexp.method.box_masks import complete, without_mask
 from refexp.proposers.base import Proposer
 from refexp.show.gallery import overlay_name, save
 from refexp.show.instances import Instance
@@ -28,16 +28,14 @@ def boxes2masks(
     """Return the content of the COCO file with a mask added to every annotation without one. The rest is unchanged.
 
     overlays: folder for a picture of each image with its boxes and the new masks.
-    Raises RefexpError for a box outside its image and for a missing image, before it loads the proposer.
+    Raises RefexpError for a missing image, before it loads the proposer.
     """
-    content = read_coco(path)
+    content = read_coco(path, existing_folder(str(images), "--images"))
     names = [category["name"] for category in content["categories"]]
-    split = make_split(content, str(path), names, *access(existing_folder(str(images), "--images")))
+    split = make_split(content, str(path), names, *access(images))
     lacking = without_mask(split.reference(annotation) for annotation in split.annotations)
     if not lacking:
         raise RefexpError(f"{path}: every annotation already has a mask; boxes2masks is not needed.")
-    for box in (box for boxes in lacking.values() for box in boxes):
-        check_box(box, split)
     check_files([split.images[image_id]["file_name"] for image_id in lacking], images, str(path), "--images")
     proposer.load(device)
     made: dict[ImageId, dict[str, Any]] = {}

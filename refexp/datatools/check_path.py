@@ -10,7 +10,7 @@ import click
 
 from refexp.data.coco import Split, make_split, read_coco
 from refexp.data.custom import access
-from refexp.data.folder import image_files, image_places, photographs, read_content
+from refexp.data.folder import image_files, image_places, photographs, read_content, without_root
 from refexp.data.readable import LISTED, unreadable
 from refexp.errors import RefexpError
 from refexp.files import write_json
@@ -55,7 +55,7 @@ def read_any(path: Path, images: Path | None) -> tuple[dict[str, Any], Split, st
             split = photographs(path, image_files(path), {})
             return {}, split, f"{len(split.images)} photographs. As references: {error}"
     else:
-        content = read_coco(path, *image_places(path, images))
+        content = read_coco(path, *without_root(path, image_places(path, images)))
     folder = path if path.is_dir() else most_likely(content, image_places(path, images))
     settle_names(content, folder, path)
     names = [category["name"] for category in content["categories"]]

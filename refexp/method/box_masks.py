@@ -9,7 +9,6 @@ from dataclasses import replace
 import torch
 
 from refexp.data.coco import Split
-from refexp.errors import RefexpError
 from refexp.inputs.images import to_square
 from refexp.masks import areas, box_mask
 from refexp.method.contract import check_box_masks
@@ -43,15 +42,3 @@ def complete(split: Split, references: Sequence[Reference], proposer: Proposer) 
             mask = box_mask(reference.box, target.size)
         found.append(replace(reference, mask=mask))
     return found
-
-
-def check_box(reference: Reference, split: Split) -> None:
-    """Raise RefexpError, naming the annotation, for a box that is empty or reaches out of its image."""
-    image = split.images[reference.image_id]
-    x, y, w, h = reference.box
-    # Half a pixel for boxes that were rounded outwards.
-    if w <= 0 or h <= 0 or min(x, y) < -0.5 or x + w > image["width"] + 0.5 or y + h > image["height"] + 0.5:
-        raise RefexpError(
-            f"{split.source}: the box {list(reference.box)} of annotation {reference.id} is not inside its image "
-            f"{image['file_name']} ({image['width']} x {image['height']})."
-        )

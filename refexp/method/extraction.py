@@ -19,7 +19,7 @@ from refexp.errors import RefexpError
 from refexp.inputs.images import to_square
 from refexp.machine.provenance import Clock, device_name
 from refexp.masks import Rle
-from refexp.method.box_masks import check_box, complete, without_mask
+from refexp.method.box_masks import complete, without_mask
 from refexp.method.memory import view_reference
 from refexp.method.pipeline import extract
 from refexp.method.source import code_of
@@ -104,12 +104,10 @@ class Extractor:
     def with_masks(self, split: Split, references: Sequence[Sequence[Reference]]) -> list[list[Reference]]:
         """The references, those that come with a box only completed by the mask that the proposer makes of it.
 
-        Raises RefexpError for a box that is not inside its image, and where the proposer makes no masks of boxes.
+        Raises RefexpError where the proposer makes no masks of boxes.
         """
         by_image = without_mask(reference for per_class in references for reference in per_class)
         lacking = list({reference.id: reference for of_image in by_image.values() for reference in of_image}.values())
-        for reference in lacking:
-            check_box(reference, split)
 
         def key(reference: Reference) -> str:
             return self.box_key(split, reference)

@@ -45,7 +45,7 @@ def test_sam2_answers_every_box(boxes, capsys):
     assert run(boxes, *sam2) == 0
     said = capsys.readouterr()
     assert "RANDOM WEIGHTS" in said.err and "masks.json: 3 images" in said.out
-    before, after = read_coco(boxes / "boxes.json"), read_coco(boxes / "out/masks.json")
+    before, after = (json.loads((boxes / name).read_text()) for name in ("boxes.json", "out/masks.json"))
     images = {image["id"]: image for image in after["images"]}
     assert after["annotations"][0] == before["annotations"][0]
     for old, new in zip(before["annotations"], after["annotations"], strict=True):
@@ -99,12 +99,6 @@ def test_one_call_an_image_and_a_box_where_there_is_no_mask(boxes, monkeypatch, 
     assert f"no mask in the box of annotation {second['id']}; the box serves" in caplog.text
 
 
-def spoil_box(boxes):
-    content = json.loads((boxes / "boxes.json").read_text())
-    content["annotations"][2]["bbox"][2] = 5000
-    (boxes / "boxes.json").write_text(json.dumps(content))
-
-
 def remove_image(boxes):
     (boxes / "photos/scene_02.jpg").unlink()
 
@@ -116,7 +110,6 @@ def fill_all(boxes):
 @pytest.mark.parametrize(
     ("spoil", "more", "message"),
     [
-        (spoil_box, ["--proposer", "regions"], "of annotation 3 is not inside its image scene_02.jpg"),
         (remove_image, ["--proposer", "regions"], "first scene_02.jpg"),
         (fill_all, ["--proposer", "regions"], "every annotation already has a mask"),
         (None, ["--proposer", "oracle"], "OracleProposer cannot make masks from boxes"),
