@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 from collections import Counter
 from collections.abc import Iterable, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -55,48 +55,52 @@ def run(config: DictConfig, output: Path) -> RunFolder | None:
             return run_ranks(experiment, RunFolder(output), ranks, repairs)
 
 
+@dataclass(frozen=True)
+class Task:
+    """What a run has to do, settled and checked.
+
+    offered: the data set with all its classes. data: with the classes of this run, and the targets that can be read.
+    references: S of each class, those with only a box without a mask. skipped: the images that cannot be read.
+    partial: the note of a run on the first targets only.
+    """
+
+    offered: Data
+    data: Data
+    references: list[list[Reference]]
+    skipped: list[Record]
+    partial: str | None
+
+
 def run_ranks(experiment: Experiment, folder: RunFolder, ranks: Ranks, repairs: Repairs) -> RunFolder | None:
     """Run the steps of the experiment on this rank. See `run`."""
     if ranks.first:
         warn_without_effect(experiment.config, experiment.device)
     clock = Clock()
-
-    with clock.stage("read annotations"):
-        offered: Data = experiment.dataset.load()
-    partial = partial_note(experiment.input.limit, len(offered.targets.images))
-    offered = replace(offered, targets=offered.targets.first(experiment.input.limit))
     extractor = Extractor(
         experiment.encoder, experiment.proposer, experiment.store, experiment.config, experiment.device, clock,
         may_compute=experiment.stage != "ablate",
     )  # fmt: skip
-    features = features_of(offered.references, extractor)
-    data, references = choose_references(offered, experiment.sampler, experiment.shots, experiment.seed, features)
-    check_targets(experiment, data.targets)
-    check_objective(experiment, data)
-    with clock.stage("check images", 0):
-        check_references(experiment, data.references, references, extractor)
-        targets, skipped = readable_targets(experiment, data.targets, extractor, ranks, repairs)
-    data = replace(data, targets=targets)
-    share = ranks.share(list(data.targets.images.values()))
+    task = prepare(experiment, extractor, ranks, repairs)
+    data, share = task.data, ranks.share(list(task.data.targets.images.values()))
     if ranks.first:
         repairs.tell()
-        announce(experiment, data, references, extractor, share, folder.path)
-    references = extractor.with_masks(data.references, references)
+        announce(experiment, data, task.references, extractor, share, folder.path)
+    references = extractor.with_masks(data.references, task.references)
     weights = weights_note(extractor.weights)
-    note = " ".join(filter(None, [partial, weights])) or None
+    note = " ".join(filter(None, [task.partial, weights])) or None
     if ranks.first:
         if note:
             log.warning(note)
         folder.begin(experiment.config, references_to_coco(references, data), weights)
 
     if experiment.store.references == "all":
-        store_candidates(offered.references, experiment.shots, extractor)
+        store_candidates(task.offered.references, experiment.shots, extractor)
     bank = remember(references, data.references, extractor)
     proposals = track(extractor.proposals(data.targets, share), len(share), "targets")
     if experiment.stage == "extract":
         images = ranks.gather(sum(1 for _ in proposals)) or ()
         log.info("extracted: %d images and their references are in the store '%s'", sum(images), experiment.store.dir)
-        tell_skipped(skipped)
+        tell_skipped(task.skipped)
         return None
 
     diagnostics = diagnostics_of(experiment.evaluation, data.targets)
@@ -107,11 +111,7 @@ def run_ranks(experiment: Experiment, folder: RunFolder, ranks: Ranks, repairs: 
     by_image = {detections.image_id: detections for of_rank, _ in gathered for detections in of_rank}
     detections = [by_image[image_id] for image_id in data.targets.images]
     folder.write_detections(detections, data)
-
-    with clock.stage("evaluate", len(detections)):
-        metrics, curves, matches = experiment.evaluation.evaluate(data.targets, detections, data.classes)
-    folder.write_curves(curves)
-    folder.write_matches(matches, metrics)
+    metrics = evaluate(experiment, data, detections, folder, clock)
     if diagnostics:
         with clock.stage("diagnose", 0):
             records = [record for _, of_rank in gathered for record in of_rank]
@@ -119,17 +119,42 @@ def run_ranks(experiment: Experiment, folder: RunFolder, ranks: Ranks, repairs: 
     if experiment.vis.memory_bank:
         with clock.stage("memory bank", 0):
             folder.write_memory_bank(view_some(references, data.references, extractor), bank)
-    left_out = tuple(name for name in offered.classes if name not in data.classes)
     record = RunRecord(
-        **describe_what(experiment, data, references, detections, extractor.weights),
+        **describe_what(experiment, task, references, detections, extractor.weights),
         **describe_how(experiment.device, clock, ranks.world_size),
-        metrics=Metrics.from_flat(metrics), note=note, classes_left_out=left_out, images_skipped=tuple(skipped),
-        repairs=repairs.found,
+        metrics=Metrics.from_flat(metrics), note=note, repairs=repairs.found,
     )  # fmt: skip
     folder.write_record(record)
     repairs.tell()
-    tell_skipped(skipped)
+    tell_skipped(task.skipped)
     return folder
+
+
+def prepare(experiment: Experiment, extractor: Extractor, ranks: Ranks, repairs: Repairs) -> Task:
+    """Read the annotations, draw the references and try the images, before any network is loaded."""
+    with extractor.clock.stage("read annotations"):
+        offered: Data = experiment.dataset.load()
+    partial = partial_note(experiment.input.limit, len(offered.targets.images))
+    offered = replace(offered, targets=offered.targets.first(experiment.input.limit))
+    features = features_of(offered.references, extractor)
+    data, references = choose_references(offered, experiment.sampler, experiment.shots, experiment.seed, features)
+    check_targets(experiment, data.targets)
+    check_objective(experiment, data)
+    with extractor.clock.stage("check images", 0):
+        check_references(experiment, data.references, references, extractor)
+        targets, skipped = readable_targets(experiment, data.targets, extractor, ranks, repairs)
+    return Task(offered, replace(data, targets=targets), references, skipped, partial)
+
+
+def evaluate(
+    experiment: Experiment, data: Data, detections: Sequence[Detections], folder: RunFolder, clock: Clock
+) -> dict[str, float | None]:
+    """Evaluate the detections, and write curves and matches. Returns the flat metrics."""
+    with clock.stage("evaluate", len(detections)):
+        metrics, curves, matches = experiment.evaluation.evaluate(data.targets, detections, data.classes)
+    folder.write_curves(curves)
+    folder.write_matches(matches, metrics)
+    return metrics
 
 
 def warn_without_effect(config: dict[str, Any], device: torch.device) -> None:
@@ -292,13 +317,13 @@ def view_some(
 
 def describe_what(
     experiment: Experiment,
-    data: Data,
+    task: Task,
     references: Sequence[Sequence[Reference]],
     found: Sequence[Detections],
     weights: dict[str, Weights],
 ) -> dict[str, Any]:
     """Describe the experiment and its data, for metrics.json."""
-    targets = data.targets
+    data, targets = task.data, task.data.targets
     counted = Counter(targets.labels[a["category_id"]] for a in targets.annotations if not a.get("iscrowd", 0))
     category = {label: id_ for id_, label in targets.labels.items()}
     return {
@@ -308,6 +333,8 @@ def describe_what(
         "seed": experiment.seed,
         "shots": "all" if experiment.sampler.takes_all else experiment.shots.n,
         "classes": data.classes,
+        "classes_left_out": tuple(name for name in task.offered.classes if name not in data.classes),
+        "images_skipped": tuple(task.skipped),
         "categories": tuple(category[label] for label in range(len(data.classes))),
         "references": {name: len(drawn) for name, drawn in zip(data.classes, references, strict=True)},
         "reference_ids": {name: [r.id for r in drawn] for name, drawn in zip(data.classes, references, strict=True)},
