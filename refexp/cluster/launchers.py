@@ -35,6 +35,7 @@ from refexp.folders.record import RunRecord
 from refexp.folders.status import Status, read_status
 from refexp.folders.sweep_folder import EXTRACT_FOLDER, Job, Sweep, cancel_slurm, check_possible, survey
 from refexp.rank import this_rank
+from refexp.show.words import typed
 
 log = logging.getLogger(__name__)
 
@@ -213,7 +214,7 @@ class Pack:
                     Status(root / subdir, job.overrides).end("stopped", hopeless)
                 continue
             configure_log(self.config.hydra.hydra_logging, self.config.hydra.verbose)
-            log.info("#%d : %s", job.number, " ".join(job.overrides))
+            log.info("#%d : %s", job.number, " ".join(map(typed, job.overrides)))
             config = self.hydra_context.config_loader.load_sweep_config(self.config, [*job.overrides, *self.extra])
             with open_dict(config):
                 config.hydra.job.id = config.hydra.job.num = job.number

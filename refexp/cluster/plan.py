@@ -24,6 +24,7 @@ from refexp.errors import RefexpError
 from refexp.folders.record import RunRecord
 from refexp.machine.provenance import Clock, device_name
 from refexp.method.extraction import Extractor
+from refexp.show.words import typed
 from refexp.types import Reference
 
 IMAGE = ("extract", "wait for images")
@@ -195,7 +196,7 @@ def report(planned: Sequence[Planned], runs: Path) -> None:
     for name in ("#", "job", "images", "new", "references", "new", "time"):
         table.add_column(name, justify="left" if name == "job" else "right")
     for number, job in enumerate(planned):
-        what = " ".join(o for o in job.work.overrides if o not in common)
+        what = " ".join(typed(o) for o in job.work.overrides if o not in common)
         counts = len(job.work.images), job.new_images, len(job.work.references), job.new_references
         table.add_row(str(number), escape(what), *map(str, counts), duration(job.seconds))
     console = Console(soft_wrap=True)

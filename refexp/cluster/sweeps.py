@@ -10,6 +10,7 @@ from collections.abc import Sequence
 
 from refexp.errors import RefexpError
 from refexp.folders.sweep_folder import ALIVE, GONE, Sweep, SweepRecord, slurm_queue, survey
+from refexp.show.words import typed
 
 log = logging.getLogger(__name__)
 
@@ -58,7 +59,8 @@ def report(sweep: Sweep, records: Sequence[SweepRecord] | None = None) -> int:
         color = {"completed": "green", "waiting": "dim", "running": "cyan"}.get(r.state, "bold red")
         figures = [(r.metrics or {}).get(f"{kind}/nAP") for kind in ("bbox", "segm")]
         values = ["-" if value is None else f"{100 * value:.1f}" for value in figures]
-        what = " ".join(o for o in r.job.overrides if o not in common) or " ".join(r.job.overrides)
+        shown = [o for o in r.job.overrides if o not in common] or r.job.overrides
+        what = " ".join(map(typed, shown))
         took = "-" if r.seconds is None else f"{r.seconds:.1f}"
         table.add_row(str(r.job.number), escape(what), f"[{color}]{r.state}[/]", took, *values)
     console = Console(soft_wrap=True)
