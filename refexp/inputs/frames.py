@@ -87,7 +87,7 @@ def suspects(annotations: Sequence[Record], images: Mapping[Any, Record], start:
     Sound means: numbers only, inside the frame, with an area, and box and area as the polygons say.
     """
     chunk = annotations[start : start + CHUNK]
-    plain = [position for position, annotation in enumerate(chunk) if _is_plain(annotation, images)]
+    plain = [position for position, one in enumerate(chunk) if _is_plain(one, images[one["image_id"]])]
     try:
         box = np.array([chunk[position]["bbox"] for position in plain])
         polygons = [chunk[position]["segmentation"] for position in plain]
@@ -111,18 +111,15 @@ def suspects(annotations: Sequence[Record], images: Mapping[Any, Record], start:
     return sorted({*range(start, start + len(chunk))} - {start + plain[row] for row in np.flatnonzero(sound)})
 
 
-def _is_plain(annotation: Record, images: Mapping[Any, Record]) -> bool:
+def _is_plain(annotation: Record, image: Record) -> bool:
     """Whether an annotation has a box and a list of polygons, and its image a size. The values are not looked at."""
     segmentation, box = annotation.get("segmentation"), annotation.get("bbox")
-    return (
-        type(segmentation) is list
-        and bool(segmentation)
-        and all(type(polygon) is list and len(polygon) > 4 for polygon in segmentation)
-        and type(box) is list
-        and len(box) == 4
-        and images[annotation["image_id"]]["width"] is not None
-        and images[annotation["image_id"]]["height"] is not None
-    )
+    if type(segmentation) is not list or type(box) is not list or len(box) != 4 or not segmentation:
+        return False
+    for polygon in segmentation:
+        if type(polygon) is not list or len(polygon) < 6:
+            return False
+    return image["width"] is not None and image["height"] is not None
 
 
 def _frame(image: Record) -> Size:

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import unicodedata
 from collections import Counter
-from collections.abc import Hashable
 from typing import Any, NoReturn
 
 from refexp.errors import RefexpError, shown
@@ -22,8 +21,8 @@ Id = int | str
 
 PARTS = ("images", "annotations", "categories")
 LARGEST_SIDE = 1 << 20
-FLAGS = ("iscrowd", "ignore", "difficult", "isimpossible")
-"""Fields of annotations that are true or false."""
+FLAGS = ("ignore", "difficult", "isimpossible")
+"""Fields of annotations that are true or false, besides iscrowd."""
 
 
 def check_coco(content: Any, source: str, look: Look | None = None) -> None:
@@ -58,7 +57,8 @@ def _kind(value: Any) -> str:
 
 def _used(annotations: list[Any], field: str) -> set[str]:
     """Return the texts of all ids that annotations name, to know which other records matter."""
-    return {str(a.get(field)) for a in annotations if isinstance(a, dict) and isinstance(a.get(field), Hashable)}
+    values = (annotation.get(field) for annotation in annotations if type(annotation) is dict)
+    return {str(value) for value in {value for value in values if type(value) in (int, str, float)}}
 
 
 def identifier(value: Any) -> Id | None:
@@ -233,10 +233,11 @@ class Door:
                     again.append(record)
             if id_ is not None:
                 taken.add(id_)
+            if record.setdefault("iscrowd", 0) not in (0, 1) or type(record["iscrowd"]) is not int:
+                self._settle_flag(record, "iscrowd")
             for flag in FLAGS:
-                if flag in record and (type(record[flag]) is not int or record[flag] not in (0, 1)):
+                if flag in record:
                     self._settle_flag(record, flag)
-            record.setdefault("iscrowd", 0)
             kept.append(record)
         self._number(again, taken)
         return kept
@@ -255,7 +256,10 @@ class Door:
         return id_
 
     def _settle_flag(self, record: Record, flag: str) -> None:
-        written, record[flag] = record[flag], int(is_true(record[flag]))
+        written = record[flag]
+        if type(written) is int and written in (0, 1):
+            return
+        record[flag] = int(is_true(written))
         if written is not None and not isinstance(written, bool) and written not in ("", "0", "1"):
             repaired(f"{flag} that is neither 0 nor 1", f"{self.source}, annotation {shown(record.get('id'))}")
 
