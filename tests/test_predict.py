@@ -176,7 +176,7 @@ def test_what_an_earlier_run_left_in_the_folder_goes(finished, configure, drawn_
     run(configure(*overrides(drawn_folder, "vis.limit=0", "vis.report=false", "summary=null")), output)
     files = {path.relative_to(output).as_posix() for path in output.rglob("*") if path.is_file()}
     left = {name for name in files if not name.startswith((".hydra/", "run.log", "status.json", "progress.csv"))}
-    assert left == {*own, "config.yaml", "references.json", "detections.json", "metrics.json"}
+    assert left == {*own, "config.yaml", "references.json", "detections.json", "metrics.json", "per_image.csv"}
     (output / "references.json").unlink()  # no folder of a run
     RunFolder(output).begin({}, {}, None)
     assert (output / "metrics.json").exists()

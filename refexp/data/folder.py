@@ -91,18 +91,21 @@ def read_given(
 
     images: the folder of the images of a COCO file. None searches beside the file and in the folder `nearby`.
     """
-    places = image_places(path, images, nearby)
-    path, content = read_content(path) if path.is_dir() else (path, read_coco(path, *without_root(path, places)))
+    if path.is_dir():
+        path, content = read_content(path, images)
+    else:
+        content = read_coco(path, *without_root(path, image_places(path, images, nearby)))
     if not content["categories"]:
         raise RefexpError(f"{path} has no categories, so there are no classes to detect; add categories.")
-    images = path if path.is_dir() else folder_of(content, path, places)
+    images = path if path.is_dir() else folder_of(content, path, image_places(path, images, nearby))
     names, _ = choose_classes(content, content, classes, "dataset.classes")
     return tuple(names), make_split(content, str(path), names, *access(images))
 
 
-def read_content(folder: Path) -> tuple[Path, dict[str, Any]]:
+def read_content(folder: Path, images: Path | None = None) -> tuple[Path, dict[str, Any]]:
     """Read the references in a folder, whatever their form. Returns their COCO file, else the folder, and the content.
 
+    images: the folder of the images of a COCO file; None searches beside it.
     Class folders in which every image has a mask file come first, then the files of annotation tools, then cut-outs.
     """
     files, _ = files_below(folder)
@@ -113,7 +116,7 @@ def read_content(folder: Path) -> tuple[Path, dict[str, Any]]:
     if len(found) > 1:
         raise RefexpError(f"{folder} has several COCO files; set references to one: {', '.join(map(str, found[:5]))}.")
     if found:
-        return found[0], read_coco(found[0], *without_root(found[0], image_places(found[0])))
+        return found[0], read_coco(found[0], *without_root(found[0], image_places(found[0], images)))
     if content := read_foreign(folder, files, photographs):
         check_coco(content, str(folder))
         return folder, content

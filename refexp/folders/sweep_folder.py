@@ -25,8 +25,8 @@ from refexp.machine.processes import is_alive, runs_program
 NAME = "sweep.json"
 EXTRACT_FOLDER = "extract"
 """Subfolder for the logs and states of extraction jobs: `<cluster job>/<job folder>`."""
-KEYS, JOB = {"launcher", "host", "pid", "extraction"}, {"number", "overrides", "folder", "id"}
-"""What sweep.json has besides its jobs, and what each job has."""
+JOB = {"number", "overrides", "folder", "id"}
+"""What sweep.json has for each job."""
 GONE = "GONE"
 IMPOSSIBLE = {"PartitionConfig", "PartitionNodeLimit", "PartitionTimeLimit", "BadConstraints"}
 """SLURM accepts a job that is pending for one of these reasons, but never starts it."""
@@ -66,11 +66,11 @@ class Sweep:
         content = read_json(self.path)
         if content is None:
             raise RefexpError(f"{self.folder} is not the folder of a sweep: it has no {NAME}.")
-        lists = isinstance(content, dict) and isinstance(content.get("jobs"), dict) and set(content) >= KEYS
+        lists = isinstance(content, dict) and isinstance(content.get("jobs"), dict)
         if not lists or not all(isinstance(job, dict) and set(job) >= JOB for job in content["jobs"].values()):
             raise RefexpError(f"{self.path} is damaged, or not written by refexp: it lacks jobs or their launcher.")
         if "commands" not in content:  # of refexp 0.1, where a number could get other overrides than its folder's
-            content["commands"] = [{"command": content.pop("command"), "cwd": content.pop("cwd")}]
+            content["commands"] = [{"command": content.pop("command", []), "cwd": content.pop("cwd", "")}]
             for job in content["jobs"].values():
                 ran = read_status(self.folder / job["folder"]).get("overrides") or job["overrides"]
                 job |= {"command": 0, "overrides": [override for override in ran if override != "stage=ablate"]}

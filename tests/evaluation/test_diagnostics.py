@@ -8,6 +8,7 @@ import pickle
 import numpy as np
 import pytest
 import torch
+from rich.console import Console
 
 from refexp.data.coco import make_split
 from refexp.evaluation.coco_protocol import CocoEvaluation
@@ -224,7 +225,7 @@ def test_a_bound_below_the_run_loses_nothing_to_matching():
 def test_it_is_printed(several, capsys):
     diagnostics, records, found = several
     content = concluded(diagnostics, records, found)
-    print_diagnosis(content)
+    print_diagnosis(Console(width=160), content)
     written = capsys.readouterr().out
     for of in content["kinds"].values():
         assert of["verdict"]["text"] in written and f"{100 * of['nAP']:.1f}" in written

@@ -66,7 +66,7 @@ def test_numbers_of_an_image_are_those_of_a_split_that_has_it_alone(targets):
     evaluated = CocoEvaluation(["segm"]).evaluate(targets, found, CLASSES)
     numbers = numbers_by_image(evaluated.matches["segm"], len(found), evaluated.metrics["segm/F1_score"])
     for place, image_id in enumerate(targets.images):
-        others = [record["file_name"] for other, record in targets.images.items() if other != image_id]
+        others = [other for other in targets.images if other != image_id]
         alone = without(targets, others)
         metrics = CocoEvaluation(["segm"]).evaluate(alone, found[place : place + 1], CLASSES).metrics
         for name in ("nAP", "nAP50"):

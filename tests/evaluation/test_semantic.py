@@ -144,10 +144,8 @@ def test_foreground_forgets_the_classes():
 def test_targets_without_masks_are_refused():
     split = split_of([("cat", rows(0, 2)), ("dog", rows(2, 4))])
     SemanticEvaluation().check(split)
-    split.annotations[0]["segmentation"] = []
-    with pytest.raises(RefexpError, match=r"targets\.json: annotation 1 has no mask"):
-        SemanticEvaluation().check(split)
-    split.annotations[1]["segmentation"] = []
+    for annotation in split.annotations:
+        annotation["segmentation"] = []
     with pytest.raises(RefexpError, match="no masks, only boxes"):
         SemanticEvaluation().check(split)
     with pytest.raises(RefexpError, match="nothing to evaluate"):

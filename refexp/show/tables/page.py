@@ -35,9 +35,10 @@ def write_sweep_report(folder: Path, summary: Summary) -> Path:
     metrics = list(dict.fromkeys(table.metric for table in summary.tables))
     data = sorted(map(short, frame["targets"].dropna().unique()))
     sweep = read_what_is_there(folder / SWEEP)
+    last = (sweep.get("commands") or [sweep])[-1].get("command", [])
     minutes = frame["seconds"].sum() / 60
     page = {
-        **about(folder, FILES, ["python", *sweep.get("command", [])[1:]], sweep.get("started", "")),
+        **about(folder, FILES, ["python", *last[1:]], sweep.get("started", "")),
         "title": f"Sweep {'/'.join(folder.absolute().parts[-2:])}",
         "facts": [*data, f"{len(frame)} runs", *states(frame), *([f"{minutes:.1f} min in all"] if minutes else [])],
         "notes": weights(frame),
