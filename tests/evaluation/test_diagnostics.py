@@ -225,7 +225,7 @@ def test_a_bound_below_the_run_loses_nothing_to_matching():
 def test_it_is_printed(several, capsys):
     diagnostics, records, found = several
     content = concluded(diagnostics, records, found)
-    print_diagnosis(Console(width=160), content)
+    print_diagnosis(Console(width=2000), content)
     written = capsys.readouterr().out
     for of in content["kinds"].values():
         assert of["verdict"]["text"] in written and f"{100 * of['nAP']:.1f}" in written
