@@ -24,7 +24,7 @@ from refexp.errors import RefexpError
 from refexp.folders.record import RunRecord
 from refexp.machine.provenance import Clock, device_name
 from refexp.method.extraction import Extractor
-from refexp.show.words import typed
+from refexp.show.words import typed, varied
 from refexp.types import Reference
 
 IMAGE = ("extract", "wait for images")
@@ -191,12 +191,12 @@ def per_item(records: Sequence[RunRecord], stages: Sequence[str]) -> float | Non
 
 def report(planned: Sequence[Planned], runs: Path) -> None:
     """Print a line for each job, and the sums."""
-    common = set.intersection(*(set(job.work.overrides) for job in planned)) if len(planned) > 1 else set()
+    jobs = [job.work.overrides for job in planned]
     table = Table()
     for name in ("#", "job", "images", "new", "references", "new", "time"):
         table.add_column(name, justify="left" if name == "job" else "right")
     for number, job in enumerate(planned):
-        what = " ".join(typed(o) for o in job.work.overrides if o not in common)
+        what = varied(job.work.overrides, jobs) or " ".join(map(typed, job.work.overrides))
         counts = len(job.work.images), job.new_images, len(job.work.references), job.new_references
         table.add_row(str(number), escape(what), *map(str, counts), duration(job.seconds))
     console = Console(soft_wrap=True)

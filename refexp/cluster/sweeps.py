@@ -10,7 +10,7 @@ from collections.abc import Sequence
 
 from refexp.errors import RefexpError
 from refexp.folders.sweep_folder import ALIVE, GONE, Sweep, SweepRecord, slurm_queue, survey
-from refexp.show.words import typed
+from refexp.show.words import typed, varied
 
 log = logging.getLogger(__name__)
 
@@ -50,7 +50,7 @@ def report(sweep: Sweep, records: Sequence[SweepRecord] | None = None) -> int:
     from rich.table import Table
 
     records = survey(sweep) if records is None else records
-    common = set.intersection(*(set(r.job.overrides) for r in records)) if len(records) > 1 else set()
+    jobs = [r.job.overrides for r in records]
     table = Table(title=escape(f"{sweep.folder}"), title_justify="left")
     for name, side in (("#", "right"), ("job", "left"), ("state", "left"), ("seconds", "right"), ("box nAP", "right"),
                        ("mask nAP", "right")):  # fmt: skip
@@ -59,8 +59,7 @@ def report(sweep: Sweep, records: Sequence[SweepRecord] | None = None) -> int:
         color = {"completed": "green", "waiting": "dim", "running": "cyan"}.get(r.state, "bold red")
         figures = [(r.metrics or {}).get(f"{kind}/nAP") for kind in ("bbox", "segm")]
         values = ["-" if value is None else f"{100 * value:.1f}" for value in figures]
-        shown = [o for o in r.job.overrides if o not in common] or r.job.overrides
-        what = " ".join(map(typed, shown))
+        what = varied(r.job.overrides, jobs) or " ".join(map(typed, r.job.overrides))
         took = "-" if r.seconds is None else f"{r.seconds:.1f}"
         table.add_row(str(r.job.number), escape(what), f"[{color}]{r.state}[/]", took, *values)
     console = Console(soft_wrap=True)

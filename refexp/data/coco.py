@@ -62,6 +62,11 @@ class Split:
         labels = {category: new[label] for category, label in self.labels.items() if label in new}
         return replace(self, labels=labels, annotations=[a for a in self.annotations if a["category_id"] in labels])
 
+    @cached_property
+    def _settled(self) -> set[ImageId]:
+        """The images whose size was compared with their file's."""
+        return set()
+
     def first(self, limit: int | None) -> Split:
         """Keep only the first images, in file order, and their annotations. None keeps all."""
         if limit is None or limit >= len(self.images):
@@ -75,9 +80,12 @@ class Split:
 
     def settle_size(self, record: Record) -> None:
         """Compare the written size of an image with its file's. Raises Unreadable if they cannot be reconciled."""
+        if record["id"] in self._settled:  # several references may lie in one image
+            return
         file = self.size(record)
         if file and (record["height"], record["width"]) not in file:
             settle_contradiction(record, file, self.by_image[record["id"]], self.source)
+        self._settled.add(record["id"])
 
     def reference(self, annotation: Record) -> Reference:
         """Convert an annotation to a reference. Raises RefexpError if its mask cannot be read."""

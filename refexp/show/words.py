@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 from refexp.errors import RefexpError, shown
@@ -56,6 +57,11 @@ def typed(argument: str) -> str:
     return key + equals + (value.replace("'", "") if re.fullmatch(r"'[^']*'(,'[^']*')*", value) else value)
 
 
+def varied(given: Iterable[str], jobs: Sequence[Sequence[str]]) -> str:
+    """The overrides of a job that are not those of all jobs, as typed. Empty if there are no others."""
+    return " ".join(typed(one) for one in given if not all(one in overrides for overrides in jobs))
+
+
 def run_name(folder: Path) -> str:
     """What a run is called: `shots=5 seed=0`, what varies within its sweep, or else its folder: `run/<time>`."""
     try:
@@ -63,8 +69,8 @@ def run_name(folder: Path) -> str:
     except RefexpError:
         jobs = []
     given = read_status(folder).get("overrides", []) if jobs else []
-    varied = " ".join(typed(one) for one in given if not all(one in overrides for overrides in jobs))
-    return shown(varied, LONGEST) if varied else "/".join(folder.parts[-2:])
+    what = varied(given, jobs)
+    return shown(what, LONGEST) if what else "/".join(folder.parts[-2:])
 
 
 def short(source: str) -> str:

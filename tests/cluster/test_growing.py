@@ -180,9 +180,9 @@ def test_other_ranks_choose_the_jobs_of_the_first(grow, monkeypatch):
     """They write elsewhere, and rank 0 may have begun the sweep."""
     grow("seed=0")
     monkeypatch.setattr("refexp.cluster.launchers.this_rank", lambda: Rank(1, 2))
-    config = OmegaConf.create({"hydra": {"sweep": {"dir": "/tmp/other"}, "overrides": {"hydra": []}}})
-    assert folder_of(config) == Path("/tmp/other")
-    config.hydra.overrides.hydra = [f"hydra.sweep.dir='{grow.folder}'", "hydra.sweep.dir=/tmp/other"]
+    config = OmegaConf.create({"hydra": {"sweep": {"dir": "/elsewhere"}, "overrides": {"hydra": []}}})
+    assert folder_of(config) == Path("/elsewhere")
+    config.hydra.overrides.hydra = [f"hydra.sweep.dir='{grow.folder}'", "hydra.sweep.dir=/elsewhere"]
     assert folder_of(config) == grow.folder
 
 
