@@ -146,7 +146,7 @@ def test_a_failed_extraction_is_told_as_the_reason(drive):
     said = driver.finish()
     assert driver.process.returncode == 1
     assert driver.states() == ["completed", "failed"] * 2
-    assert "#1 failed: extraction: dataset.classes: class 'nonsense' is not in the annotations" in said
+    assert "#1, #3 failed: extraction: dataset.classes: class 'nonsense' is not in the annotations" in said
 
 
 def test_two_nodes_with_two_ranks_each_give_the_same_bytes(drive, command, folder, tmp_path):
