@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+import gc
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from functools import cached_property
 from itertools import islice
@@ -137,9 +139,22 @@ def read_coco(path: Path, *images: Path) -> dict[str, Any]:
     images: folders that can hold its images. They are asked for the size of an image where the file's own does not do.
     Raises RefexpError with the file and the record at fault.
     """
-    content = read_json(path, "annotation file")
-    check_coco(content, str(path), file_sizes(*images) if images else None)
+    with collector_paused():
+        content = read_json(path, "annotation file")
+        check_coco(content, str(path), file_sizes(*images) if images else None)
     return content
+
+
+@contextmanager
+def collector_paused() -> Iterator[None]:
+    """Pause Python's search for unreachable circles: among millions of new records, none of them one, it takes long."""
+    enabled = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if enabled:
+            gc.enable()
 
 
 def has_mask(annotation: Record) -> bool:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -15,8 +14,7 @@ from refexp.files import sha256
 from refexp.inputs.frames import FileSize
 from refexp.inputs.images import file_sizes, read_rgb
 from refexp.inputs.names import check_files, locate
-
-log = logging.getLogger(__name__)
+from refexp.inputs.repairs import repaired
 
 
 class CustomDataset:
@@ -45,8 +43,7 @@ class CustomDataset:
         targets = read_coco(self.targets, self.images)
         classes, left_out = choose_classes(references, targets, self.classes, "dataset.classes")
         if left_out:
-            names = ", ".join(left_out)
-            log.warning("%d categories left out, because only one annotation file has them: %s", len(left_out), names)
+            repaired("class left out, because only one annotation file has it", ", ".join(left_out), len(left_out))
         return Data(tuple(classes), *self.splits(references, targets, classes))
 
     def splits(

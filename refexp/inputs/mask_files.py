@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 from pathlib import Path
 from typing import Any
 
@@ -13,14 +12,14 @@ from refexp.errors import RefexpError, first_line
 from refexp.inputs.images import converted, has_alpha, is_deep, made_upright, open_upright
 from refexp.inputs.repairs import repaired
 
-log = logging.getLogger(__name__)
-
 FEW = 16
 """Labels are few values. More are noise, soft edges, a photograph, or many instances in one mask."""
 NEAR = 0.1
 """What lies within this share of the largest value is near 0, or near the top."""
 LOWEST_TOP = 64
 """A mask with noise has a largest value above this. Below lie labels, which are small numbers."""
+VOID = 255
+"""Pascal VOC's label of the pixels between an object and the background."""
 MOST, FRAME = 0.9, 0.5
 """Shares of the image, and of its border, from which on a mask is warned of."""
 
@@ -61,7 +60,7 @@ def as_mask(mask: Any, name: object = "this mask") -> np.ndarray:
         raise RefexpError(f"{name} cannot become an array: {first_line(error)}") from None
     if array.ndim != 2 or not array.size or array.dtype.kind not in "buif":
         raise RefexpError(f"{name} must be numbers [H, W], not {array.dtype} {list(array.shape)}.")
-    return _checked(array, name)
+    return _checked(array, name) & ~void(array, name)
 
 
 def to_mask(image: Image.Image, name: object) -> np.ndarray:
@@ -71,11 +70,27 @@ def to_mask(image: Image.Image, name: object) -> np.ndarray:
     Raises RefexpError for floating-point numbers of no known range.
     """
     solid = opaque(image, name)
+    if image.mode in ("L", "P"):
+        solid &= ~void(np.asarray(image), name)
     # Palette indices say nothing: black is not always index 0.
     values = np.asarray(image) if is_deep(image) else np.asarray(converted(image, "RGB", name)).max(axis=2)
     if not values.any() and not solid.all():  # a black object on a transparent background
         return solid
     return _checked(values, name) & solid
+
+
+def void(labels: np.ndarray, name: object) -> np.ndarray:
+    """Return where labels [H, W] are 255, bool [H, W]: by Pascal VOC's convention, neither object nor background.
+
+    Such labels are 0 and small numbers otherwise. In a mask of other values, nothing is void.
+    """
+    levels = np.unique(labels)
+    by_label = len(levels) > 2 and levels[0] == 0 and levels[-2] < LOWEST_TOP and levels[-1] == VOID
+    # Noise beside the 0 of a mask of 0 and 255 is small, too, but it changes from pixel to pixel.
+    if not by_label or _changes_everywhere(labels, (labels > 0) & (labels < VOID)):
+        return np.zeros(labels.shape, dtype=bool)
+    repaired("pixels of the label 255 (void) taken as background", f"{name}, {(labels == VOID).mean():.1%}")
+    return labels == VOID
 
 
 def opaque(image: Image.Image, name: object) -> np.ndarray:
@@ -124,12 +139,11 @@ def _checked(values: np.ndarray, name: object) -> np.ndarray:
     share = mask.mean()
     border = np.concatenate([mask[0], mask[-1], mask[:, 0], mask[:, -1]]).mean()
     many = values.dtype.kind != "f" and len(levels) > FEW and (mask == (values != 0)).all()
-    if share > MOST or border > FRAME or many:
-        doubt = f"has {len(levels)} values" if many else "is it inverted?"
-        log.warning(
-            "%s: the mask covers %.0f%% of the image and %.0f%% of its border (%s); 0 is the background, the rest is "
-            "the object", name, 100 * share, 100 * border, doubt,
-        )  # fmt: skip
+    if many:
+        repaired("doubtful masks of many values, each taken as one object", f"{name} has {len(levels)} values")
+    elif share > MOST or border > FRAME:
+        covered = f"{name} covers {share:.0%} of the image and {border:.0%} of its border"
+        repaired("doubtful masks, maybe inverted (0 is the background)", covered)
     return mask
 
 

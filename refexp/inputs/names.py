@@ -25,11 +25,13 @@ MOST = 200_000
 """Files of a folder that are compared with a name. COCO's largest folder has 123,000."""
 MASK_FOLDERS = (*FOLDERS, "segmentationclass", "segmentationobject")
 SUFFIX = re.compile(r"\.(jpe?g|jpe|jfif|jp2|png|gif|bmp|webp|tiff?|p[bgnp]m|avif|hei[cf])$")
+QUERY = re.compile(r"(?<=\.\w{3})\?.*$|(?<=\.\w{4})\?.*$", re.DOTALL)
+"""What follows the file in a URL: `a.jpg?width=640`. Some downloads keep it in the file's name."""
 
 
 def _composed(name: str) -> str:
-    """Return the name with composed accents, without quoting, outer blanks, a drive and the dots of `./`."""
-    name = unicodedata.normalize("NFC", unquote(name)).replace("\\", "/")
+    """Return the name with composed accents, without quoting, outer blanks, a drive, a URL's query and `./`."""
+    name = unicodedata.normalize("NFC", unquote(QUERY.sub("", name))).replace("\\", "/")
     parts = [part.strip() for part in re.sub(r"^[A-Za-z]:", "", name).split("/")]
     return "/".join(part for part in parts if part not in ("", "."))
 

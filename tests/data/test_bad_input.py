@@ -182,7 +182,7 @@ def test_category_in_one_file_only_is_left_out_and_counted(folder, configure, tm
     folder.save()
     metrics = run(configure(*folder.overrides(), "vis.limit=0"), tmp_path / "out")
     assert "segm/nAP/zeppelin" not in metrics
-    assert "1 categories left out, because only one annotation file has them: zeppelin" in caplog.text
+    assert "class left out, because only one annotation file has it: 1, first: zeppelin" in caplog.text
 
 
 def test_a_class_asked_for_must_be_in_both_files(folder, configure, tmp_path):

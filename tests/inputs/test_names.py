@@ -24,6 +24,7 @@ def images(tmp_path):
     [
         ("a.jpg", "a.jpg"), ("A.JPG", "a.jpg"), ("a", "a.jpg"), ("a.png", "a.jpg"), ("a.jpg ", "a.jpg"),
         ("./images/a.jpg", "a.jpg"), ("D:\\work\\a.jpg", "a.jpg"), ("https://x.org/a.jpg", "a.jpg"),
+        ("a.jpg?width=640", "a.jpg"), ("https://x.org/a.jpeg?v=1.2", "a.jpg"),
         (unicodedata.normalize("NFD", "sub/Straße é.PNG"), "sub/Straße é.PNG"), ("STRASSE É.jpeg", "sub/Straße é.PNG"),
         ("sub/Stra%C3%9Fe%20%C3%A9.PNG", "sub/Straße é.PNG"), ("other/TWIN.jpg", "other/twin.jpg"),
         ("twin.jpg", None), ("b.c", "other/b.c.tif"), ("b", None), ("none.jpg", None), ("", None), ("a\0.jpg", None),
