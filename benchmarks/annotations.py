@@ -1,7 +1,7 @@
 """Time and memory of reading an annotation file of COCO's size, beside parsing its JSON alone.
 
-    python benchmarks/annotations.py             # 118,000 images and 860,000 annotations, generated
-    python benchmarks/annotations.py --share 0.1 # a tenth of it
+python benchmarks/annotations.py             # 118,000 images and 860,000 annotations, generated
+python benchmarks/annotations.py --share 0.1 # a tenth of it
 """
 
 from __future__ import annotations
@@ -57,7 +57,9 @@ def generated(images: int, annotations: int) -> dict:
              "bbox": [float(x1), float(y1), round(float(x2 - x1), 2), round(float(y2 - y1), 2)]}
         )  # fmt: skip
     return {
-        "images": [{"id": i, "file_name": f"{i:012}.jpg", "width": frame[0], "height": frame[1]} for i in range(images)],
+        "images": [
+            {"id": i, "file_name": f"{i:012}.jpg", "width": frame[0], "height": frame[1]} for i in range(images)
+        ],
         "annotations": records,
         "categories": [{"id": i + 1, "name": f"class {i + 1}"} for i in range(CLASSES)],
     }

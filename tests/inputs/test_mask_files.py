@@ -131,7 +131,7 @@ def test_the_void_of_a_label_image_is_background(as_image):
 
 
 def test_a_strict_run_refuses_a_doubtful_mask():
-    with collecting(strict=True), pytest.raises(RefexpError, match="maybe inverted.*a_mask.png covers"):
+    with collecting(strict=True), pytest.raises(RefexpError, match=r"maybe inverted.*a_mask.png covers"):
         to_mask(gray(255 * ~TRUE), "a_mask.png")
 
 
