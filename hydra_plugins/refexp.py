@@ -1,4 +1,4 @@
-"""Registers the launchers and the sweeper with Hydra, which finds plugins only in this namespace. See refexp/cluster/.
+"""Registers launchers, sweeper and the options of other packages with Hydra, which finds plugins only in this namespace.
 
 Every Hydra application in the environment imports this file at its start, so this file must not import refexp then.
 """
@@ -7,14 +7,29 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from importlib import import_module
+from pathlib import Path
 from typing import Any
 
 from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
+from hydra.core.config_search_path import ConfigSearchPath
 from hydra.core.override_parser.types import Override
 from hydra.core.utils import JobReturn
 from hydra.plugins.launcher import Launcher
+from hydra.plugins.search_path_plugin import SearchPathPlugin
 from hydra.types import HydraContext, TaskFunction
 from omegaconf import DictConfig
+
+
+class OptionsOfPackages(SearchPathPlugin):
+    """Adds the options of installed packages to those of refexp, and to no other application."""
+
+    def manipulate_search_path(self, search_path: ConfigSearchPath) -> None:
+        main = next((part.path for part in search_path.get_path() if part.provider == "main"), None) or ""
+        if (Path(main.removeprefix("file://")) / "hydra" / "plumbing.yaml").exists():
+            from refexp.config.plugins import option_folders
+
+            for name, folder in option_folders().items():
+                search_path.append(provider=name, path=f"file://{folder}")
 
 
 class Late:

@@ -15,20 +15,22 @@ GROUPS = (
 @click.command("ls")
 @click.argument("group", required=False)
 def ls(group: str | None) -> None:
-    """List the options of a group, or of all groups. Includes your own conf/ in the current folder.
+    """List the options of a group, or of all groups, with those of installed packages and of conf/ in this folder.
 
     \b
     refexp ls
     refexp ls encoder
     """
     from refexp.config.composing import conf_folder
+    from refexp.config.plugins import option_folders
     from refexp.errors import RefexpError, did_you_mean
 
-    folders = [folder for folder in (conf_folder(), own_conf()) if folder]
+    folders = [folder for folder in (conf_folder(), *option_folders().values(), own_conf()) if folder]
     if group is not None and group not in GROUPS:
         raise RefexpError(f"ls {group}: no such group. {did_you_mean(group, GROUPS)}")
     for name in (group,) if group else GROUPS:
-        files = {path.stem: path for folder in folders for path in sorted((folder / name).glob("[!_]*.yaml"))}
+        # Of two options with one name, Hydra takes that of the first folder.
+        files = {path.stem: path for folder in reversed(folders) for path in sorted((folder / name).glob("[!_]*.yaml"))}
         # Shots sort by number: 1, 2, 3, 5, 10.
         order = sorted(files, key=lambda option: (not option.isdigit(), int(option) if option.isdigit() else 0, option))
         if group:
