@@ -1,4 +1,4 @@
-"""Registers launchers, sweeper and the options of other packages with Hydra, which finds plugins only in this namespace.
+"""Registers launchers, sweeper and the options of packages with Hydra, which finds plugins only in this namespace.
 
 Every Hydra application in the environment imports this file at its start, so this file must not import refexp then.
 """

@@ -64,7 +64,7 @@ def test_a_package_without_its_folder_is_named(site, monkeypatch):
     monkeypatch.syspath_prepend(site)
     (site / "mypackage" / "conf").rename(site / "gone")
     try:
-        with pytest.raises(RefexpError, match="the installed package 'mypackage' says .* pip uninstall mypackage"):
+        with pytest.raises(RefexpError, match=r"the installed package 'mypackage' says .* pip uninstall mypackage"):
             option_folders()
     finally:
         (site / "gone").rename(site / "mypackage" / "conf")
