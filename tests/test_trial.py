@@ -10,8 +10,10 @@ from runs import run
 
 from refexp.errors import RefexpError
 from refexp.folders.run_folder import RunFolder
+from refexp.folders.sweep_folder import GONE, Job, record_of
 from refexp.machine.provenance import device_name
 from refexp.show.tables.summary import Wanted, summarise
+from refexp.tracking.wandb import labels
 
 NOTE = "PARTIAL: the first 2 of 4 targets."
 
@@ -32,6 +34,9 @@ def test_a_trial_is_labelled_and_has_tables_of_its_own(folder, configure, tmp_pa
     assert NOTE in capsys.readouterr().out and NOTE in (trial.path / "report.html").read_text()
     assert not (trial.path / "WEIGHTS.txt").exists()
     assert len(list((trial.path / "overlays").glob("[!r]*.jpg"))) == 2
+
+    assert labels(trial.record) == ["partial"]
+    assert record_of(tmp_path / "runs", Job(0, [], "trial"), {"state": "completed"}, GONE, None).message == NOTE
 
     run(configure(*folder.overrides(), "input.limit=4"), whole.path)
     assert f"store {tmp_path / 'store'} holds 2 of 4 images and 2 of 2 references" in caplog.messages

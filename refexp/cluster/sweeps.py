@@ -9,6 +9,7 @@ import time
 from collections.abc import Sequence
 
 from refexp.errors import RefexpError
+from refexp.folders.record import PARTIAL
 from refexp.folders.sweep_folder import ALIVE, GONE, Sweep, SweepRecord, slurm_queue, survey
 from refexp.show.words import typed, varied
 
@@ -61,7 +62,8 @@ def report(sweep: Sweep, records: Sequence[SweepRecord] | None = None) -> int:
         values = ["-" if value is None else f"{100 * value:.1f}" for value in figures]
         what = varied(r.job.overrides, jobs) or " ".join(map(typed, r.job.overrides))
         took = "-" if r.seconds is None else f"{r.seconds:.1f}"
-        table.add_row(str(r.job.number), escape(what), f"[{color}]{r.state}[/]", took, *values)
+        trial = f" {PARTIAL}" if r.message.startswith(PARTIAL) else ""
+        table.add_row(str(r.job.number), escape(what), f"[{color}]{r.state}[/]{trial}", took, *values)
     console = Console(soft_wrap=True)
     console.print(table)
     for r in records:

@@ -22,22 +22,22 @@ def ls(group: str | None) -> None:
     refexp ls encoder
     """
     from refexp.config.composing import conf_folder
+    from refexp.config.options import options_of
     from refexp.config.plugins import option_folders
     from refexp.errors import RefexpError, did_you_mean
 
     folders = [folder for folder in (conf_folder(), *option_folders().values(), own_conf()) if folder]
     if group is not None and group not in GROUPS:
         raise RefexpError(f"ls {group}: no such group. {did_you_mean(group, GROUPS)}")
-    for name in (group,) if group else GROUPS:
-        # Of two options with one name, Hydra takes that of the first folder.
-        files = {path.stem: path for folder in reversed(folders) for path in sorted((folder / name).glob("[!_]*.yaml"))}
-        # Shots sort by number: 1, 2, 3, 5, 10.
-        order = sorted(files, key=lambda option: (not option.isdigit(), int(option) if option.isdigit() else 0, option))
-        if group:
-            for option in order:
-                click.echo(f"{name}={option:<20} {described(files[option])}".rstrip())
-        else:
-            click.echo(f"{name:<15} {', '.join(order)}")
+    if group is None:
+        for name in GROUPS:
+            click.echo(f"{name:<15} {', '.join(option.name for option in options_of(name, folders))}")
+        return
+    for option in options_of(group, folders):
+        click.echo(f"{group}={option.name:<20} {option.text}".rstrip())
+        for label in ("source", "cost"):
+            if said := getattr(option, label):
+                click.echo(f"{' ' * len(group)} {' ' * 20} {label}: {said}")
 
 
 def own_conf() -> Path | None:
@@ -47,14 +47,3 @@ def own_conf() -> Path | None:
     """
     own = Path.cwd() / "conf"
     return own if own.is_dir() and not (own / "config.yaml").exists() else None
-
-
-def described(path: Path) -> str:
-    """The comment at the top of an option's file."""
-    lines = []
-    for line in path.read_text(encoding="utf-8", errors="replace").splitlines():
-        if not line.startswith("#"):
-            break
-        if not line.startswith("# @package"):
-            lines.append(line.lstrip("# "))
-    return " ".join(lines)

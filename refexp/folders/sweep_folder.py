@@ -45,7 +45,10 @@ class Job:
 
 @dataclass(frozen=True)
 class SweepRecord:
-    """The current state of a job. alive: it waits or runs. message: one line with its error or its progress."""
+    """The current state of a job.
+
+    alive: it waits or runs. message: one line with its error or its progress, or the note of a completed run.
+    """
 
     job: Job
     state: str
@@ -170,8 +173,8 @@ def record_of(folder: Path, job: Job, status: dict[str, Any] | None, scheduled: 
     status = status or {}
     state, seconds = status.get("state"), status.get("seconds")
     if state == "completed":
-        metrics = read_what_is_there(folder / job.folder / "metrics.json").get("metrics")
-        return SweepRecord(job, "completed", False, seconds, metrics=metrics)
+        said = read_what_is_there(folder / job.folder / "metrics.json")
+        return SweepRecord(job, "completed", False, seconds, said.get("note") or "", said.get("metrics"))
     if state == "failed":
         for before in map(read_status, (folder / EXTRACT_FOLDER).glob(f"*/{job.folder}")):
             if before.get("state") == "failed":  # the job's own error is only a consequence

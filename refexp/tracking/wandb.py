@@ -30,7 +30,7 @@ from pydantic import Field
 import refexp
 from refexp.errors import RefexpError, first_line, shown
 from refexp.files import read_json, sha256, write_json, write_text
-from refexp.folders.record import RunRecord
+from refexp.folders.record import PARTIAL, RunRecord
 from refexp.folders.status import is_running, read_status
 from refexp.folders.sweep_folder import NAME as SWEEP
 from refexp.masks import decode
@@ -406,8 +406,9 @@ def numbers(record: RunRecord) -> dict[str, Any]:
 
 
 def labels(record: RunRecord) -> list[str]:
-    """Tags that mark results which are not comparable: synthetic images, random or other weights."""
+    """Tags of results that cannot be compared: synthetic images, a part of the targets, random or other weights."""
     tags = ["synthetic images"] if record.targets.startswith("SYNTHETIC") else []
+    tags += [PARTIAL.lower()] if (record.note or "").startswith(PARTIAL) else []
     kinds = {source["kind"] for source in record.weights.values()}
     return tags + [f"{kind} weights" for kind in ("random", "other") if kind in kinds]
 
