@@ -68,14 +68,18 @@ def _mask_overlap(proposals: Proposals, index: torch.Tensor, of_first: bool) -> 
 
 def _box_overlap(boxes: torch.Tensor, measure: Measure) -> np.ndarray:
     # In single precision, as torchvision's NMS, so that an overlap is on the same side of a threshold.
-    corners = boxes.numpy()
-    area = (corners[:, 2:] - corners[:, :2]).prod(axis=1)
-    first = np.maximum(corners[:, None, :2], corners[:, :2])
-    last = np.minimum(corners[:, None, 2:], corners[:, 2:])
-    both = np.clip(last - first, 0, None).prod(axis=2)
+    x1, y1, x2, y2 = boxes.numpy().T
+    area = (x2 - x1) * (y2 - y1)
+    both = _common(x1, x2) * _common(y1, y2)
     whole = {
         "iou": area[:, None] + area - both,
         "smaller": np.minimum(area[:, None], area),
         "covered": np.broadcast_to(area[:, None], both.shape),
     }[measure]
-    return np.divide(both, whole, out=np.zeros_like(both), where=whole > 0).astype(np.float64)
+    # Where there is no area to divide by, there is no intersection either.
+    return (both / np.maximum(whole, np.finfo(np.float32).tiny)).astype(np.float64)
+
+
+def _common(first: np.ndarray, last: np.ndarray) -> np.ndarray:
+    """Compute the length that intervals have in common, f32 [N, N]."""
+    return np.maximum(np.minimum.outer(last, last) - np.maximum.outer(first, first), 0)
