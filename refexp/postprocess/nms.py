@@ -29,8 +29,8 @@ class NMS:
         goes if one higher-ranked mask covers more than `threshold` of it.
     within: "image" lets candidates of different classes compete, so that each object gets one class.
     rank: what ranks the candidates, see `overlap.Rank`. Ties keep their order. The result is in rank order.
-    keep: maximum number of candidates in an image. Candidates with a score of 0 are dropped at last.
-    Cost: N^2 overlaps for the N candidates that compete (`overlap.overlaps`), and as many bytes x 8.
+    keep: maximum number of candidates in an image. Those of them with a score of 0 are then dropped.
+    Cost: N^2 overlaps (`overlap.overlaps`) and N^2 x 8 bytes for the N candidates that compete.
     """
 
     def __init__(
@@ -78,10 +78,11 @@ def survivors(suppressed: np.ndarray) -> np.ndarray:
 class SoftNMS:
     """Soft-NMS: lowers the scores of candidates that overlap one of higher score (Bodla et al. 2017, section 3).
 
-    The candidate of highest score is taken; each remaining score is multiplied by 1 - o if the overlap o exceeds
-    `threshold` (decay "linear"), or by exp(-o^2 / sigma) ("gaussian"); and so on. The result is in this order within
-    each group, best first in the image. No candidate is dropped.
-    threshold: of "linear" only. sigma: of "gaussian" only.
+    It takes the candidate of highest score and lowers the scores of the rest, until none is left. The result is sorted
+    by the new scores. No candidate is dropped.
+    decay: how an overlap o lowers a score. "linear" multiplies it by 1 - o if o exceeds `threshold`. "gaussian"
+        multiplies it by exp(-o^2 / sigma).
+    threshold: only for "linear". sigma: only for "gaussian".
     shape, measure, within: as in `NMS`.
     Cost: as `NMS`.
     """
