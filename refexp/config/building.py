@@ -16,12 +16,13 @@ from refexp.errors import RefexpError, did_you_mean, first_line
 def build(node: Any, key: str, target: type | None = None) -> Any:
     """Build the class `node["_target_"]` (or `target`) with the node's other entries as arguments.
 
+    An argument that has a `_target_` itself, or a mapping of such arguments, is built first.
     Checks arguments against the constructor's type hints, so a component defines its choices and ranges only once, in
     its signature. Raises RefexpError that names the key, the value and the valid values.
     """
     if not isinstance(node, Mapping):
         raise RefexpError(f"{key}={node!r}: expected a mapping; see conf/{key.split('.')[0]}.")
-    arguments = {name: value for name, value in node.items() if name != "_target_"}
+    arguments = {name: _with_built(value, f"{key}.{name}") for name, value in node.items() if name != "_target_"}
     if target is None:
         target = _import(node.get("_target_"), f"{key}._target_")
     constructor: Any = target
@@ -38,6 +39,14 @@ def build(node: Any, key: str, target: type | None = None) -> Any:
         return target(**checked)
     except ValueError as error:
         raise RefexpError(f"{key}: {error}") from None
+
+
+def _with_built(value: Any, key: str) -> Any:
+    if not isinstance(value, Mapping):
+        return value
+    if "_target_" in value:
+        return build(value, key)
+    return {name: _with_built(one, f"{key}.{name}") for name, one in value.items()}
 
 
 def build_all(node: Any, key: str) -> dict[str, Any]:

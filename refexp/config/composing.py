@@ -17,6 +17,7 @@ from refexp.errors import RefexpError, did_you_mean
 
 PATH_KEYS = re.compile(
     r"(\+{0,2}(?:(?:dataset\.)?(?:images|references|reference_images|targets)|sampler\.path|data_root"
+    r"|boxes|proposer\.(?:[\w.]+\.)?file"
     r"|(?:checkpoints|store)\.dir|hydra\.(?:run|sweep)\.dir))=(.+)"
 )
 NOT_PLAIN = re.compile(r"""^['"]|\$|\\$|^null$|^\?\?\?$""")

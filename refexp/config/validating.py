@@ -214,13 +214,14 @@ class Trial:
     def try_step(self, node: Any, key: str) -> str:
         step: Step = contract.check_offered("postprocess", build(node, key))
 
-        def keep(given: Candidates, proposals: Proposals) -> Candidates:
-            return every_time(contract.check_kept, step, step(given, proposals), given)
+        def keep(given: Candidates, proposals: Proposals) -> tuple[Candidates, Proposals]:
+            return every_time(contract.check_kept, step, step(given, proposals), given, proposals)
 
         images = list(zip(self.candidates, self.proposals, strict=True))
         kept = [twice(keep, *image) for image in images]
-        before, after = (sum(len(found) for found in of_images) for of_images in (self.candidates, kept))
-        self.candidates = kept
+        before = sum(map(len, self.candidates))
+        self.candidates, self.proposals = [found for found, _ in kept], [changed for _, changed in kept]
+        after = sum(map(len, self.candidates))
         return f"{contract.name_of(step)}: {after} of {before} candidates stay"
 
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import unicodedata
 from collections import Counter
+from collections.abc import Mapping
 from typing import Any, NoReturn
 
 from refexp.errors import RefexpError, shown
@@ -68,7 +69,7 @@ def identifier(value: Any) -> Id | None:
     return None if isinstance(value, bool) else whole(value)
 
 
-def meaning(value: Any, known: dict[Id, Record]) -> Id | None:
+def meaning(value: Any, known: Mapping[Id, Any]) -> Id | None:
     """Return the known id that a value means: itself, or the only one with the same text. None if there is none."""
     if type(value) in (int, str) and value in known:
         return value

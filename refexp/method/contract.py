@@ -102,8 +102,13 @@ def check_matched(matcher: Any, found: Candidates, proposals: Proposals, bank: M
     return found
 
 
-def check_kept(step: Any, kept: Candidates, given: Candidates) -> Candidates:
-    """A step of the postprocessing -> some of the candidates that it was given, none twice, in any order."""
+def check_kept(step: Any, answer: Any, given: Candidates, proposals: Proposals) -> tuple[Candidates, Proposals]:
+    """A step of the postprocessing -> some of the candidates that it was given, none twice, in any order.
+
+    A step that changes masks answers with the candidates and with new proposals, as many and in the same order.
+    """
+    changes_masks = isinstance(answer, tuple) and len(answer) == 2 and isinstance(answer[1], Proposals)
+    kept, new_proposals = answer if changes_masks else (answer, proposals)
     if _due(step, "step"):
         who = chosen("postprocess", step)
         who = who if who.endswith(f" {name_of(step)}") else f"{who}: {name_of(step)}"
@@ -114,9 +119,11 @@ def check_kept(step: Any, kept: Candidates, given: Candidates) -> Candidates:
                 f"{who} gave proposal {index} with class {label}, which is not among the candidates that it got; "
                 "expected some of these, reordered or rescored."
             )
+        if changes_masks:
+            _reshaped(who, kept, new_proposals, proposals)
         if len(kept):
             _pass(step, "step")
-    return kept
+    return kept, new_proposals
 
 
 def forget() -> None:
@@ -211,6 +218,20 @@ def _candidates(who: str, found: Any) -> None:
         if (device := getattr(found, what).device.type) != "cpu":
             raise RefexpError(f"{who} gave {what} on {device}; expected them on the CPU, as the proposals are.")
     _finite(who, "scores", found.scores)
+
+
+def _reshaped(who: str, kept: Candidates, new: Proposals, old: Proposals) -> None:
+    """As many proposals as before, of the same image; no kept mask may be empty."""
+    _rles(who, new.masks, old.size)
+    if len(new.masks) != len(old.masks):
+        raise RefexpError(f"{who} gave {len(new.masks)} proposals; expected {len(old.masks)}, as it got.")
+    for what in ("quality", "boxes_lr", "features"):
+        before: torch.Tensor = getattr(old, what)
+        _tensor(who, what, getattr(new, what), before.dtype, before.shape)
+        _finite(who, what, getattr(new, what))
+    rows = kept.index.tolist()
+    if empty := [row for row, area in zip(rows, areas([new.masks[row] for row in rows]), strict=True) if not area]:
+        raise RefexpError(f"{who} gave an empty mask, masks[{empty[0]}]; expected its candidates to be dropped.")
 
 
 def _pairs(who: str, found: Candidates) -> set[tuple[int, int]]:

@@ -208,13 +208,27 @@ class Extractor:
 
 
 def identity(component: Encoder | Proposer, settings: Mapping[str, Any]) -> dict[str, Any]:
-    """What tells a component from others in a store key: all settings that matter, and its code if it is not ours."""
+    """What tells a component from others in a store key: all settings that matter, and its code if it is not ours.
+
+    A setting that is itself a component has its own identity there.
+    """
     kind = type(component)
     parameters = inspect.signature(kind).parameters.values()
     defaults = {p.name: p.default for p in parameters if p.default is not p.empty}
-    matters = {name: value for name, value in {**defaults, **settings}.items() if name not in component.inert}
+    given = {name: value for name, value in {**defaults, **settings}.items() if name not in component.inert}
+    matters = {name: _identified(value, getattr(component, name, None)) for name, value in given.items()}
     code = code_of(kind)
     return matters | ({"code": code} if code else {})
+
+
+def _identified(value: Any, built: Any) -> Any:
+    """A setting, with the identities of the components that were built from it."""
+    if not isinstance(value, Mapping):
+        return value
+    if isinstance(built, (Encoder, Proposer)):
+        return identity(built, value)
+    parts = built if isinstance(built, Mapping) else {}
+    return {name: _identified(one, parts.get(name)) for name, one in value.items()}
 
 
 def name_of(settings: Mapping[str, Any]) -> str:

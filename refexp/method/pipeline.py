@@ -23,9 +23,9 @@ class Matcher(Protocol):
 
 
 class Step(Protocol):
-    """One step of the postprocessing: candidates in rank order -> candidates."""
+    """One step of the postprocessing: candidates in rank order -> candidates, and proposals if it changes masks."""
 
-    def __call__(self, candidates: Candidates, proposals: Proposals) -> Candidates: ...
+    def __call__(self, candidates: Candidates, proposals: Proposals) -> Candidates | tuple[Candidates, Proposals]: ...
 
 
 def extract(targets: Sequence[Target], encoder: Encoder, proposer: Proposer, device: torch.device) -> list[Proposals]:
@@ -55,6 +55,6 @@ def detect(
     """The cheap half: match, then postprocess (METHOD 3.2 to 4)."""
     candidates = check_matched(matcher, matcher.match(proposals, bank), proposals, bank)
     for step in steps:
-        candidates = check_kept(step, step(candidates, proposals), candidates)
+        candidates, proposals = check_kept(step, step(candidates, proposals), candidates, proposals)
     masks = [proposals.masks[i] for i in candidates.index.tolist()]
     return Detections(image_id, candidates.labels, candidates.scores, masks, size=proposals.size)

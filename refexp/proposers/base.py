@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
 from abc import ABC, abstractmethod
+from collections.abc import Sequence
 from typing import ClassVar
 
 import torch
 
 from refexp.errors import RefexpError
-from refexp.masks import Rle
+from refexp.masks import LOW_RES, Rle, areas, rles_to_low_res
 from refexp.types import MaskProposals, Target, Weights
 
 
@@ -16,12 +19,14 @@ class Proposer(ABC):
     """Makes class-agnostic mask proposals for a target image. The constructor only checks its arguments.
 
     image_size: side S of the square to which every target is resized, for the proposer and the encoder (METHOD 2.1).
+    A proposer keeps a setting that is itself a proposer, or a mapping of proposers, as an attribute of the same name.
+    So the store keys hold what matters of it.
     """
 
     image_size: int
     inert: ClassVar[frozenset[str]] = frozenset({"checkpoints_dir"})
     """Settings that cannot change a result, so they are not part of the store keys."""
-    sees_truth: ClassVar[bool] = False
+    sees_truth: bool = False
     """Whether the proposals depend on the ground truth."""
 
     def provenance(self) -> Weights:
@@ -45,3 +50,29 @@ class Proposer(ABC):
     @abstractmethod
     def propose(self, target: Target) -> MaskProposals:
         """Return all proposals of one image, in any order, without empty masks."""
+
+
+def makes_box_masks(proposer: Proposer) -> bool:
+    """Whether a proposer can make masks from boxes."""
+    return type(proposer).masks_in_boxes is not Proposer.masks_in_boxes
+
+
+def proposals_of(scores: Sequence[float], masks: Sequence[Rle]) -> MaskProposals:
+    """Make proposals of masks at the size of the image, with their scores as quality. Empty masks are left out."""
+    filled = [row for row, area in enumerate(areas(masks)) if area]
+    if not filled:
+        return MaskProposals(torch.zeros(0), torch.zeros(0, LOW_RES, LOW_RES, dtype=torch.bool), [])
+    chosen = [masks[row] for row in filled]
+    quality = torch.tensor([scores[row] for row in filled], dtype=torch.float32)
+    return MaskProposals(quality, rles_to_low_res(chosen), chosen)
+
+
+def together(parts: Sequence[Weights]) -> Weights:
+    """Describe several sources as one: the hash is of all of them, the kind that of the least trustworthy."""
+    content = json.dumps([part.sha256 or part.origin for part in parts])
+    nothing = "none needed"
+    return Weights(
+        " + ".join(part.origin for part in parts if part.origin != nothing) or nothing,
+        sha256=hashlib.sha256(content.encode()).hexdigest(),
+        kind=min((part.kind for part in parts), key=("random", "other", "published").index),
+    )

@@ -4,11 +4,10 @@ from __future__ import annotations
 
 from typing import Annotated
 
-import torch
 from pydantic import Field
 
-from refexp.masks import LOW_RES, areas, rles_to_low_res
-from refexp.proposers.base import Proposer
+from refexp.masks import LOW_RES
+from refexp.proposers.base import Proposer, proposals_of
 from refexp.types import MaskProposals, Target
 
 
@@ -24,7 +23,4 @@ class OracleProposer(Proposer):
         self.image_size = image_size
 
     def propose(self, target: Target) -> MaskProposals:
-        masks = [mask for mask, area in zip(target.truth, areas(target.truth), strict=True) if area]
-        if not masks:
-            return MaskProposals(torch.zeros(0), torch.zeros(0, LOW_RES, LOW_RES, dtype=torch.bool), [])
-        return MaskProposals(torch.ones(len(masks)), rles_to_low_res(masks), masks)
+        return proposals_of([1.0] * len(target.truth), target.truth)

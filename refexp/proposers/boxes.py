@@ -1,0 +1,61 @@
+"""The boxes of any detector as proposals, with one mask for each box."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import torch
+from pydantic import Field, InstanceOf
+
+from refexp.files import sha256
+from refexp.inputs.geometry import beside, clipped, extent_of_box
+from refexp.inputs.results import Results, existing_file
+from refexp.masks import Rle, areas, box_mask
+from refexp.proposers.base import Proposer, makes_box_masks, proposals_of, together
+from refexp.types import MaskProposals, Target, Weights
+
+
+class BoxProposer(Proposer):
+    """Reads boxes from a COCO results file. Another proposer makes one mask for each box.
+
+    file: records with image_id, bbox (`x y w h` in pixels) and score in [0, 1]. The classes in it are ignored. The
+        image ids are those of the targets; of photos, their paths relative to the folder. An image without boxes gets
+        no proposals. The quality of a proposal is the score of its box. Boxes are clipped to the image.
+    masks: the proposer that makes the masks. If it finds none in a box, the box itself is the mask.
+    k: number of boxes of each image, by score.
+    Cost: the masks of k boxes, and k masks resized to 256 x 256. `load` reads the whole file.
+    Raises MissingData if the file does not exist, and ValueError if `masks` cannot make masks from boxes. `load` raises
+    RefexpError for a malformed file.
+    """
+
+    inert = Proposer.inert | {"file"}
+    """`provenance` has the hash of its content."""
+
+    def __init__(self, file: str, masks: InstanceOf[Proposer], k: Annotated[int, Field(ge=1)] = 100) -> None:
+        if not makes_box_masks(masks):
+            raise ValueError(f"masks: {type(masks).__name__} cannot make masks from boxes; choose SAM2 or regions")
+        self.file, self.masks, self.k = existing_file(file, "proposer.file"), masks, k
+        self.image_size = masks.image_size
+
+    def provenance(self) -> Weights:
+        boxes = Weights(f"boxes of {self.file.name}", self.file, sha256(self.file))
+        return together([boxes, self.masks.provenance()])
+
+    def load(self, device: torch.device) -> None:
+        self.results = Results(self.file, "bbox")
+        self.masks.load(device)
+
+    def masks_in_boxes(self, target: Target, boxes: torch.Tensor) -> list[Rle]:
+        return self.masks.masks_in_boxes(target, boxes)
+
+    def propose(self, target: Target) -> MaskProposals:
+        found = [(record["score"], extent_of_box(record["bbox"])) for record in self.results.best(target.id, self.k)]
+        inside = [(score, clipped(box, *target.size)) for score, box in found if not beside(box, *target.size)]
+        if not inside:
+            return proposals_of([], [])
+        boxes = torch.tensor([box for _, box in inside], dtype=torch.float32)
+        masks = self.masks.masks_in_boxes(target, boxes)
+        for row in (areas(masks) == 0).nonzero()[0]:
+            x1, y1, x2, y2 = inside[row][1]
+            masks[row] = box_mask((x1, y1, x2 - x1, y2 - y1), target.size)
+        return proposals_of([score for score, _ in inside], masks)
