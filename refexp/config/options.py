@@ -37,8 +37,12 @@ def options_of(group: str, folders: Sequence[Path]) -> list[Option]:
 
 def read_option(path: Path) -> Option:
     """Read an option's file and the source of its classes. Imports nothing, so that a list takes no second."""
-    docs = [docstring_of(target) for target in dict.fromkeys(targets_of(path))]
-    parts = [" ".join(filter(None, (labelled(doc, label) for doc in docs))) for label in ("Source", "Cost")]
+    docs = {target.rpartition(".")[2]: docstring_of(target) for target in targets_of(path)}
+    parts = []
+    for label in ("Source", "Cost"):
+        said = {name: text for name, doc in docs.items() if (text := labelled(doc, label))}
+        # Of several steps, each says its own.
+        parts.append(" ".join(text if len(docs) == 1 else f"{name}: {text}" for name, text in said.items()))
     return Option(path.stem, described(path), *parts)
 
 
@@ -83,9 +87,12 @@ def docstring_of(target: str) -> str:
         return ""
     if spec is None or not spec.origin or not spec.origin.endswith(".py"):
         return ""
-    tree = ast.parse(Path(spec.origin).read_bytes())
-    found = next((node for node in tree.body if isinstance(node, ast.ClassDef) and node.name == name), None)
-    return (ast.get_docstring(found) or "") if found else ""
+    for node in ast.parse(Path(spec.origin).read_bytes()).body:
+        if isinstance(node, ast.ClassDef) and node.name == name:
+            return ast.get_docstring(node) or ""
+        if isinstance(node, ast.ImportFrom) and node.level == 0 and any(part.name == name for part in node.names):
+            return docstring_of(f"{node.module}.{name}")
+    return ""
 
 
 def labelled(docstring: str, label: str) -> str:

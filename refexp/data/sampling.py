@@ -98,7 +98,10 @@ class Sampler(ABC):
 
 
 class PaperSampler(Sampler):
-    """Draws in the paper's order (METHOD 0). `seed=33` gives the references of the published results."""
+    """Draws in the paper's order. `seed=33` gives the references of the published results.
+
+    Source: METHOD 0.
+    """
 
     one_per_image = True
 

@@ -15,7 +15,7 @@ CLOSE = 1e-6
 
 
 class GraphDiffusion:
-    """The graph diffusion of FSOD-VFM (arXiv 2602.03137): score_i *= max(0, 1 - p_i) ^ power, within each class.
+    """Graph diffusion: score_i *= max(0, 1 - p_i) ^ power, within each class.
 
     W_ij = |m_i AND m_j| / |m_i| for each mask j ranked above i, else 0. v_i = max_j W_ij. From p = 1 / n on,
     p <- alpha W p + (1 - alpha) v, `iterations` times or until no p changes by more than 1e-6.
@@ -23,6 +23,7 @@ class GraphDiffusion:
     With alpha = 0 this is soft merging without semantics.
     Ranks are the order of the candidates, which the step before decides. Masks overlap at their original size; the
     released code compares them on the encoder's patch grid.
+    Source: FSOD-VFM, arXiv 2602.03137.
     Cost: O(N_c^2) run-length intersections for the N_c candidates of a class.
     """
 

@@ -19,7 +19,10 @@ class Sort:
 
 
 class TopK:
-    """Keeps the `k` highest scores of an image or of each class, best first. Ties keep their rank (METHOD 4.3)."""
+    """Keeps the `k` highest scores of an image or of each class, best first. Ties keep their rank.
+
+    Source: METHOD 4.3.
+    """
 
     def __init__(self, k: Count = 100, within: Within = "image") -> None:
         self.k = k

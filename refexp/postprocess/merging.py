@@ -10,11 +10,12 @@ from refexp.types import Candidates, Proposals
 
 
 class SoftMerge:
-    """Semantic soft merging: lowers the score of a mask that a higher-ranked mask of its class covers (METHOD 4.2).
+    """Semantic soft merging: lowers the score of a mask that a higher-ranked mask of its class covers.
 
     semantics: weigh the coverage by the likeness of both masks' features. False takes the coverage alone, as the
         paper's ablation does.
     Ranks are the order of the candidates, which the step before decides.
+    Source: METHOD 4.2.
     Cost: O(N_c^2) run-length intersections for the N_c candidates of a class.
     """
 
