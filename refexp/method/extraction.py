@@ -5,6 +5,7 @@ from __future__ import annotations
 import inspect
 import logging
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, TypeVar
@@ -15,17 +16,18 @@ import torch
 from refexp.data.ahead import ReadAhead
 from refexp.data.coco import Record, Split, has_mask
 from refexp.encoders.base import Encoder
-from refexp.errors import RefexpError
+from refexp.errors import MissingData, RefexpError
 from refexp.inputs.images import to_square
+from refexp.inputs.refusals import Unreadable
 from refexp.machine.provenance import Clock, device_name
 from refexp.masks import Rle
 from refexp.method.box_masks import complete, without_mask
-from refexp.method.memory import view_reference
-from refexp.method.pipeline import extract
+from refexp.method.memory import patches_of, view_reference
+from refexp.method.pipeline import extract, with_tokens
 from refexp.method.source import code_of
 from refexp.proposers.base import Proposer
 from refexp.store.entries import FORMAT, Entry, Store, digest
-from refexp.types import ImageId, Proposals, Reference, Target, Weights
+from refexp.types import ImageId, Patches, Proposals, Reference, Target, Weights
 
 log = logging.getLogger(__name__)
 Item = TypeVar("Item", Record, Reference)
@@ -126,6 +128,26 @@ class Extractor:
             made[reference.id] = replace(reference, mask=mask)
         return [[made.get(reference.id, reference) for reference in per_class] for per_class in references]
 
+    def patches(self, split: Split, references: Sequence[Reference]) -> Iterator[tuple[ImageId, Patches]]:
+        """Encode references with masks again. Returns each one's id with its patches, which the store does not keep.
+
+        Raises RefexpError with an image that cannot be read, also with stage=ablate.
+        """
+        self.load()
+        for reference in references:
+            with self.clock.stage("reference patches"), reading_again():
+                view = view_reference(split, reference, self.encoder, self.device)
+                patches = patches_of(view, split, reference, self.encoder)
+            yield reference.id, patches
+
+    def with_tokens(self, split: Split, record: Record, proposals: Proposals) -> Proposals:
+        """Encode a target again, and add its tokens to its proposals. See `patches`."""
+        self.load()
+        with self.clock.stage("target tokens"), reading_again():
+            rgb = split.read(record)
+            target = Target(record["id"], rgb, to_square(rgb, self.proposer.image_size))
+            return with_tokens(proposals, target, self.encoder, self.device)
+
     def target_path(self, split: Split, record: Record) -> Path:
         """Where the store keeps the proposals of an image, or will keep them."""
         return self.store.path(self.target_key(split, record, self._truth(split, record)))
@@ -205,6 +227,15 @@ class Extractor:
                 self.encoder.load(self.device)
                 self.proposer.load(self.device)
             self.loaded = True
+
+
+@contextmanager
+def reading_again() -> Iterator[None]:
+    """If an image is missing or broken, say why it is read although the store holds what was computed from it."""
+    try:
+        yield
+    except (MissingData, Unreadable) as error:
+        raise RefexpError(f"this matcher encodes images again, with stage=ablate too: {error}") from None
 
 
 def identity(component: Encoder | Proposer, settings: Mapping[str, Any]) -> dict[str, Any]:
