@@ -219,7 +219,8 @@ def check_references(
     needed = dict.fromkeys(r.image_id for r in chosen if again or extractor.needs_reference(split, r))
     records = [split.images[image_id] for image_id in needed]
     bad = unreadable(split, records, lambda record: True, "check references")
-    refuse(bad, split, len(records), "Replace these references.")
+    hint = "Replace these references" + ("; the matcher needs their images with every stage." if again else ".")
+    refuse(bad, split, len(records), hint)
 
 
 def readable_targets(
@@ -248,7 +249,8 @@ def readable_targets(
     bad = {id_: reasons[id_] for id_ in targets.images if id_ in reasons}  # in the order of the file
     left = without(targets, bad)
     if not skip or not left.images:
-        hint = "Replace them" + (", or leave them out: input.unreadable=skip" if left.images else "") + "."
+        hint = "Replace them" + (", or leave them out: input.unreadable=skip" if left.images else "")
+        hint += "; the matcher needs them with every stage." if again else "."
         refuse(bad, targets, len(targets.images), hint)
     names = {id_: targets.images[id_]["file_name"] for id_ in bad}
     return left, [{"id": id_, "file_name": names[id_], "reason": why} for id_, why in bad.items()]

@@ -5,7 +5,6 @@ from __future__ import annotations
 import inspect
 import logging
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, TypeVar
@@ -16,9 +15,8 @@ import torch
 from refexp.data.ahead import ReadAhead
 from refexp.data.coco import Record, Split, has_mask
 from refexp.encoders.base import Encoder
-from refexp.errors import MissingData, RefexpError
+from refexp.errors import RefexpError
 from refexp.inputs.images import to_square
-from refexp.inputs.refusals import Unreadable
 from refexp.machine.provenance import Clock, device_name
 from refexp.masks import Rle
 from refexp.method.box_masks import complete, without_mask
@@ -129,21 +127,21 @@ class Extractor:
         return [[made.get(reference.id, reference) for reference in per_class] for per_class in references]
 
     def patches(self, split: Split, references: Sequence[Reference]) -> Iterator[tuple[ImageId, Patches]]:
-        """Encode references with masks again. Returns each one's id with its patches, which the store does not keep.
+        """Encode references with masks again, also with stage=ablate. Yields each one's id and patches.
 
-        Raises RefexpError with an image that cannot be read, also with stage=ablate.
+        The store does not keep them.
         """
         self.load()
         for reference in references:
-            with self.clock.stage("reference patches"), reading_again():
+            with self.clock.stage("reference patches"):
                 view = view_reference(split, reference, self.encoder, self.device)
                 patches = patches_of(view, split, reference, self.encoder)
             yield reference.id, patches
 
     def with_tokens(self, split: Split, record: Record, proposals: Proposals) -> Proposals:
-        """Encode a target again, and add its tokens to its proposals. See `patches`."""
+        """Encode a target again, also with stage=ablate, and add its tokens to its proposals."""
         self.load()
-        with self.clock.stage("target tokens"), reading_again():
+        with self.clock.stage("target tokens"):
             rgb = split.read(record)
             target = Target(record["id"], rgb, to_square(rgb, self.proposer.image_size))
             return with_tokens(proposals, target, self.encoder, self.device)
@@ -227,15 +225,6 @@ class Extractor:
                 self.encoder.load(self.device)
                 self.proposer.load(self.device)
             self.loaded = True
-
-
-@contextmanager
-def reading_again() -> Iterator[None]:
-    """If an image is missing or broken, say why it is read although the store holds what was computed from it."""
-    try:
-        yield
-    except (MissingData, Unreadable) as error:
-        raise RefexpError(f"this matcher encodes images again, with stage=ablate too: {error}") from None
 
 
 def identity(component: Encoder | Proposer, settings: Mapping[str, Any]) -> dict[str, Any]:
