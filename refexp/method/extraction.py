@@ -31,6 +31,10 @@ log = logging.getLogger(__name__)
 Item = TypeVar("Item", Record, Reference)
 
 
+OF_REFERENCES = ("reference_context", "reference_views")
+"""Settings of an encoder that change references only, so the keys of targets are without them."""
+
+
 class Extractor:
     """Encoder and proposer behind a store. The networks are built when the first entry is missing, or never.
 
@@ -173,7 +177,7 @@ class Extractor:
     def target_key(self, split: Split, record: Record, truth: Sequence[Rle]) -> str:
         """Key of an image's proposals; `truth` only where the proposer sees it."""
         masks = [mask["counts"].decode() for mask in truth]
-        return self._key("proposals", split, record, ("encoder", "proposer"), masks, without=("reference_context",))
+        return self._key("proposals", split, record, ("encoder", "proposer"), masks, without=OF_REFERENCES)
 
     def reference_key(self, split: Split, reference: Reference) -> str:
         """Key of a reference's prototype."""
@@ -233,6 +237,8 @@ def identity(component: Encoder | Proposer, settings: Mapping[str, Any]) -> dict
     parameters = inspect.signature(kind).parameters.values()
     defaults = {p.name: p.default for p in parameters if p.default is not p.empty}
     matters = {name: value for name, value in {**defaults, **settings}.items() if name not in component.inert}
+    if not matters.get("reference_views"):
+        matters.pop("reference_views", None)  # so that keys from before this setting existed stay valid
     code = code_of(kind)
     return matters | ({"code": code} if code else {})
 

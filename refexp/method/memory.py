@@ -74,30 +74,43 @@ class ReferenceView:
     """One reference as the encoder saw it, on the CPU.
 
     rgb: u8 [h, w, 3], the crop; mask: bool [h, w]; tokens: f32 [G * G, C]; weights: f32 [G * G], the mask on patches.
+    more: instance prototypes f32 [C] of its other views (`Encoder.reference_views`).
     """
 
     rgb: np.ndarray
     mask: np.ndarray
     tokens: torch.Tensor
     weights: torch.Tensor
+    more: tuple[torch.Tensor, ...] = ()
 
     @property
     def prototype(self) -> torch.Tensor:
-        """The instance prototype, f32 [C]."""
-        return instance_prototype(self.tokens, self.weights)
+        """The instance prototype, f32 [C]: the mean over the views."""
+        own = instance_prototype(self.tokens, self.weights)
+        return torch.stack([own, *self.more]).mean(dim=0) if self.more else own
 
 
 def view_reference(split: Split, reference: Reference, encoder: Encoder, device: torch.device) -> ReferenceView:
     """Read, crop and encode one reference; the encoder must be loaded. Raises RefexpError that names the reference."""
     rgb, mask = split.read(split.images[reference.image_id]), decode([reference.known_mask])[0]
+
+    def encode(image: torch.Tensor, inside: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        tokens = check_tokens(encoder, encoder.encode(image.to(device)), 1)[0].cpu()
+        return tokens, mask_weights(inside, encoder.input_size, encoder.grid)
+
     try:
         image, inside = crop_reference(rgb, mask, reference.box, encoder.reference_context)
+        seen = [
+            (image.flip(-1), inside.flip(-1))
+            if view == "flip"
+            else crop_reference(rgb, mask, reference.box, None if view == "whole" else view)
+            for view in encoder.reference_views
+        ]
     except ValueError as error:
         raise RefexpError(f"{split.source}: reference {reference.id} {error}") from None
-    tokens = check_tokens(encoder, encoder.encode(image.to(device)), 1)[0].cpu()
+    more = tuple(instance_prototype(*encode(*pair)) for pair in seen)
     crop = (image[0].permute(1, 2, 0) * 255).round().to(torch.uint8).numpy()
-    weights = mask_weights(inside, encoder.input_size, encoder.grid)
-    return ReferenceView(crop, inside[0, 0].bool().numpy(), tokens, weights)
+    return ReferenceView(crop, inside[0, 0].bool().numpy(), *encode(image, inside), more)
 
 
 def patches_of(view: ReferenceView, split: Split, reference: Reference, encoder: Encoder) -> Patches:
