@@ -41,7 +41,9 @@ class Calibrator:
         """Fit shift and scale to the left-out references.
 
         zscore: mean and standard deviation of a class's similarities over all references.
-        temperature: the mean over the class's own references gets the score 0.75, and the mean over the others 0.25.
+        temperature: the point halfway between a class's mean over its own references and its mean over the others gets
+        the score 0.5 in every class. The scale is one for all classes, half the mean distance of the two: with few
+        shots, the distance of a single class can be tiny or negative, and its scale would let this class win always.
         Cost: one call of `similarity` for each reference.
         Raises RefexpError with the class that has a single reference, and, for temperature, if there is a single class.
         """
@@ -53,7 +55,8 @@ class Calibrator:
         own = labels[:, None] == torch.arange(scores.shape[1])
         mean_own = (scores * own).sum(dim=0) / own.sum(dim=0)
         mean_other = (scores * ~own).sum(dim=0) / (~own).sum(dim=0)
-        return cls((mean_own + mean_other) / 2, ((mean_own - mean_other) / 2).clamp(min=SMALLEST))
+        scale = ((mean_own - mean_other).mean() / 2).clamp(min=SMALLEST)
+        return cls((mean_own + mean_other) / 2, scale.expand(len(mean_own)))
 
     def __call__(self, similarity: torch.Tensor) -> torch.Tensor:
         return squash((similarity - self.shift) / self.scale)

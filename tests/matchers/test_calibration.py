@@ -43,10 +43,20 @@ def test_zscore_and_temperature_by_hand():
     assert torch.equal(found.labels, best.indices)
 
     calibrator = Calibrator.fit("temperature", plain.similarity, bank)
-    for label in range(3):
-        own, other = scores[labels == label, label].mean(), scores[labels != label, label].mean()
-        column = calibrator(torch.stack([own, other, (own + other) / 2])[:, None].expand(3, 3))[:, label]
-        torch.testing.assert_close(column, torch.tensor([0.75, 0.25, 0.5]))
+    own = torch.stack([scores[labels == label, label].mean() for label in range(3)])
+    other = torch.stack([scores[labels != label, label].mean() for label in range(3)])
+    middle, half = (own + other) / 2, (own - other).mean() / 2
+    given = torch.stack([middle - half, middle, middle + half])
+    torch.testing.assert_close(calibrator(given), torch.tensor([[0.25], [0.5], [0.75]]).expand(3, 3))
+
+
+def test_temperature_with_a_class_that_its_own_references_do_not_resemble():
+    """Its similarities get no scale of their own, so it does not win over every other class."""
+    bank = made_bank(shots=4)
+    generator = torch.Generator().manual_seed(0)
+    odd = build_bank([torch.randn(4, 16, generator=generator), *bank.instances[1:]], None, bank.classes)
+    calibrator = Calibrator.fit("temperature", matcher("prototype").similarity, odd)
+    assert calibrator.scale[0] == calibrator.scale[1] > SMALLEST
 
 
 def test_squash_keeps_the_order_of_large_values():
