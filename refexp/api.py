@@ -28,10 +28,10 @@ from refexp.inputs.refusals import limit_pixels
 from refexp.machine.provenance import weights_note
 from refexp.machine.runtime import Runtime
 from refexp.method.box_masks import complete, without_mask
-from refexp.method.memory import build_bank, view_reference
-from refexp.method.pipeline import Matcher, Step, detect, extract
+from refexp.method.memory import build_bank, patches_of, view_reference
+from refexp.method.pipeline import Matcher, Step, detect, extract, needs, with_tokens
 from refexp.proposers.base import Proposer
-from refexp.types import Detections, ImageId, MemoryBank, Reference, Target
+from refexp.types import Detections, ImageId, MemoryBank, Patches, Reference, Target
 
 log = logging.getLogger(__name__)
 
@@ -125,11 +125,16 @@ class Model:
         for of_image in without_mask(reference for of_class in per_class for reference in of_class).values():
             masked |= {reference.id: reference for reference in complete(data.references, of_image, self.proposer)}
 
-        def prototype(reference: Reference) -> torch.Tensor:
-            with_mask = masked.get(reference.id, reference)
-            return view_reference(data.references, with_mask, self.encoder, self.device).prototype
-
-        self.bank = build_bank(torch.stack([prototype(reference) for reference in of_class]) for of_class in per_class)
+        instances: list[torch.Tensor] = []
+        patches: list[list[Patches]] | None = [] if needs(self.matcher, "patches") else None
+        for of_class in per_class:
+            known = [masked.get(reference.id, reference) for reference in of_class]
+            views = [view_reference(data.references, reference, self.encoder, self.device) for reference in known]
+            instances.append(torch.stack([view.prototype for view in views]))
+            if patches is not None:
+                pairs = zip(views, known, strict=True)
+                patches.append([patches_of(view, data.references, r, self.encoder) for view, r in pairs])
+        self.bank = build_bank(instances, patches, data.classes)
         self.classes = data.classes
         return self
 
@@ -161,6 +166,8 @@ class Model:
         rgb = to_rgb(image)
         target = Target(image_id, rgb, to_square(rgb, self.proposer.image_size))
         (proposals,) = extract([target], self.encoder, self.proposer, self.device)
+        if needs(self.matcher, "tokens"):
+            proposals = with_tokens(proposals, target, self.encoder, self.device)
         found = detect(image_id, proposals, self.bank, self.matcher, self.steps.values())
         return replace(found, classes=self.classes)
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -32,7 +32,7 @@ from refexp.machine.runtime import keep_heap
 from refexp.method.contract import chosen
 from refexp.method.extraction import Extractor
 from refexp.method.memory import ReferenceView, build_bank, view_reference
-from refexp.method.pipeline import detect
+from refexp.method.pipeline import detect, needs
 from refexp.types import Detections, ImageId, MemoryBank, Proposals, Reference, Weights
 
 log = logging.getLogger(__name__)
@@ -95,15 +95,16 @@ def run_ranks(experiment: Experiment, folder: RunFolder, ranks: Ranks, repairs: 
 
     if experiment.store.references == "all":
         store_candidates(task.offered.references, experiment.shots, extractor)
-    bank = remember(references, data.references, extractor)
-    proposals = track(extractor.proposals(data.targets, share), len(share), "targets")
+    bank = remember(references, data, extractor, experiment)
     if experiment.stage == "extract":
-        images = ranks.gather(sum(1 for _ in proposals)) or ()
+        extracted = track(extractor.proposals(data.targets, share), len(share), "targets")
+        images = ranks.gather(sum(1 for _ in extracted)) or ()
         log.info("extracted: %d images and their references are in the store '%s'", sum(images), experiment.store.dir)
         tell_skipped(task.skipped)
         return None
 
     diagnostics = diagnostics_of(experiment.evaluation, data.targets)
+    proposals = proposals_of(data.targets, share, extractor, experiment)
     gathered = ranks.gather(search(proposals, bank, experiment, diagnostics, clock))
     if gathered is None:
         return None
@@ -211,13 +212,15 @@ def check_references(
     experiment: Experiment, split: Split, references: Sequence[Sequence[Reference]], extractor: Extractor
 ) -> None:
     """Raise RefexpError with all images of the chosen references that must be read and cannot be."""
-    if experiment.stage == "ablate":
+    again = needs(experiment.matcher, "patches") and experiment.stage != "extract"
+    if experiment.stage == "ablate" and not again:
         return
     chosen = [reference for per_class in references for reference in per_class]
-    needed = dict.fromkeys(r.image_id for r in chosen if extractor.needs_reference(split, r))
+    needed = dict.fromkeys(r.image_id for r in chosen if again or extractor.needs_reference(split, r))
     records = [split.images[image_id] for image_id in needed]
     bad = unreadable(split, records, lambda record: True, "check references")
-    refuse(bad, split, len(records), "Replace these references.")
+    hint = "Replace these references" + ("; the matcher needs their images with every stage." if again else ".")
+    refuse(bad, split, len(records), hint)
 
 
 def readable_targets(
@@ -226,13 +229,16 @@ def readable_targets(
     """Return the targets that can be read, and what the record says of the others: the same on every rank.
 
     Sizes that contradict the image file are settled, also on every rank. Images whose proposals are in the store are
-    not opened. Raises RefexpError if there are others and input.unreadable=error, or if none can be read.
+    not opened, unless the matcher needs their tokens. Raises RefexpError if there are others and
+    input.unreadable=error, or if none can be read.
     """
     skip = experiment.input.unreadable == "skip"
-    if experiment.stage == "ablate" and not skip:
+    again = needs(experiment.matcher, "tokens") and experiment.stage != "extract"
+    if experiment.stage == "ablate" and not skip and not again:
         return targets, []
     share = ranks.share(list(targets.images.values()))
-    bad_here = unreadable(targets, share, partial(extractor.needs_target, targets), "check images")
+    is_needed = (lambda record: True) if again else partial(extractor.needs_target, targets)
+    bad_here = unreadable(targets, share, is_needed, "check images")
     sizes_here = {record["id"]: (record["height"], record["width"]) for record in share}
     reasons: dict[ImageId, str] = {}
     for bad_there, sizes, examples in ranks.exchange((bad_here, sizes_here, repairs.examples)):
@@ -243,7 +249,8 @@ def readable_targets(
     bad = {id_: reasons[id_] for id_ in targets.images if id_ in reasons}  # in the order of the file
     left = without(targets, bad)
     if not skip or not left.images:
-        hint = "Replace them" + (", or leave them out: input.unreadable=skip" if left.images else "") + "."
+        hint = "Replace them" + (", or leave them out: input.unreadable=skip" if left.images else "")
+        hint += "; the matcher needs them with every stage." if again else "."
         refuse(bad, targets, len(targets.images), hint)
     names = {id_: targets.images[id_]["file_name"] for id_ in bad}
     return left, [{"id": id_, "file_name": names[id_], "reason": why} for id_, why in bad.items()]
@@ -267,11 +274,31 @@ def features_of(split: Split, extractor: Extractor) -> Features:
     return features
 
 
-def remember(references: Sequence[Sequence[Reference]], split: Split, extractor: Extractor) -> MemoryBank:
-    """Compute the prototype of each reference, and of each class as the mean over its shots (METHOD 1)."""
+def remember(
+    references: Sequence[Sequence[Reference]], data: Data, extractor: Extractor, experiment: Experiment
+) -> MemoryBank:
+    """Compute the prototype of each reference, and of each class as the mean over its shots (METHOD 1).
+
+    If the matcher needs the references' patches, every rank encodes all references again.
+    """
+    split = data.references
     unique = list({reference.id: reference for per_class in references for reference in per_class}.values())
     prototypes = dict(track(extractor.prototypes(split, unique), len(unique), "references"))
-    return build_bank([torch.stack([prototypes[r.id] for r in per_class]) for per_class in references])
+    instances = [torch.stack([prototypes[r.id] for r in per_class]) for per_class in references]
+    if experiment.stage == "extract" or not needs(experiment.matcher, "patches"):
+        return build_bank(instances, classes=data.classes)
+    patches = dict(track(extractor.patches(split, unique), len(unique), "references again"))
+    return build_bank(instances, [[patches[r.id] for r in per_class] for per_class in references], data.classes)
+
+
+def proposals_of(
+    targets: Split, share: Sequence[Record], extractor: Extractor, experiment: Experiment
+) -> Iterator[tuple[ImageId, Proposals]]:
+    """Yield the proposals of these targets, with the target's tokens if the matcher needs them."""
+    for image_id, proposals in track(extractor.proposals(targets, share), len(share), "targets"):
+        if needs(experiment.matcher, "tokens"):
+            proposals = extractor.with_tokens(targets, targets.images[image_id], proposals)
+        yield image_id, proposals
 
 
 def store_candidates(split: Split, shots: Shots, extractor: Extractor) -> None:

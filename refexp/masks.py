@@ -136,3 +136,14 @@ def rles_to_low_res(rles: Sequence[Rle]) -> torch.Tensor:
     """Downscale M > 0 RLEs of the same size like `to_low_res`. Only some are decoded at a time."""
     count = together(rles[0]["size"])
     return torch.cat([to_low_res(decode(rles[start : start + count])) for start in range(0, len(rles), count)])
+
+
+def grid_shares(rles: Sequence[Rle], grid: int) -> torch.Tensor:
+    """Compute the share of each patch that M RLEs of the same size cover, f32 [M, grid * grid], row by row."""
+    if not len(rles):
+        return torch.zeros(0, grid * grid)
+    count, found = together(rles[0]["size"]), []
+    for start in range(0, len(rles), count):
+        masks = torch.from_numpy(decode(rles[start : start + count])).float()
+        found.append(F.adaptive_avg_pool2d(masks, grid).flatten(1))
+    return torch.cat(found)

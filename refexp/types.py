@@ -96,6 +96,7 @@ class Proposals:
 
     quality: f32 [M]. boxes_lr: f32 [M, 4], tight boxes on the 256 x 256 grid.
     features: f32 [M, C], L2-normalised (METHOD 3.1). masks: M RLEs. size: (H, W).
+    tokens: f32 [G * G, C], the patch tokens of the image. None unless the matcher needs them. The store never has them.
     """
 
     quality: torch.Tensor
@@ -103,9 +104,29 @@ class Proposals:
     features: torch.Tensor
     masks: list[Rle]
     size: tuple[int, int]
+    tokens: torch.Tensor | None = None
 
     def __len__(self) -> int:
         return len(self.masks)
+
+    @property
+    def known_tokens(self) -> torch.Tensor:
+        """The tokens, which must not be None."""
+        assert self.tokens is not None, "only a matcher with needs_tokens gets the tokens of a target"
+        return self.tokens
+
+
+@dataclass(frozen=True)
+class Patches:
+    """The patches of one reference, as the encoder saw it.
+
+    tokens: f32 [G * G, C]. weights: f32 [G * G] in [0, 1], the mask on patches (METHOD 1.4).
+    outside: bool [G * G], the patches that touch no annotated instance of the class: the background of the reference.
+    """
+
+    tokens: torch.Tensor
+    weights: torch.Tensor
+    outside: torch.Tensor
 
 
 @dataclass(frozen=True)
@@ -113,10 +134,24 @@ class MemoryBank:
     """The prototypes of the references (METHOD 1.5).
 
     prototypes: f32 [K, C], L2-normalised. instances: for each class f32 [S_k, C], one row per reference.
+    patches: for each class the patches of its S_k references. None unless the matcher needs them.
+    classes: the K class names, for messages. May be empty.
     """
 
     prototypes: torch.Tensor
     instances: list[torch.Tensor]
+    patches: list[list[Patches]] | None = None
+    classes: tuple[str, ...] = ()
+
+    @property
+    def known_patches(self) -> list[list[Patches]]:
+        """The patches, which must not be None."""
+        assert self.patches is not None, "only a matcher with needs_patches gets the patches of the references"
+        return self.patches
+
+    def name(self, label: int) -> str:
+        """Return the name of a class, or "class 3" if the names are unknown."""
+        return self.classes[label] if self.classes else f"class {label}"
 
 
 @dataclass(frozen=True)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import signal
 import time
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
@@ -12,16 +13,16 @@ from refexp.matchers.prototype import PrototypeMatcher
 from refexp.rank import this_rank
 
 
+@dataclass(eq=False, kw_only=True)
 class Faulty(PrototypeMatcher):
     """Behaves, raises, dies as if killed by the kernel, or waits for ever; on one rank if `rank` says which.
 
     Waiting, it first makes the file `flag`; started anew by SLURM it does not wait.
     """
 
-    def __init__(
-        self, fault: Literal["none", "raise", "kill", "wait"], flag: str | None = None, rank: int | None = None
-    ) -> None:
-        self.fault, self.flag, self.rank = fault, flag, rank
+    fault: Literal["none", "raise", "kill", "wait"]
+    flag: str | None = None
+    rank: int | None = None
 
     def match(self, proposals, bank):
         if self.rank in (None, this_rank().rank):

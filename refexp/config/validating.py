@@ -23,11 +23,11 @@ from refexp.inputs.images import to_square
 from refexp.machine.networks import Precision
 from refexp.machine.runtime import Runtime
 from refexp.method import contract
-from refexp.method.memory import build_bank, view_reference
-from refexp.method.pipeline import Matcher, Step, extract
+from refexp.method.memory import build_bank, patches_of, view_reference
+from refexp.method.pipeline import Matcher, Step, extract, needs, with_tokens
 from refexp.proposers.base import Proposer
 from refexp.store.entries import Store
-from refexp.types import Candidates, MaskProposals, Proposals, Reference, Target, Weights
+from refexp.types import Candidates, MaskProposals, MemoryBank, Proposals, Reference, Target, Weights
 
 CLOSE = 0.01
 """How far an image's tokens may differ by rounding, as a share of their norm."""
@@ -152,6 +152,19 @@ class Trial:
         split = self.data.references
         return [split.reference(a) for a in {a["category_id"]: a for a in reversed(split.annotations)}.values()]
 
+    def bank(self, with_patches: bool) -> MemoryBank:
+        """The references as a matcher gets them: two or more of each class, because calibration leaves one out."""
+        split = self.data.references
+        references = [split.reference(annotation) for annotation in split.annotations]
+        per_class = [[r for r in references if r.label == label] for label in range(len(self.data.classes))]
+        views = [[view_reference(split, r, self.encoder, self.device) for r in of_class] for of_class in per_class]
+        patches = [
+            [patches_of(view, split, r, self.encoder) for view, r in zip(of_class, known, strict=True)]
+            for of_class, known in zip(views, per_class, strict=True)
+        ]
+        instances = [torch.stack([view.prototype for view in of_class]) for of_class in views]
+        return build_bank(instances, patches if with_patches else None, self.data.classes)
+
     def chosen(self, group: str) -> Any:
         """The component that the configuration chooses; it has what its group asks for."""
         return contract.check_offered(group, build(self.plain.get(group), group))
@@ -200,9 +213,12 @@ class Trial:
 
     def try_matcher(self) -> str:
         matcher: Matcher = self.chosen("matcher")
-        views = [view_reference(self.data.references, r, self.encoder, self.device) for r in self.references()]
-        bank = build_bank(view.prototype[None] for view in views)
-        proposals = extract(self.targets(self.proposer.image_size), self.encoder, self.proposer, self.device)
+        bank = self.bank(needs(matcher, "patches"))
+        targets = self.targets(self.proposer.image_size)
+        proposals = extract(targets, self.encoder, self.proposer, self.device)
+        if needs(matcher, "tokens"):
+            pairs = zip(proposals, targets, strict=True)
+            proposals = [with_tokens(found, target, self.encoder, self.device) for found, target in pairs]
 
         def match(of_image: Proposals) -> Candidates:
             return every_time(contract.check_matched, matcher, matcher.match(of_image, bank), of_image, bank)

@@ -3,13 +3,18 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from typing import ClassVar
+from collections.abc import Sequence
+from typing import Annotated, ClassVar, Literal
 
 import torch
 import torch.nn.functional as F
+from pydantic import Field
 
 from refexp.machine.networks import computing, normalise
 from refexp.types import Weights
+
+View = Literal["flip", "whole"] | Annotated[float, Field(ge=0)]
+"""One more view of a reference; see `Encoder.reference_views`."""
 
 
 class Encoder(ABC):
@@ -18,12 +23,17 @@ class Encoder(ABC):
     input_size: side of the square network input in pixels. grid: side G of the feature grid.
     reference_context: references are cropped to a square with side (1 + reference_context) times the longer side of
         their box. None uses the whole image.
+    reference_views: more views of each reference. "flip" mirrors it, "whole" is the whole image, and a number is a crop
+        with that reference_context. The prototype of a reference is the mean over all its views, so that it still
+        counts once in its class. Cost: one forward pass per view, once, because the store keeps the mean. What a
+        matcher does with patches uses the first view only.
     batch: number of targets encoded together.
     """
 
     input_size: int
     grid: int
     reference_context: float | None
+    reference_views: Sequence[View] = ()
     batch: int = 1
     antialias: ClassVar[bool] = False
     """Whether resizing to `input_size` is antialiased. The paper's recipe is not (METHOD 2.2)."""

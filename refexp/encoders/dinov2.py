@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -9,7 +10,7 @@ from typing import Annotated, Any, Literal
 import torch
 from pydantic import Field
 
-from refexp.encoders.base import Encoder
+from refexp.encoders.base import Encoder, View
 from refexp.errors import RefexpError, first_line
 from refexp.machine import checkpoints
 from refexp.machine.networks import Precision, computing
@@ -41,6 +42,7 @@ class DINOv2(Encoder):
     weights: Literal["official", "random"] = "official"
     input_size: Annotated[int, Field(ge=PATCH, multiple_of=PATCH)] = 518
     reference_context: Annotated[float, Field(ge=0)] | None = 0.2
+    reference_views: Sequence[View] = ()
     batch: Annotated[int, Field(ge=1)] = 1
     precision: Precision = "float32"
     compile: bool = False

@@ -19,7 +19,7 @@ import torch
 import torch.nn.functional as F
 from pydantic import Field
 
-from refexp.encoders.base import Encoder
+from refexp.encoders.base import Encoder, View
 from refexp.errors import RefexpError
 from refexp.files import sha256
 from refexp.types import Weights
@@ -39,7 +39,7 @@ class EfficientNetLite0(Encoder):
     input_size: side of the square input in pixels, a multiple of 32. The grid's side is input_size / 16.
     blocks: the blocks to read, of 16. Block 10 is the last with stride 16 (112 channels). Blocks 14 and 15 are the last
         two (192 and 320 channels).
-    reference_context: see `Encoder`.
+    reference_context, reference_views: see `Encoder`.
     weights: "official" reads the pip package. "random" is seeded, for tests.
     """
 
@@ -48,6 +48,7 @@ class EfficientNetLite0(Encoder):
     input_size: Annotated[int, Field(ge=64, multiple_of=32)] = 512
     blocks: Annotated[Sequence[Annotated[int, Field(ge=0, lt=BLOCKS)]], Field(min_length=1)] = (10, 14, 15)
     reference_context: Annotated[float, Field(ge=0)] | None = None
+    reference_views: Sequence[View] = ()
     weights: Literal["official", "random"] = "official"
     random_seed: int = 0
 

@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 import torch
 
-from refexp.types import Candidates, MemoryBank, Proposals
+from refexp.matchers.base import SimilarityMatcher
+from refexp.types import MemoryBank, Proposals
 
 
-class PrototypeMatcher:
-    """Gives each proposal its most similar class. The score is the cosine of mask feature and class prototype, >= 0."""
+@dataclass(eq=False, kw_only=True)
+class PrototypeMatcher(SimilarityMatcher):
+    """Gives each proposal its most similar class. The similarity is the cosine of mask feature and class prototype."""
 
-    def match(self, proposals: Proposals, bank: MemoryBank) -> Candidates:
-        """Match M proposals. Returns N = M candidates, in proposal order."""
-        similarity = (proposals.features @ bank.prototypes.T).clamp(min=0)
-        scores, labels = similarity.max(dim=1)
-        return Candidates(torch.arange(len(proposals)), labels, scores)
+    def similarity(self, proposals: Proposals, bank: MemoryBank) -> torch.Tensor:
+        """Compute the cosines, f32 [M, K]."""
+        return proposals.features @ bank.prototypes.T

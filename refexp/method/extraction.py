@@ -20,15 +20,19 @@ from refexp.inputs.images import to_square
 from refexp.machine.provenance import Clock, device_name
 from refexp.masks import Rle
 from refexp.method.box_masks import complete, without_mask
-from refexp.method.memory import view_reference
-from refexp.method.pipeline import extract
+from refexp.method.memory import patches_of, view_reference
+from refexp.method.pipeline import extract, with_tokens
 from refexp.method.source import code_of
 from refexp.proposers.base import Proposer
 from refexp.store.entries import FORMAT, Entry, Store, digest
-from refexp.types import ImageId, Proposals, Reference, Target, Weights
+from refexp.types import ImageId, Patches, Proposals, Reference, Target, Weights
 
 log = logging.getLogger(__name__)
 Item = TypeVar("Item", Record, Reference)
+
+
+OF_REFERENCES = ("reference_context", "reference_views")
+"""Settings of an encoder that change references only, so the keys of targets are without them."""
 
 
 class Extractor:
@@ -126,6 +130,26 @@ class Extractor:
             made[reference.id] = replace(reference, mask=mask)
         return [[made.get(reference.id, reference) for reference in per_class] for per_class in references]
 
+    def patches(self, split: Split, references: Sequence[Reference]) -> Iterator[tuple[ImageId, Patches]]:
+        """Encode references with masks again, also with stage=ablate. Yields each one's id and patches.
+
+        The store does not keep them.
+        """
+        self.load()
+        for reference in references:
+            with self.clock.stage("reference patches"):
+                view = view_reference(split, reference, self.encoder, self.device)
+                patches = patches_of(view, split, reference, self.encoder)
+            yield reference.id, patches
+
+    def with_tokens(self, split: Split, record: Record, proposals: Proposals) -> Proposals:
+        """Encode a target again, also with stage=ablate, and add its tokens to its proposals."""
+        self.load()
+        with self.clock.stage("target tokens"):
+            rgb = split.read(record)
+            target = Target(record["id"], rgb, to_square(rgb, self.proposer.image_size))
+            return with_tokens(proposals, target, self.encoder, self.device)
+
     def target_path(self, split: Split, record: Record) -> Path:
         """Where the store keeps the proposals of an image, or will keep them."""
         return self.store.path(self.target_key(split, record, self._truth(split, record)))
@@ -153,7 +177,7 @@ class Extractor:
     def target_key(self, split: Split, record: Record, truth: Sequence[Rle]) -> str:
         """Key of an image's proposals; `truth` only where the proposer sees it."""
         masks = [mask["counts"].decode() for mask in truth]
-        return self._key("proposals", split, record, ("encoder", "proposer"), masks, without=("reference_context",))
+        return self._key("proposals", split, record, ("encoder", "proposer"), masks, without=OF_REFERENCES)
 
     def reference_key(self, split: Split, reference: Reference) -> str:
         """Key of a reference's prototype."""
@@ -216,6 +240,8 @@ def identity(component: Encoder | Proposer, settings: Mapping[str, Any]) -> dict
     parameters = inspect.signature(kind).parameters.values()
     defaults = {p.name: p.default for p in parameters if p.default is not p.empty}
     given = {name: value for name, value in {**defaults, **settings}.items() if name not in component.inert}
+    if not given.get("reference_views"):
+        given.pop("reference_views", None)  # so that keys from before this setting existed stay valid
     matters = {name: _identified(value, getattr(component, name, None)) for name, value in given.items()}
     code = code_of(kind)
     return matters | ({"code": code} if code else {})

@@ -9,12 +9,12 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 
-from refexp.data.coco import Split
+from refexp.data.coco import Split, has_mask
 from refexp.encoders.base import Encoder
 from refexp.errors import RefexpError
-from refexp.masks import decode
+from refexp.masks import box_mask, decode
 from refexp.method.contract import check_tokens
-from refexp.types import MemoryBank, Reference
+from refexp.types import MemoryBank, Patches, Reference
 
 
 def crop_window(box_xyxy: tuple[float, float, float, float], context: float, size: tuple[int, int]) -> tuple[int, ...]:
@@ -29,6 +29,15 @@ def crop_window(box_xyxy: tuple[float, float, float, float], context: float, siz
     return max(0, int(cx - half)), max(0, int(cy - half)), min(width, int(cx + half)), min(height, int(cy + half))
 
 
+def view_window(
+    box_xywh: tuple[float, float, float, float], context: float | None, size: tuple[int, ...]
+) -> tuple[int, ...]:
+    """The part of an image that the encoder is shown of a reference, integer `x1 y1 x2 y2`. `context=None`: all."""
+    height, width = size
+    x, y, w, h = box_xywh
+    return (0, 0, width, height) if context is None else crop_window((x, y, x + w, y + h), context, (height, width))
+
+
 def crop_reference(
     rgb: np.ndarray, mask: np.ndarray, box_xywh: tuple[float, float, float, float], context: float | None
 ) -> tuple[torch.Tensor, torch.Tensor]:
@@ -36,10 +45,7 @@ def crop_reference(
 
     rgb u8 [H, W, 3], mask bool [H, W]. `context=None` shows the whole image. Raises ValueError if no mask is in view.
     """
-    height, width = mask.shape
-    x, y, w, h = box_xywh
-    window = (0, 0, width, height) if context is None else crop_window((x, y, x + w, y + h), context, (height, width))
-    x1, y1, x2, y2 = window
+    x1, y1, x2, y2 = view_window(box_xywh, context, mask.shape)
     if not mask[y1:y2, x1:x2].any():
         raise ValueError(f"has an empty mask, or its mask lies outside its bbox {list(box_xywh)}; leave it out.")
     image = torch.from_numpy(np.ascontiguousarray(rgb[y1:y2, x1:x2])).permute(2, 0, 1)[None].float() / 255
@@ -68,34 +74,65 @@ class ReferenceView:
     """One reference as the encoder saw it, on the CPU.
 
     rgb: u8 [h, w, 3], the crop; mask: bool [h, w]; tokens: f32 [G * G, C]; weights: f32 [G * G], the mask on patches.
+    more: instance prototypes f32 [C] of its other views (`Encoder.reference_views`).
     """
 
     rgb: np.ndarray
     mask: np.ndarray
     tokens: torch.Tensor
     weights: torch.Tensor
+    more: tuple[torch.Tensor, ...] = ()
 
     @property
     def prototype(self) -> torch.Tensor:
-        """The instance prototype, f32 [C]."""
-        return instance_prototype(self.tokens, self.weights)
+        """The instance prototype, f32 [C]: the mean over the views."""
+        own = instance_prototype(self.tokens, self.weights)
+        return torch.stack([own, *self.more]).mean(dim=0) if self.more else own
 
 
 def view_reference(split: Split, reference: Reference, encoder: Encoder, device: torch.device) -> ReferenceView:
     """Read, crop and encode one reference; the encoder must be loaded. Raises RefexpError that names the reference."""
     rgb, mask = split.read(split.images[reference.image_id]), decode([reference.known_mask])[0]
+
+    def encode(image: torch.Tensor, inside: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        tokens = check_tokens(encoder, encoder.encode(image.to(device)), 1)[0].cpu()
+        return tokens, mask_weights(inside, encoder.input_size, encoder.grid)
+
     try:
         image, inside = crop_reference(rgb, mask, reference.box, encoder.reference_context)
+        seen = [
+            (image.flip(-1), inside.flip(-1))
+            if view == "flip"
+            else crop_reference(rgb, mask, reference.box, None if view == "whole" else view)
+            for view in encoder.reference_views
+        ]
     except ValueError as error:
         raise RefexpError(f"{split.source}: reference {reference.id} {error}") from None
-    tokens = check_tokens(encoder, encoder.encode(image.to(device)), 1)[0].cpu()
+    more = tuple(instance_prototype(*encode(*pair)) for pair in seen)
     crop = (image[0].permute(1, 2, 0) * 255).round().to(torch.uint8).numpy()
-    weights = mask_weights(inside, encoder.input_size, encoder.grid)
-    return ReferenceView(crop, inside[0, 0].bool().numpy(), tokens, weights)
+    return ReferenceView(crop, inside[0, 0].bool().numpy(), *encode(image, inside), more)
 
 
-def build_bank(instances: Iterable[torch.Tensor]) -> MemoryBank:
+def patches_of(view: ReferenceView, split: Split, reference: Reference, encoder: Encoder) -> Patches:
+    """The patches of a reference whose `view` is known.
+
+    The reference's own mask and the other annotated instances of its class in the image are not background. An instance
+    without a mask counts with its box. Instances that nobody annotated do count as background.
+    """
+    record = split.images[reference.image_id]
+    size = record["height"], record["width"]
+    of_class = [a for a in split.by_image[record["id"]] if split.labels[a["category_id"]] == reference.label]
+    masks = [split.mask(a) if has_mask(a) else box_mask(a["bbox"], size) for a in of_class]
+    x1, y1, x2, y2 = view_window(reference.box, encoder.reference_context, size)
+    inside = np.logical_or.reduce(decode([reference.known_mask, *masks]))
+    touched = F.adaptive_max_pool2d(torch.from_numpy(inside[y1:y2, x1:x2]).float()[None], encoder.grid).flatten() > 0
+    return Patches(view.tokens, view.weights, ~touched)
+
+
+def build_bank(
+    instances: Iterable[torch.Tensor], patches: list[list[Patches]] | None = None, classes: tuple[str, ...] = ()
+) -> MemoryBank:
     """Per class f32 [S_k, C] -> memory bank: the unweighted mean over shots, L2-normalised (METHOD 1.5)."""
     per_class = list(instances)
     prototypes = torch.stack([rows.mean(dim=0) for rows in per_class])
-    return MemoryBank(prototypes=F.normalize(prototypes, dim=1), instances=per_class)
+    return MemoryBank(F.normalize(prototypes, dim=1), per_class, patches, classes)

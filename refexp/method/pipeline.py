@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from typing import Protocol
+from dataclasses import replace
+from typing import Any, Literal, Protocol
 
 import torch
 
@@ -17,9 +18,19 @@ from refexp.types import Candidates, Detections, ImageId, MemoryBank, Proposals,
 
 
 class Matcher(Protocol):
-    """Proposals x memory bank -> candidates with class and score."""
+    """Proposals x memory bank -> candidates with class and score.
+
+    Two class attributes declare what a matcher needs besides pooled features. Both are False where they are missing.
+    needs_patches: `bank.patches`. Cost: one forward pass per reference in each run, and 4 * G^2 * C bytes of memory.
+    needs_tokens: `proposals.tokens`. Cost: one more forward pass per target in each run. The store does not keep them.
+    """
 
     def match(self, proposals: Proposals, bank: MemoryBank) -> Candidates: ...
+
+
+def needs(matcher: Any, what: Literal["patches", "tokens"]) -> bool:
+    """Whether a matcher declares that it needs the references' patches, or the targets' tokens."""
+    return getattr(matcher, f"needs_{what}", False)
 
 
 class Step(Protocol):
@@ -47,6 +58,13 @@ def extract(targets: Sequence[Target], encoder: Encoder, proposer: Proposer, dev
             )
             for target, masks, image_tokens in zip(targets, found, tokens, strict=True)
         ]
+
+
+def with_tokens(proposals: Proposals, target: Target, encoder: Encoder, device: torch.device) -> Proposals:
+    """The proposals of a target together with its tokens: the encoder runs on the target again."""
+    with computing(device):
+        tokens = check_tokens(encoder, encoder.encode(target.square.to(device)[None]), 1)
+    return replace(proposals, tokens=tokens[0].cpu())
 
 
 def detect(

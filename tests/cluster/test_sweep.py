@@ -22,9 +22,11 @@ from refexp.folders.sweep_folder import Job, Sweep, record_of, survey
 
 FAULTS = ("matcher._target_=faults.Faulty", "+matcher.fault=none,raise")
 MENDED = """
+from dataclasses import dataclass
 from refexp.matchers.prototype import PrototypeMatcher
+@dataclass(eq=False, kw_only=True)
 class Faulty(PrototypeMatcher):
-    def __init__(self, fault): ...
+    fault: str
 """
 
 

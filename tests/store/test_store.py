@@ -243,6 +243,8 @@ def test_keys_cover_what_a_result_depends_on(folder, configure):
     assert differs("encoder.input_size=256") == [True, True]
     assert differs("proposer.image_size=512") == [False, True]
     assert differs("encoder.reference_context=0.2") == [True, False]
+    assert differs("encoder.reference_views=[flip]") == [True, False]
+    assert differs("encoder.reference_views=[]") == [False, False]
     assert differs("store.dtype=float16") == [True, True]
     assert differs("weights=random") == [True, True]
 
