@@ -97,5 +97,5 @@ def docstring_of(target: str) -> str:
 
 def labelled(docstring: str, label: str) -> str:
     """What a docstring says in the lines from `label:` on, up to the next label or an empty line."""
-    found = re.search(rf"^{label}: (.+(?:\n(?!\w+: ).+)*)", docstring, re.MULTILINE)
+    found = re.search(rf"^{label}: (.+(?:\n(?!\w+: |Raises ).+)*)", docstring, re.MULTILINE)
     return " ".join(found[1].split()) if found else ""

@@ -18,12 +18,13 @@ from refexp.types import MemoryBank, Patches, Proposals
 class BackgroundMatcher(SimilarityMatcher):
     """Compares a proposal with the class prototype, s_fg, and with the background around its references, s_bg.
 
-    The idea is that of GF-SAM and FROST (arXiv 2606.31136). s_bg is the highest cosine of the mask feature and one of
+    s_bg is the highest cosine of the mask feature and one of
     the `parts` clusters (cosine k-means) of the background patches of the class's references. parts = 1 is their mean.
     A patch is background if no annotated instance of the class touches it. If the encoder crops the references
     (`encoder.reference_context`), the background is that inside the crop.
     mode: "margin" multiplies s_fg by sigmoid((s_fg - s_bg) / temperature). "reject" sets s_fg to 0 where s_bg > s_fg.
     temperature: of "margin" only.
+    Source: the idea of GF-SAM and FROST, arXiv 2606.31136.
     Cost: one forward pass per reference, and one k-means per class, in each run.
     Raises RefexpError with the class whose references show no background.
     """

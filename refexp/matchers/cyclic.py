@@ -17,13 +17,14 @@ from refexp.types import MemoryBank, Patches, Proposals
 
 @dataclass(eq=False, kw_only=True)
 class CyclicMatcher(SimilarityMatcher):
-    """The similarity is the highest, over the references, of the mean best cosine of the mask's patches (NOCTIS).
+    """The similarity is the highest, over the references, of the mean best cosine of the mask's patches.
 
     For each patch p of the mask: q is the most similar patch under the reference's mask, and p counts cos(p, q) if the
-    patch of the mask most similar to q lies at most `radius` patches from p, else 0 (arXiv 2507.01463: cyclic
-    threshold). The mean is over all patches of the mask. A patch belongs to a mask that covers at least half of it; a
-    mask that covers half of none has those that it covers most.
+    patch of the mask most similar to q lies at most `radius` patches from p, else 0 (the cyclic threshold).
+    The mean is over all patches of the mask. A patch belongs to a mask that covers at least half of it; a mask that
+    covers half of none has those that it covers most.
     NOCTIS compares crops. Here both sides are patches of whole images (or of `encoder.reference_context`'s crop).
+    Source: NOCTIS, arXiv 2507.01463.
     Cost: the encoder runs on each target again in each run, because the store has no tokens, and once per reference.
     Then O(G * G * Q * C) per image for Q patches of all references, and for each of M masks O(patches of it * Q).
     """

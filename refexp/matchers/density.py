@@ -37,13 +37,14 @@ class DensityMatcher(SimilarityMatcher):
     """The similarity is the log-ratio of two densities at the mask feature, squashed to (0, 1).
 
     Equal densities give 0.5. The densities are von Mises-Fisher kernel density estimates from the patches of the
-    class's references: those under the masks, and those of the background (FROST, arXiv 2606.31136). Background is
+    class's references: those under the masks, and those of the background. Background is
     defined as in `BackgroundMatcher`.
     On pooled features: FROST evaluates each patch, then takes the mean over the mask. Here the mask's pooled feature is
     evaluated once. This needs no tokens of the target.
     kappa: concentration of the kernel, larger is narrower. None chooses it per class by the leave-one-out likelihood
         of the foreground patches (not FROST's rule). It leaves out whole references, because neighboring patches of
         one image are alike; with a single reference, it leaves out single patches.
+    Source: FROST, arXiv 2606.31136.
     Cost: one forward pass per reference in each run. Then O(M * n * C) per image and class, for n patches of the
     class's references (G * G for each): many references are slow.
     Raises RefexpError with the class whose references show no background.

@@ -16,6 +16,7 @@ class InstanceMaxMatcher(SimilarityMatcher):
     """The similarity is the highest cosine of the mask feature and a reference of the class.
 
     One odd reference is enough for a high score, so this suits classes with several appearances.
+    Cost: O(M * R * C) per image, for the R references of all classes.
     """
 
     def similarity(self, proposals: Proposals, bank: MemoryBank) -> torch.Tensor:

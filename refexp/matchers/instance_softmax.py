@@ -18,6 +18,8 @@ class InstanceSoftmaxMatcher(SimilarityMatcher):
     """The similarity is the mean of the cosines to the class's references, weighted by softmax(cosine / temperature).
 
     A low temperature approaches the maximum. A high one approaches the mean.
+    Source: the ablation of instance matching in arXiv 2507.02798, where it was worse than the mean.
+    Cost: O(M * R * C) per image, for the R references of all classes.
     """
 
     temperature: Annotated[float, Field(gt=0)] = 0.1

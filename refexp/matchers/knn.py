@@ -19,6 +19,7 @@ class KNNMatcher(SimilarityMatcher):
 
     A vote counts its cosine times its softmax weight exp(cosine / temperature) / sum over the k. So the similarity is
     the weighted mean of the cosines if all k agree, and each vote for another class lowers it.
+    Cost: O(M * R * C) per image, for the R references of all classes.
     """
 
     k: Annotated[int, Field(ge=1)] = 5

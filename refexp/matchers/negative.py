@@ -23,6 +23,7 @@ class NegativeMatcher(SimilarityMatcher):
     the references' own background, the `parts` clusters (cosine k-means) of each reference: what a region proposer
     could find there besides the class. So no proposer runs on the references.
     Unlike `background`, nothing changes where the class is more similar than every negative.
+    Source: the published code of arXiv 2507.02798.
     Cost: one forward pass and one k-means per reference, in each run. Memory: `parts` vectors per reference.
     Raises RefexpError with the class whose references show no background; see `BackgroundMatcher`.
     """

@@ -9,10 +9,10 @@ from typing import Any
 import numpy as np
 import torch
 import torch.nn.functional as F
-import yaml
 from conftest import ROOT
 
 from refexp.config.building import build
+from refexp.config.composing import compose_config, resolve
 from refexp.masks import encode
 from refexp.method.memory import build_bank, instance_prototype
 from refexp.types import Candidates, MemoryBank, Patches, Proposals
@@ -23,8 +23,7 @@ NAMES = sorted(path.stem for path in (ROOT / "conf/matcher").glob("[!_]*.yaml"))
 
 def matcher(name: str, **settings: Any) -> Any:
     """The matcher of an option, built as a run builds it."""
-    node = yaml.safe_load((ROOT / f"conf/matcher/{name}.yaml").read_text())
-    return build({key: 0 if value == "${seed}" else value for key, value in node.items()} | settings, "matcher")
+    return build(resolve(compose_config([f"matcher={name}"]))["matcher"] | settings, "matcher")
 
 
 def patches_from(generator: torch.Generator, direction: torch.Tensor) -> Patches:
