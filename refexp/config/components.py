@@ -25,6 +25,7 @@ from refexp.machine.runtime import Runtime
 from refexp.method.contract import check_offered
 from refexp.method.pipeline import Matcher, Step
 from refexp.proposers.base import Proposer
+from refexp.protocols import Protocol
 from refexp.store.entries import Store
 
 SummaryFormat = Literal["csv", "json"]
@@ -63,12 +64,17 @@ class Input:
 
 @dataclass(frozen=True)
 class Experiment:
-    """The components of an experiment, built and checked. No data or weights are loaded yet."""
+    """The components of an experiment, built and checked. No data or weights are loaded yet.
+
+    protocol: of the references and of the evaluation. published_detections: also write detections_published.json.
+    """
 
     config: dict[str, Any]
     stage: Literal["all", "extract", "ablate"]
     seed: int
     objective: str | None
+    protocol: Protocol
+    published_detections: bool
     dataset: Any
     sampler: Sampler
     shots: Shots
@@ -122,6 +128,8 @@ def build_experiment(config: DictConfig) -> Experiment:
         stage=check(plain["stage"], Literal["all", "extract", "ablate"], "stage"),
         seed=check(plain["seed"], int, "seed"),
         objective=check(plain.get("objective"), str | None, "objective"),
+        protocol=check(plain.get("protocol", "standard"), Protocol, "protocol"),
+        published_detections=check(plain.get("published_detections", False), bool, "published_detections"),
         shots=build(plain.get("shots"), "shots", Shots),
         vis=build(plain.get("vis"), "vis", Vis),
         input=build(plain.get("input") or {}, "input", Input),

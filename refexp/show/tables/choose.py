@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from itertools import permutations
+from itertools import chain, permutations
 from pathlib import Path
 
 import pandas as pd
@@ -13,6 +13,7 @@ import pandas as pd
 from refexp.errors import RefexpError, did_you_mean
 from refexp.files import as_file_name
 from refexp.folders.record import PARTIAL
+from refexp.protocols import as_other
 from refexp.show.tables.apart import split, varying
 from refexp.show.tables.compare import compare
 from refexp.show.tables.published import find_figures
@@ -97,9 +98,13 @@ def choose_keys(runs: Runs, wanted: Wanted) -> tuple[str, str | None]:
 
 
 def shown_metrics(runs: Runs, figures: pd.DataFrame) -> list[str]:
-    """The default metrics that these runs have, and the metrics with a published figure for these data sets."""
+    """The default metrics that these runs have, and the metrics with a published figure for these data sets.
+
+    Each is followed by the same metric of the other protocol, if the runs have it.
+    """
     known = figures.loc[figures["dataset"].isin(runs.frame.get("dataset", [])), "metric"]
-    return [m for m in dict.fromkeys([*HEADLINES, *known]) if m in runs.metrics] or runs.metrics[:1]
+    names = ([m, *as_other({m: None}, "published"), *as_other({m: None}, "standard")] for m in [*HEADLINES, *known])
+    return [m for m in dict.fromkeys(chain.from_iterable(names)) if m in runs.metrics] or runs.metrics[:1]
 
 
 def choose_pair(runs: Runs, cols: str | None, wanted: str | None) -> tuple[str, str] | None:
