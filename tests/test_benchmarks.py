@@ -138,7 +138,7 @@ def test_boxes_alone_cannot_be_evaluated_as_masks(option, on):
 
 @pytest.mark.parametrize(("option", "shots"), [(option, 5) for option in CDFSOD] + [("dior", 1), ("dior", 10)])
 def test_all_references_of_a_published_list_serve(option, shots, on, root):
-    config = on("experiment=cdfsod", f"dataset={option}", f"shots={shots}", "weights=random")
+    config = on("experiment=cdfsod", f"dataset={option}", f"shots={shots}", "weights=random", "protocol=standard")
     experiment = build_experiment(config)
     offered = experiment.dataset.load()
     data, references = choose_references(offered, experiment.sampler, experiment.shots, seed=0)
@@ -149,6 +149,16 @@ def test_all_references_of_a_published_list_serve(option, shots, on, root):
     if shots == 10:
         assert len({r.image_id for r in references[0]}) < 10, "several references from one image"
         assert len(references[-1]) == 3, "a list with too few"
+
+
+def test_the_published_protocol_repeats_the_first_instance_of_an_image(on):
+    experiment = build_experiment(on("experiment=cdfsod", "dataset=dior", "shots=10", "weights=random"))
+    offered = experiment.dataset.load()
+    _, references = choose_references(offered, experiment.sampler, experiment.shots, seed=0)
+    assert {len(per_class) for per_class in references} == {10}
+    images = [r.image_id for r in references[0]]
+    assert len(set(images)) == len({r.id for r in references[0]}) == 5, "one instance of each image, twice"
+    assert len({r.id for r in references[-1]}) == 3, "a list with too few is filled with its own entries"
 
 
 def test_lvis_images_come_from_both_parts_of_coco(on):

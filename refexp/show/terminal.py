@@ -16,7 +16,18 @@ from refexp.evaluation.verdict import NOUNS
 from refexp.folders.record import RunRecord
 from refexp.show.instances import Instance
 from refexp.show.page.mistakes import NAMES
-from refexp.show.words import BOUNDS, KINDS, NUMBERS, SEMANTIC, counted, headline, kind_name, kinds_of, percent
+from refexp.show.words import (
+    BOUNDS,
+    KINDS,
+    NUMBERS,
+    SEMANTIC,
+    counted,
+    headline,
+    kind_name,
+    kinds_of,
+    percent,
+    this_run,
+)
 
 MAX_COLUMNS = 8
 """More numbers do not fit side by side on a terminal, so they are listed below each other."""
@@ -59,7 +70,7 @@ def print_diagnosis(console: Console, diagnostics: Mapping[str, Any]) -> None:
         bounds = Table(title=f"what limits the {NOUNS[kind]}", title_justify="left")
         for column in ("", "nAP", "nAP50"):
             bounds.add_column(column, justify="right" if column else "left")
-        bounds.add_row("this run", percent(of["nAP"]), percent(of["nAP50"]), style="bold")
+        bounds.add_row(this_run(kind, diagnostics), percent(of["nAP"]), percent(of["nAP50"]), style="bold")
         for name, bound in of["bounds"].items():
             bounds.add_row(BOUNDS[name], percent(bound["nAP"]), percent(bound["nAP50"]))
         errors = Table()

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 from refexp.errors import RefexpError, shown
 from refexp.folders.record import RunRecord
@@ -64,6 +65,12 @@ def protocol_of(record: RunRecord) -> str | None:
     """`published protocol`; None if the run has no numbers that depend on it, or did not record it."""
     depends = any(kind in record.metrics.overall for kind in BY_PROTOCOL)
     return f"{record.protocol} protocol" if record.protocol and depends else None
+
+
+def this_run(kind: str, diagnostics: Mapping[str, Any]) -> str:
+    """The name of the run's own numbers in its diagnostics: with the protocol, if they depend on it."""
+    protocol = diagnostics.get("protocol") if kind in BY_PROTOCOL else None  # older files have none
+    return f"this run, {protocol} protocol" if protocol else "this run"
 
 
 def headline(record: RunRecord) -> list[str]:
