@@ -33,6 +33,7 @@ from refexp.method.contract import chosen
 from refexp.method.extraction import Extractor
 from refexp.method.memory import ReferenceView, build_bank, view_reference
 from refexp.method.pipeline import detect
+from refexp.rank import this_rank
 from refexp.types import Detections, ImageId, MemoryBank, Proposals, Reference, Weights
 
 log = logging.getLogger(__name__)
@@ -47,6 +48,8 @@ def run(config: DictConfig, output: Path) -> RunFolder | None:
     With several ranks, each processes its share of the targets, and only rank 0 writes. Returns the run folder, or None
     on the other ranks and for stage=extract, which writes only to the store.
     """
+    if config.get("needs") and this_rank().rank == 0:
+        log.info("this recipe needs: %s", " ".join(config.needs.split()))
     with told_how_to_get(config):
         experiment = build_experiment(config)
         limit_pixels(experiment.input.max_pixels)

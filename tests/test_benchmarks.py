@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import itertools
+import re
 from pathlib import Path
 
 import miniature
@@ -266,6 +267,25 @@ def test_missing_data_names_the_command_that_helps(command, tmp_path):
     assert "no such folder: my data/coco/val2017; `refexp data check coco20i_1 --root 'my data'` lists" in done.stdout
     done = command("dataset=custom", "dataset.images=none", "dataset.references=a.json", "dataset.targets=b.json")
     assert "no such folder: none" in done.stdout and "refexp data" not in done.stdout
+
+
+@pytest.mark.parametrize("recipe", RECIPES)
+def test_a_recipe_says_what_it_needs_and_all_that_is_missing(recipe, configure, tmp_path, caplog):
+    caplog.set_level("INFO")
+    config = configure(f"experiment={recipe}", f"data_root={tmp_path}/data", f"checkpoints.dir={tmp_path}")
+    with pytest.raises(RefexpError) as stopped:
+        run(config, tmp_path / "out")
+    (said,) = caplog.messages
+    assert re.search(
+        "needs: weights of SAM2 Hiera-L and DINOv2 ViT-L/14 .2.1 GB., 4 GB of GPU memory, .* estimate", said
+    )
+    for what in (
+        "sam2_hiera_large.pt",
+        "dinov2_vitl14_pretrain.pth",
+        config.dataset.references,
+        config.dataset.targets,
+    ):
+        assert what in str(stopped.value)
 
 
 def test_a_sweep_runs(command, root, tmp_path):

@@ -461,7 +461,14 @@ def test_diagnostics_of_a_published_run_are_by_the_standard_protocol(two_runs):
 def test_figures_of_voc_carry_the_note_on_masks(configure, tmp_path, capsys):
     miniature.voc(tmp_path)
     miniature.convert_voc(tmp_path)
-    cheap = ["encoder=efficientnet_lite0", "encoder.input_size=256", "proposer=regions", "vis.limit=0", "shots=1", "dataset.classes=[bird]"]
+    cheap = [
+        "encoder=efficientnet_lite0",
+        "encoder.input_size=256",
+        "proposer=regions",
+        "vis.limit=0",
+        "shots=1",
+        "dataset.classes=[bird]",
+    ]
     config = configure("experiment=voc", f"data_root={tmp_path}", "shots.missing=repeat", *cheap)
     metrics = run(config, tmp_path / "out")
     note = "References' masks differ from the published ones (SAM 1 ViT-H polygons)."

@@ -117,12 +117,25 @@ def build_networks(plain: dict[str, Any]) -> tuple[Proposer, Encoder]:
     return built[0], built[1]
 
 
+def build_networks_with_data(plain: dict[str, Any]) -> tuple[Proposer, Encoder]:
+    """Build proposer and encoder. If weights are missing, the error also names the data files that are."""
+    try:
+        return build_networks(plain)
+    except MissingWeights as error:
+        paths = [plain["dataset"].get(key) for key in ("images", "references", "reference_images", "targets")]
+        absent = [path for path in paths if isinstance(path, str) and not Path(path).exists()]
+        if not absent:
+            raise
+        files = ", ".join(dict.fromkeys(absent))
+        raise MissingData(f"{error}. These data are missing, too: {files}") from None
+
+
 def build_experiment(config: DictConfig) -> Experiment:
     """Build every component. Raises RefexpError that names the wrong configuration key."""
     plain = resolve(config)
     runtime = build(plain.get("runtime"), "runtime", Runtime)
     device = runtime.prepare()  # first, so that a wrong device is reported before missing weights
-    proposer, encoder = build_networks(plain)
+    proposer, encoder = build_networks_with_data(plain)
     return Experiment(
         config=plain,
         stage=check(plain["stage"], Literal["all", "extract", "ablate"], "stage"),
