@@ -16,8 +16,9 @@ from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
 from runs import run
 
+from refexp.config.building import build
 from refexp.config.components import build_experiment
-from refexp.config.composing import compose_config
+from refexp.config.composing import compose_config, resolve
 from refexp.data.coco import make_split
 from refexp.data.sampling import PaperSampler, Shots, as_published
 from refexp.data.voc import VocDataset
@@ -382,6 +383,18 @@ def test_what_has_only_the_standard_protocol_says_so():
         SemanticEvaluation(average="foreground", protocol="published")
     with pytest.raises(RefexpError, match="diagnostics=true needs both_protocols=true or protocol=standard"):
         CocoEvaluation(protocol="published", diagnostics=True).check(None)
+
+
+@pytest.mark.parametrize("old", ["evaluation.box_end=last", "+evaluation.box_end=last"])
+def test_the_old_key_of_boxes_names_the_new_one(old):
+    with pytest.raises(RefexpError, match=r"evaluation.box_end: .* It was replaced: set protocol=published"):
+        build(resolve(compose_config([old])).get("evaluation"), "evaluation")
+
+
+def test_the_old_key_of_the_average_names_the_new_one():
+    config = resolve(compose_config(["evaluation=semantic", "evaluation.protocol=foreground"]))
+    with pytest.raises(RefexpError, match=r"It was replaced: set evaluation.average=foreground"):
+        build(config["evaluation"], "evaluation")
 
 
 # Whole runs.
