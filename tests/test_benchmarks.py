@@ -279,12 +279,8 @@ def test_a_recipe_says_what_it_needs_and_all_that_is_missing(recipe, configure, 
     assert re.search(
         "needs: weights of SAM2 Hiera-L and DINOv2 ViT-L/14 .2.1 GB., 4 GB of GPU memory, .* estimate", said
     )
-    for what in (
-        "sam2_hiera_large.pt",
-        "dinov2_vitl14_pretrain.pth",
-        config.dataset.references,
-        config.dataset.targets,
-    ):
+    names = [Path(config.dataset[key]).name for key in ("images", "references", "targets")]
+    for what in ("sam2_hiera_large.pt", "dinov2_vitl14_pretrain.pth", *names):
         assert what in str(stopped.value)
 
 
@@ -466,11 +462,11 @@ def test_a_missing_data_root_is_said(configure, tmp_path):
         load(configure(f"++data_root={tmp_path}", "dataset=coco_fsod"))
 
 
-def test_only_lvis_needs_a_class_of_its_own(configure):
+def test_only_lvis_and_voc_need_a_class_of_their_own(configure):
     targets = {
         option: configure("++data_root=x", f"dataset={option}").dataset._target_.rsplit(".", 1)[-1]
         for option in EXPECTED
     }
     assert {option for option, name in targets.items() if name != CustomDataset.__name__} == {
-        option for option in EXPECTED if option.startswith("lvis")
+        option for option in EXPECTED if option.startswith(("lvis", "voc"))
     }

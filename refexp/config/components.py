@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -123,11 +124,13 @@ def build_networks_with_data(plain: dict[str, Any]) -> tuple[Proposer, Encoder]:
         return build_networks(plain)
     except MissingWeights as error:
         paths = [plain["dataset"].get(key) for key in ("images", "references", "reference_images", "targets")]
-        absent = [path for path in paths if isinstance(path, str) and not Path(path).exists()]
+        given = dict.fromkeys(Path(path).absolute() for path in paths if isinstance(path, str))
+        absent = [path for path in given if not path.exists()]
         if not absent:
             raise
-        files = ", ".join(dict.fromkeys(absent))
-        raise MissingData(f"{error}. These data are missing, too: {files}") from None
+        folder = os.path.commonpath([path.parent for path in absent])
+        files = ", ".join(str(path.relative_to(folder)) for path in absent)
+        raise MissingData(f"{error.short}; missing data in {folder}: {files}") from None
 
 
 def build_experiment(config: DictConfig) -> Experiment:
