@@ -10,8 +10,8 @@ from typing import Literal
 
 Protocol = Literal["standard", "published"]
 OTHER: dict[Protocol, Protocol] = {"standard": "published", "published": "standard"}
-PUBLISHED_BOX = "published_bbox"
-"""Field of an annotation whose box the published ground truth has otherwise: `x y w h`."""
+SHORT_TRUTH = "published_one_short"
+"""Field of an annotation whose box is one pixel short in the published ground truth, as that of a detection is."""
 
 
 def one_short(box: Sequence[float]) -> list[float]:

@@ -36,7 +36,7 @@ from refexp.method.memory import build_bank, instance_prototype
 from refexp.method.pipeline import detect, extract
 from refexp.postprocess.steps import ClassNMS, SoftMerge, TopK
 from refexp.proposers.sam2 import SAM2Proposer
-from refexp.protocols import PUBLISHED_BOX
+from refexp.protocols import SHORT_TRUTH
 from refexp.show.compare import compare_runs
 from refexp.show.tables.choose import Wanted, make_tables
 from refexp.show.tables.published import read_figures
@@ -274,7 +274,7 @@ def test_exact_boxes_are_exact_by_either_protocol_on_voc(devkit):
     metrics = evaluation.evaluate(split, found, ("dog", "cat")).metrics
     assert metrics["bbox/nAP"] == pytest.approx(1) and metrics["bbox@standard/nAP"] == pytest.approx(1)
     for annotation in split.annotations:
-        del annotation[PUBLISHED_BOX]
+        del annotation[SHORT_TRUTH]
     assert evaluation.evaluate(split, found, ("dog", "cat")).metrics["bbox/nAP"] < 0.95
 
 

@@ -7,7 +7,7 @@ from itertools import chain
 
 from refexp.data.coco import Data, Record, Split
 from refexp.data.custom import CustomDataset
-from refexp.protocols import PUBLISHED_BOX, Protocol, one_short
+from refexp.protocols import SHORT_TRUTH, Protocol, one_short
 
 
 class VocDataset(CustomDataset):
@@ -18,7 +18,8 @@ class VocDataset(CustomDataset):
     of the paper's conversion, so that a seed draws the same ones. There, w = xmax - xmin and h = ymax - ymin of the XML
     file, one pixel less than the box has, and the objects that VOC marks as difficult come last in each image.
 
-    By either protocol, the targets also carry the published boxes, so that one run can evaluate both.
+    By either protocol, the targets are marked as one pixel short in the published ground truth, so that one run can
+    evaluate both.
     """
 
     def __init__(
@@ -37,7 +38,7 @@ class VocDataset(CustomDataset):
         """Read both files. Raises RefexpError with the file or config key at fault."""
         data = super().load()
         for annotation in data.targets.annotations:
-            annotation[PUBLISHED_BOX] = one_short(annotation["bbox"])
+            annotation[SHORT_TRUTH] = True
         return replace(data, references=as_published(data.references)) if self.protocol == "published" else data
 
 

@@ -17,7 +17,7 @@ from refexp.evaluation.matches import Matches, match
 from refexp.evaluation.protocol import Evaluated, Evaluation, need_instances, need_masks
 from refexp.evaluation.threshold import best_f1
 from refexp.masks import areas, boxes_xywh
-from refexp.protocols import OTHER, PUBLISHED_BOX, Protocol, as_other
+from refexp.protocols import OTHER, SHORT_TRUTH, Protocol, as_other, one_short
 from refexp.types import Detections, ImageId
 
 Kind = Literal["bbox", "segm"]
@@ -162,8 +162,8 @@ def truth_row(
     """Convert an annotation to COCOeval's input. For boxes, the mask is left out."""
     segmentation = targets.mask(annotation) if kind == "segm" else None
     box, area = annotation["bbox"], annotation.get("area")
-    if protocol == "published" and PUBLISHED_BOX in annotation:
-        box, area = annotation[PUBLISHED_BOX], None
+    if protocol == "published" and annotation.get(SHORT_TRUTH):
+        box, area = one_short(box), None
     if area is None:
         area = float(areas([segmentation])[0]) if segmentation else box[2] * box[3]
     return {
