@@ -221,6 +221,9 @@ def test_a_recipe_is_the_papers(recipe, on):
     assert len(experiment.proposer.points) == 32 * 32
     assert (config.shots.min_side, config.shots.border) == (32, 10)
     assert (config.precision, experiment.encoder.batch) == ("float32", 1)
+    protocol = "standard" if recipe == "lvis" else "published"
+    assert (experiment.protocol, experiment.evaluation.protocol) == (protocol, protocol)
+    assert getattr(experiment.evaluation, "both", False) == (recipe != "lvis")
     experiment.evaluation.check(experiment.dataset.load().targets)
     assert on(f"experiment={recipe}").seed == (0 if recipe == "cdfsod" else 33)
 

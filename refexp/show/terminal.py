@@ -41,7 +41,12 @@ def print_metrics(console: Console, record: RunRecord) -> None:
     overall, rows = record.metrics.overall, []
     for kind, named in kinds_of(record, ("bbox", "segm", "semantic")).items():
         wanted = SEMANTIC if kind.startswith("semantic") else NUMBERS
-        rows.append((kind_name(named), {name: overall[kind][name] for name in wanted if name in overall[kind]}))
+        rows.append(
+            (
+                kind_name(named).removesuffix(" protocol"),
+                {name: overall[kind][name] for name in wanted if name in overall[kind]},
+            )
+        )
     console.print(_overall(f"{record.targets}: {', '.join(headline(record))}; percent", rows))
     if 1 < len(record.classes) <= MAX_CLASSES and "FB-IoU" not in overall.get("semantic", {}):
         console.print(_per_class(record, [kind for kind in ("bbox", "segm") if kind in overall]))
