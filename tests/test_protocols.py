@@ -449,7 +449,7 @@ def test_tables_tell_the_protocols_apart(two_runs):
         "box nAP, published protocol", "box nAP, standard protocol", "mask nAP",
     ]  # fmt: skip
     tables = make_tables(find_runs([published.parent]), Wanted(), read_figures())
-    assert {table.rows for table in tables} == {"protocol"}
+    assert [(table.rows, table.metric) for table in tables] == [("protocol", "bbox/nAP"), ("protocol", "segm/nAP")]
     assert [row for row, _ in tables[0].lines] == ["published", "standard"]
 
 

@@ -13,12 +13,12 @@ import pandas as pd
 from refexp.errors import RefexpError, did_you_mean
 from refexp.files import as_file_name
 from refexp.folders.record import PARTIAL
-from refexp.protocols import as_other
+from refexp.protocols import Protocol, as_other
 from refexp.show.tables.apart import split, varying
 from refexp.show.tables.compare import compare
 from refexp.show.tables.published import find_figures
 from refexp.show.tables.runs import Runs
-from refexp.show.tables.table import Table, lay_out, same_data
+from refexp.show.tables.table import PROTOCOL, Table, lay_out, same_data
 
 HEADLINES = ("bbox/nAP", "segm/nAP", "semantic/mIoU", "semantic/FB-IoU")
 """The default metrics, if the runs have them."""
@@ -100,10 +100,12 @@ def choose_keys(runs: Runs, wanted: Wanted) -> tuple[str, str | None]:
 def shown_metrics(runs: Runs, figures: pd.DataFrame) -> list[str]:
     """The default metrics that these runs have, and the metrics with a published figure for these data sets.
 
-    Each is followed by the same metric of the other protocol, if the runs have it.
+    Each is followed by the same metric of the other protocol, if the runs have it and the same protocol leads in all.
     """
     known = figures.loc[figures["dataset"].isin(runs.frame.get("dataset", [])), "metric"]
-    names = ([m, *as_other({m: None}, "published"), *as_other({m: None}, "standard")] for m in [*HEADLINES, *known])
+    one_leads = runs.frame.get(PROTOCOL, pd.Series(dtype=str)).nunique() == 1
+    others: tuple[Protocol, ...] = ("published", "standard") if one_leads else ()
+    names = ([m, *(name for other in others for name in as_other({m: None}, other))] for m in [*HEADLINES, *known])
     return [m for m in dict.fromkeys(chain.from_iterable(names)) if m in runs.metrics] or runs.metrics[:1]
 
 
