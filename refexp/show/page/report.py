@@ -38,7 +38,7 @@ from refexp.show.words import (
     run_name,
     short,
     typed,
-)  # fmt: skip
+)
 
 NAME = "report.html"
 MISSES = "The largest instances that no detection of their class hits at any score (IoU of the {} at least .5)."
@@ -47,8 +47,8 @@ CROPS = 18
 """Number of misses, and of false positives, that are shown as crops."""
 PLURALS = {**NOUNS, "semantic": "semantic"}
 FILES = (
-    "metrics.json", "per_image.csv", "detections.json", "detections_published.json", "references.json", "diagnostics.json",
-    "curves.npz", "matches.npz", "config.yaml", "run.log",
+    "metrics.json", "per_image.csv", "detections.json", "detections_published.json", "references.json",
+    "diagnostics.json", "curves.npz", "matches.npz", "config.yaml", "run.log",
 )  # fmt: skip
 """The files of a run to which its page links."""
 SORTS = {"file": "in the order of the data set", "score": "highest score first"}
