@@ -33,6 +33,7 @@ from refexp.method.contract import chosen
 from refexp.method.extraction import Extractor
 from refexp.method.memory import ReferenceView, build_bank, view_reference
 from refexp.method.pipeline import detect, needs
+from refexp.rank import this_rank
 from refexp.types import Detections, ImageId, MemoryBank, Proposals, Reference, Weights
 
 log = logging.getLogger(__name__)
@@ -47,6 +48,8 @@ def run(config: DictConfig, output: Path) -> RunFolder | None:
     With several ranks, each processes its share of the targets, and only rank 0 writes. Returns the run folder, or None
     on the other ranks and for stage=extract, which writes only to the store.
     """
+    if config.get("needs") and this_rank().rank == 0:
+        log.info("this recipe needs: %s", " ".join(config.needs.split()))
     with told_how_to_get(config):
         experiment = build_experiment(config)
         limit_pixels(experiment.input.max_pixels)
@@ -87,7 +90,7 @@ def run_ranks(experiment: Experiment, folder: RunFolder, ranks: Ranks, repairs: 
         announce(experiment, data, task.references, extractor, share, folder.path)
     references = extractor.with_masks(data.references, task.references)
     weights = weights_note(extractor.weights)
-    note = " ".join(filter(None, [task.partial, weights])) or None
+    note = " ".join(filter(None, [task.partial, weights, masks_note(experiment, task)])) or None
     if ranks.first:
         if note:
             log.warning(note)
@@ -111,7 +114,7 @@ def run_ranks(experiment: Experiment, folder: RunFolder, ranks: Ranks, repairs: 
     # The order of the file, whatever the number of ranks and the order in which the store returned the images.
     by_image = {detections.image_id: detections for of_rank, _ in gathered for detections in of_rank}
     detections = [by_image[image_id] for image_id in data.targets.images]
-    folder.write_detections(detections, data)
+    folder.write_detections(detections, data, experiment.published_detections)
     metrics = evaluate(experiment, data, detections, folder, clock)
     if diagnostics:
         with clock.stage("diagnose", 0):
@@ -166,6 +169,15 @@ def warn_without_effect(config: dict[str, Any], device: torch.device) -> None:
     wants_tf32 = any(config[part].get("precision") == "tf32" for part in ("encoder", "proposer"))
     if wants_tf32 and (device.type == "cpu" or torch.cuda.get_device_capability(device) < (8, 0)):
         log.warning("precision=tf32: %s does not support TF32 and computes in float32", device)
+
+
+def masks_note(experiment: Experiment, task: Task) -> str | None:
+    """The note of a run by the published protocol whose references have boxes only; None for other runs.
+
+    The paper's code made their masks with SAM (1) ViT-H from the box, and kept the outer polygons.
+    """
+    other = experiment.protocol == "published" and task.offered.references.boxes_only
+    return "References' masks differ from the published ones (SAM 1 ViT-H polygons)." if other else None
 
 
 def check_targets(experiment: Experiment, targets: Split) -> None:
@@ -355,6 +367,7 @@ def describe_what(
     category = {label: id_ for id_, label in targets.labels.items()}
     return {
         "config": experiment.config,
+        "protocol": experiment.evaluation.protocol,
         "cwd": str(Path.cwd()),
         "targets": targets.source,
         "seed": experiment.seed,

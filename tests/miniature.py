@@ -180,13 +180,19 @@ def shot_list(content: dict[str, Any], shots: int) -> dict[str, Any]:
 
 def convert(root: Path) -> None:
     """What refexp data makes of VOC's and LVIS's files."""
-    devkit, folder = root / "voc/VOCdevkit", root / "lvis"
-    write_json(root / "voc/voc07_test.json", voc_tool.convert(devkit, [2007], "test"))
-    write_json(root / "voc/voc0712_trainval.json", voc_tool.convert(devkit, [2007, 2012], "trainval"))
+    folder = root / "lvis"
+    convert_voc(root)
     for part in ("train", "val"):
         write_json(folder / f"lvis_v1_{part}_refexp.json", lvis_tool.convert(folder / f"lvis_v1_{part}.json"))
     listed = folder / "lvis_v1_minival_inserted_image_name.json"
     write_json(folder / "lvis_v1_minival_refexp.json", lvis_tool.minival(folder / "lvis_v1_val.json", listed))
+
+
+def convert_voc(root: Path) -> None:
+    """What refexp data makes of VOC's files."""
+    devkit = root / "voc/VOCdevkit"
+    write_json(root / "voc/voc07_test.json", voc_tool.convert(devkit, [2007], "test"))
+    write_json(root / "voc/voc0712_trainval.json", voc_tool.convert(devkit, [2007, 2012], "trainval"))
 
 
 def whole(root: Path) -> None:

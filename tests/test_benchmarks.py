@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import itertools
+import re
 from pathlib import Path
 
 import miniature
@@ -138,7 +139,7 @@ def test_boxes_alone_cannot_be_evaluated_as_masks(option, on):
 
 @pytest.mark.parametrize(("option", "shots"), [(option, 5) for option in CDFSOD] + [("dior", 1), ("dior", 10)])
 def test_all_references_of_a_published_list_serve(option, shots, on, root):
-    config = on("experiment=cdfsod", f"dataset={option}", f"shots={shots}", "weights=random")
+    config = on("experiment=cdfsod", f"dataset={option}", f"shots={shots}", "weights=random", "protocol=standard")
     experiment = build_experiment(config)
     offered = experiment.dataset.load()
     data, references = choose_references(offered, experiment.sampler, experiment.shots, seed=0)
@@ -149,6 +150,16 @@ def test_all_references_of_a_published_list_serve(option, shots, on, root):
     if shots == 10:
         assert len({r.image_id for r in references[0]}) < 10, "several references from one image"
         assert len(references[-1]) == 3, "a list with too few"
+
+
+def test_the_published_protocol_repeats_the_first_instance_of_an_image(on):
+    experiment = build_experiment(on("experiment=cdfsod", "dataset=dior", "shots=10", "weights=random"))
+    offered = experiment.dataset.load()
+    _, references = choose_references(offered, experiment.sampler, experiment.shots, seed=0)
+    assert {len(per_class) for per_class in references} == {10}
+    images = [r.image_id for r in references[0]]
+    assert len(set(images)) == len({r.id for r in references[0]}) == 5, "one instance of each image, twice"
+    assert len({r.id for r in references[-1]}) == 3, "a list with too few is filled with its own entries"
 
 
 def test_lvis_images_come_from_both_parts_of_coco(on):
@@ -210,6 +221,9 @@ def test_a_recipe_is_the_papers(recipe, on):
     assert len(experiment.proposer.points) == 32 * 32
     assert (config.shots.min_side, config.shots.border) == (32, 10)
     assert (config.precision, experiment.encoder.batch) == ("float32", 1)
+    protocol = "standard" if recipe == "lvis" else "published"
+    assert (experiment.protocol, experiment.evaluation.protocol) == (protocol, protocol)
+    assert getattr(experiment.evaluation, "both", False) == (recipe != "lvis")
     experiment.evaluation.check(experiment.dataset.load().targets)
     assert on(f"experiment={recipe}").seed == (0 if recipe == "cdfsod" else 33)
 
@@ -256,6 +270,21 @@ def test_missing_data_names_the_command_that_helps(command, tmp_path):
     assert "no such folder: my data/coco/val2017; `refexp data check coco20i_1 --root 'my data'` lists" in done.stdout
     done = command("dataset=custom", "dataset.images=none", "dataset.references=a.json", "dataset.targets=b.json")
     assert "no such folder: none" in done.stdout and "refexp data" not in done.stdout
+
+
+@pytest.mark.parametrize("recipe", RECIPES)
+def test_a_recipe_says_what_it_needs_and_all_that_is_missing(recipe, configure, tmp_path, caplog):
+    caplog.set_level("INFO")
+    config = configure(f"experiment={recipe}", f"data_root={tmp_path}/data", f"checkpoints.dir={tmp_path}")
+    with pytest.raises(RefexpError) as stopped:
+        run(config, tmp_path / "out")
+    (said,) = caplog.messages
+    assert re.search(
+        "needs: weights of SAM2 Hiera-L and DINOv2 ViT-L/14 .2.1 GB., 4 GB of GPU memory, .* estimate", said
+    )
+    names = [Path(config.dataset[key]).name for key in ("images", "references", "targets")]
+    for what in ("sam2_hiera_large.pt", "dinov2_vitl14_pretrain.pth", *names):
+        assert what in str(stopped.value)
 
 
 def test_a_sweep_runs(command, root, tmp_path):
@@ -436,11 +465,11 @@ def test_a_missing_data_root_is_said(configure, tmp_path):
         load(configure(f"++data_root={tmp_path}", "dataset=coco_fsod"))
 
 
-def test_only_lvis_needs_a_class_of_its_own(configure):
+def test_only_lvis_and_voc_need_a_class_of_their_own(configure):
     targets = {
         option: configure("++data_root=x", f"dataset={option}").dataset._target_.rsplit(".", 1)[-1]
         for option in EXPECTED
     }
     assert {option for option, name in targets.items() if name != CustomDataset.__name__} == {
-        option for option in EXPECTED if option.startswith("lvis")
+        option for option in EXPECTED if option.startswith(("lvis", "voc"))
     }

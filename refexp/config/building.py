@@ -12,6 +12,19 @@ from pydantic import TypeAdapter, ValidationError
 
 from refexp.errors import RefexpError, did_you_mean, first_line
 
+REPLACED = {
+    "evaluation.box_end": "protocol=published (was last) or protocol=standard (was past)",
+    "evaluation.protocol=classes": "evaluation.average=classes",
+    "evaluation.protocol=foreground": "evaluation.average=foreground",
+}
+"""Settings of older versions, some with their value, and what replaces them."""
+
+
+def replacement(key: str, value: object) -> str:
+    """What replaces a setting of an older version, as a sentence; "" for other settings."""
+    instead = REPLACED.get(key) or REPLACED.get(f"{key}={value}")
+    return f"It was replaced: set {instead}." if instead else ""
+
 
 def build(node: Any, key: str, target: type | None = None) -> Any:
     """Build the class `node["_target_"]` (or `target`) with the node's other entries as arguments.
@@ -30,7 +43,8 @@ def build(node: Any, key: str, target: type | None = None) -> Any:
     parameters = inspect.signature(target).parameters
     for name in arguments:
         if name not in parameters:
-            raise RefexpError(f"{key}.{name}: {target.__name__} has no such setting. {did_you_mean(name, parameters)}")
+            hint = replacement(f"{key}.{name}", arguments[name]) or did_you_mean(name, parameters)
+            raise RefexpError(f"{key}.{name}: {target.__name__} has no such setting. {hint}")
     for name, parameter in parameters.items():
         if name not in arguments and parameter.default is parameter.empty:
             raise RefexpError(f"{key}.{name} must be given.")
@@ -67,7 +81,8 @@ def check(value: Any, hint: Any, key: str) -> Any:
         # The shell strips the outer quotes; the inner ones tell Hydra that this is text.
 
         hint = f" To pass a numeric-looking string, quote it twice: \"'{first['input']}'\"." if number else ""
-        raise RefexpError(f"{key}={value!r}: {message}.{hint}") from None
+        instead = replacement(key, value)
+        raise RefexpError(f"{key}={value!r}: {message}.{hint}{instead and ' ' + instead}") from None
 
 
 def _import(path: Any, key: str) -> type:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -25,6 +26,7 @@ from refexp.machine.runtime import Runtime
 from refexp.method.contract import check_offered
 from refexp.method.pipeline import Matcher, Step
 from refexp.proposers.base import Proposer
+from refexp.protocols import Protocol
 from refexp.store.entries import Store
 
 SummaryFormat = Literal["csv", "json"]
@@ -63,12 +65,17 @@ class Input:
 
 @dataclass(frozen=True)
 class Experiment:
-    """The components of an experiment, built and checked. No data or weights are loaded yet."""
+    """The components of an experiment, built and checked. No data or weights are loaded yet.
+
+    protocol: of the references and of the evaluation. published_detections: also write detections_published.json.
+    """
 
     config: dict[str, Any]
     stage: Literal["all", "extract", "ablate"]
     seed: int
     objective: str | None
+    protocol: Protocol
+    published_detections: bool
     dataset: Any
     sampler: Sampler
     shots: Shots
@@ -111,17 +118,34 @@ def build_networks(plain: dict[str, Any]) -> tuple[Proposer, Encoder]:
     return built[0], built[1]
 
 
+def build_networks_with_data(plain: dict[str, Any]) -> tuple[Proposer, Encoder]:
+    """Build proposer and encoder. If weights are missing, the error also names the data files that are."""
+    try:
+        return build_networks(plain)
+    except MissingWeights as error:
+        paths = [plain["dataset"].get(key) for key in ("images", "references", "reference_images", "targets")]
+        given = dict.fromkeys(Path(path).absolute() for path in paths if isinstance(path, str))
+        absent = [path for path in given if not path.exists()]
+        if not absent:
+            raise
+        folder = os.path.commonpath([path.parent for path in absent])
+        files = ", ".join(str(path.relative_to(folder)) for path in absent)
+        raise MissingData(f"{error.short}; missing data in {folder}: {files}") from None
+
+
 def build_experiment(config: DictConfig) -> Experiment:
     """Build every component. Raises RefexpError that names the wrong configuration key."""
     plain = resolve(config)
     runtime = build(plain.get("runtime"), "runtime", Runtime)
     device = runtime.prepare()  # first, so that a wrong device is reported before missing weights
-    proposer, encoder = build_networks(plain)
+    proposer, encoder = build_networks_with_data(plain)
     return Experiment(
         config=plain,
         stage=check(plain["stage"], Literal["all", "extract", "ablate"], "stage"),
         seed=check(plain["seed"], int, "seed"),
         objective=check(plain.get("objective"), str | None, "objective"),
+        protocol=check(plain.get("protocol", "standard"), Protocol, "protocol"),
+        published_detections=check(plain.get("published_detections", False), bool, "published_detections"),
         shots=build(plain.get("shots"), "shots", Shots),
         vis=build(plain.get("vis"), "vis", Vis),
         input=build(plain.get("input") or {}, "input", Input),

@@ -13,6 +13,7 @@ from hydra.errors import HydraException
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
+from refexp.config.building import replacement
 from refexp.errors import RefexpError, did_you_mean
 
 PATH_KEYS = re.compile(
@@ -97,6 +98,6 @@ def explain(error: BaseException) -> str:
     key = re.search(r"Could not override '([^']+)'", text)
     if key:
         settings = [name for name in getattr(error.__cause__, "parent_node", None) or () if name != "_target_"]
-        choices = did_you_mean(key[1].rsplit(".", 1)[-1], settings) if settings else ""
+        choices = replacement(key[1], None) or (did_you_mean(key[1].rsplit(".", 1)[-1], settings) if settings else "")
         return f"{key[1]}: no such key. {choices} `python main.py --cfg job` lists all keys."
     return re.split(" full_key:| Config search path:", text)[0]

@@ -26,6 +26,7 @@ from refexp.method import contract
 from refexp.method.memory import build_bank, patches_of, view_reference
 from refexp.method.pipeline import Matcher, Step, extract, needs, with_tokens
 from refexp.proposers.base import Proposer
+from refexp.protocols import Protocol
 from refexp.store.entries import Store
 from refexp.types import Candidates, MaskProposals, MemoryBank, Proposals, Reference, Target, Weights
 
@@ -40,6 +41,7 @@ GROUPS: dict[str, type | None] = {
 
 CHOICES: dict[str, Any] = {
     "stage": Literal["all", "extract", "ablate"], "seed": int, "objective": str | None, "precision": Precision,
+    "protocol": Protocol, "both_protocols": bool, "published_detections": bool,
 }  # fmt: skip
 
 Answer = TypeVar("Answer")

@@ -5,7 +5,7 @@ from __future__ import annotations
 import gc
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from itertools import islice
 from pathlib import Path
@@ -33,6 +33,7 @@ class Split:
 
     source: the name of the split in messages, usually its file. images: COCO image records by id, in file order.
     annotations: COCO records in file order. labels: category id -> class index in [0, K).
+    places: category id -> place among all categories of the file, from 0, whatever the classes.
     read: image record -> u8 [H, W, 3]. fingerprint: image record -> hash of the image's content.
     size: image record -> size of the image's file, None without a file.
     """
@@ -44,6 +45,7 @@ class Split:
     read: Callable[[Record], np.ndarray]
     fingerprint: Callable[[Record], str]
     size: Callable[[Record], FileSize | None] = lambda record: None
+    places: dict[int | str, int] = field(default_factory=dict)
 
     @cached_property
     def boxes_only(self) -> bool:
@@ -217,4 +219,5 @@ def make_split(
     index = {name: label for label, name in enumerate(classes)}
     labels = {c["id"]: index[c["name"]] for c in content["categories"] if c["name"] in index}
     annotations = [a for a in content["annotations"] if a["category_id"] in labels]
-    return Split(source, {i["id"]: i for i in content["images"]}, annotations, labels, read, fingerprint, size)
+    places = {c["id"]: place for place, c in enumerate(content["categories"])}
+    return Split(source, {i["id"]: i for i in content["images"]}, annotations, labels, read, fingerprint, size, places)

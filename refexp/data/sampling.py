@@ -17,9 +17,13 @@ from refexp.data.coco import Data, Record, Split, has_mask
 from refexp.data.reference_files import Listed, Lookup, read_references
 from refexp.data.too_few import too_few
 from refexp.errors import RefexpError
-from refexp.types import Reference
+from refexp.protocols import Protocol
+from refexp.types import ImageId, Reference
 
 log = logging.getLogger(__name__)
+
+PUBLISHED_SEED = 42
+"""Seed with which the paper's code fills CD-FSOD lists that are too short, whatever the seed of the run."""
 
 Features = Callable[[Sequence[Record]], torch.Tensor]
 """n references -> their instance prototypes f32 [n, C] (METHOD 1.5 for one reference), in the same order."""
@@ -155,10 +159,13 @@ class FileSampler(Sampler):
 
     path: a COCO file such as an earlier run's `references.json`, a published k-shot list, an FsDet seed folder or the
     paper's pickle. Each listed reference must be in the dataset. Classes that the dataset lacks are skipped.
+    protocol: "standard" takes each listed instance once. "published" applies `as_published`, the rule of the paper's
+    CD-FSOD runs.
     """
 
-    def __init__(self, path: str) -> None:
+    def __init__(self, path: str, protocol: Protocol = "standard") -> None:
         self.path: Path = Path(path)
+        self.protocol = protocol
 
     def choose(
         self, split: Split, shots: Shots, seed: int, classes: Sequence[str] = (), features: Features | None = None
@@ -183,7 +190,27 @@ class FileSampler(Sampler):
                 )
             # An entry that lists only an image means those of its instances that are not difficult.
             chosen[label] += [a for a in found if not (reference.whole_image and _is_difficult(a))]
+        if self.protocol == "published":
+            chosen |= as_published({label: chosen[label] for _, label in listed if label is not None}, shots.n)
         return {label: found[: shots.n] for label, found in chosen.items()}
+
+
+def as_published(listed: dict[int, list[Record]], count: int) -> dict[int, list[Record]]:
+    """Replace listed references by those that the paper's code reads from the same CD-FSOD list.
+
+    Of several instances of a class in one image, the first is taken for each of them, and the others are never used.
+    A class with fewer than `count` references is filled by drawing among them with replacement. All classes share one
+    random stream, so `listed` is in the order in which the classes first appear in the list.
+    """
+    rng = random.Random(PUBLISHED_SEED)
+    chosen = {}
+    for label, instances in listed.items():
+        by_image: dict[ImageId, list[Record]] = {}
+        for instance in instances:
+            by_image.setdefault(instance["image_id"], []).append(instance)
+        found = [same[0] for same in by_image.values() for _ in same]
+        chosen[label] = found + rng.choices(found, k=count - len(found)) if 0 < len(found) < count else found
+    return chosen
 
 
 def _is_difficult(annotation: Record) -> bool:

@@ -17,11 +17,11 @@ from refexp.evaluation.matches import Matches, match
 from refexp.evaluation.protocol import Evaluated, Evaluation, need_instances, need_masks
 from refexp.evaluation.threshold import best_f1
 from refexp.masks import areas, boxes_xywh
+from refexp.protocols import OTHER, SHORT_TRUTH, Protocol, as_other, one_short
 from refexp.types import Detections, ImageId
 
 Kind = Literal["bbox", "segm"]
 Engine = Literal["pycocotools", "faster"]
-BoxEnd = Literal["past", "last"]
 SUMMARY = (
     "nAP", "nAP50", "nAP75", "nAP_small", "nAP_medium", "nAP_large",
     "AR1", "AR10", "AR100", "AR_small", "AR_medium", "AR_large",
@@ -36,9 +36,10 @@ class CocoEvaluation(Evaluation):
 
     kinds: boxes, masks or both. Targets without masks can be evaluated only by boxes.
     engine: "pycocotools" (the reference) or "faster" (faster-coco-eval, equal to 1e-9).
-    box_end: where a detection's box ends. "past": after its last pixel, as in COCO. "last": on its last pixel, one
-    pixel less, as in the published implementation. Ground-truth boxes are not changed. For small objects the difference
-    is several points of box nAP.
+    protocol: the protocol that leads. "standard": COCO's boxes. "published": the boxes of the detections end on their
+    last pixel, so they are one pixel less wide and high, and so are the ground-truth boxes of PASCAL VOC. For small
+    objects the difference is several points of box nAP. Mask numbers are the same by both.
+    both: also compute the box numbers by the other protocol.
     diagnostics: also write diagnostics.json, an analysis of what limits the result.
     confusion_threshold: minimum score of the detections in its confusion matrix. None takes the N detections of highest
     score, N = number of instances.
@@ -48,32 +49,37 @@ class CocoEvaluation(Evaluation):
         self,
         kinds: Annotated[list[Kind], Field(min_length=1)] | None = None,
         engine: Engine = "pycocotools",
-        box_end: BoxEnd = "past",
+        protocol: Protocol = "standard",
+        both: bool = False,
         diagnostics: bool = False,
         confusion_threshold: Annotated[float, Field(ge=0, le=1)] | None = None,
     ) -> None:
         self.kinds: list[Kind] = list(kinds or ("bbox", "segm"))
         self.engine: Engine = engine
-        self.box_end: BoxEnd = box_end
+        self.protocol, self.both = protocol, both
         self.diagnostics, self.confusion_threshold = diagnostics, confusion_threshold
 
     def check(self, targets: Split) -> None:
         """Raise RefexpError if these targets cannot be evaluated, before any expensive step."""
         engine_classes(self.engine)
-        if self.diagnostics and self.box_end == "last":
-            raise RefexpError("evaluation.diagnostics=true needs evaluation.box_end=past.")
+        if self.diagnostics and self.protocol == "published" and not self.both:
+            raise RefexpError("evaluation.diagnostics=true needs both_protocols=true or protocol=standard.")
         need_instances(targets)
         if "segm" in self.kinds:
             need_masks(targets)
 
     def evaluate(self, targets: Split, detections: Sequence[Detections], classes: Sequence[str]) -> Evaluated:
-        """Compute the metrics, curves and matches of each kind."""
+        """Compute the metrics of each kind, and its curves and matches by the leading protocol."""
         evaluated, matches = Evaluated({}, {}), dict[str, Matches]()
         for kind in self.kinds:
             of_kind, evaluated.curves[kind], matches[kind] = evaluate_kind(
-                kind, targets, detections, classes, self.engine, self.box_end
+                kind, targets, detections, classes, self.engine, self.protocol
             )
             evaluated.metrics.update(of_kind)
+        if self.both and "bbox" in self.kinds:
+            other = OTHER[self.protocol]
+            boxes, _, _ = evaluate_kind("bbox", targets, detections, classes, self.engine, other)
+            evaluated.metrics.update(as_other(boxes, other))
         return evaluated._replace(matches=matches)
 
 
@@ -98,7 +104,7 @@ def evaluate_kind(
     detections: Sequence[Detections],
     classes: Sequence[str],
     engine: Engine,
-    box_end: BoxEnd = "past",
+    protocol: Protocol = "standard",
 ) -> tuple[dict[str, float | None], np.ndarray, Matches]:
     """Run COCOeval once.
 
@@ -114,11 +120,13 @@ def evaluate_kind(
         truth.dataset = {
             "images": [{**targets.images[id_], "id": n} for id_, n in number.items()],
             "categories": [{"id": label + 1, "name": name} for label, name in enumerate(classes)],
-            "annotations": [truth_row(kind, a, targets, number, i) for i, a in enumerate(targets.annotations, start=1)],
+            "annotations": [
+                truth_row(kind, a, targets, number, i, protocol) for i, a in enumerate(targets.annotations, start=1)
+            ],
         }
         truth.createIndex()
         found = COCO()
-        results = [row for detection in detections for row in result_rows(kind, detection, number, box_end)]
+        results = [row for detection in detections for row in result_rows(kind, detection, number, protocol)]
         found.dataset = truth.dataset | {"annotations": [row | {"id": i} for i, row in enumerate(results, start=1)]}
         found.createIndex()
         evaluation = COCOeval(truth, found, kind)
@@ -144,18 +152,25 @@ def per_class(precision: np.ndarray, classes: Sequence[str]) -> dict[str, float 
 
 
 def truth_row(
-    kind: Kind, annotation: dict[str, Any], targets: Split, number: dict[ImageId, int], id_: int
+    kind: Kind,
+    annotation: dict[str, Any],
+    targets: Split,
+    number: dict[ImageId, int],
+    id_: int,
+    protocol: Protocol = "standard",
 ) -> dict[str, Any]:
     """Convert an annotation to COCOeval's input. For boxes, the mask is left out."""
     segmentation = targets.mask(annotation) if kind == "segm" else None
-    area = annotation.get("area")
+    box, area = annotation["bbox"], annotation.get("area")
+    if protocol == "published" and annotation.get(SHORT_TRUTH):
+        box, area = one_short(box), None
     if area is None:
-        area = float(areas([segmentation])[0]) if segmentation else annotation["bbox"][2] * annotation["bbox"][3]
+        area = float(areas([segmentation])[0]) if segmentation else box[2] * box[3]
     return {
         "id": id_,
         "image_id": number[annotation["image_id"]],
         "category_id": targets.labels[annotation["category_id"]] + 1,
-        "bbox": annotation["bbox"],
+        "bbox": box,
         "area": area,
         "iscrowd": annotation.get("iscrowd", 0),
         "segmentation": segmentation,
@@ -163,12 +178,12 @@ def truth_row(
 
 
 def result_rows(
-    kind: Kind, detections: Detections, number: dict[ImageId, int], box_end: BoxEnd = "past"
+    kind: Kind, detections: Detections, number: dict[ImageId, int], protocol: Protocol = "standard"
 ) -> list[dict[str, Any]]:
     """Convert the detections of an image to COCOeval's input."""
     # The area decides the size range in which an unmatched detection counts: box area for boxes, mask area for masks.
     boxes = boxes_xywh(detections.masks)
-    if box_end == "last":
+    if protocol == "published":
         boxes[:, 2:] -= 1
     size = areas(detections.masks) if kind == "segm" else boxes[:, 2] * boxes[:, 3]
     return [

@@ -106,7 +106,8 @@ class Diagnostics:
     ) -> dict[str, Any]:
         """Compute the content of diagnostics.json: fractions and counts, by kind. None where no instance counts.
 
-        images: one record for each target, in any order. metrics: the metrics of the evaluation.
+        images: one record for each target, in any order. metrics: the metrics of the evaluation. All numbers are by
+        the standard protocol, because the bounds exist only there.
         Raises ValueError if the record of a target is missing.
         """
         by_image = {image.image_id: image for image in images}
@@ -119,6 +120,7 @@ class Diagnostics:
         if threshold is None:
             threshold = score_of_rank(detections, sum(not a.get("iscrowd", 0) for a in self.targets.annotations))
         return {
+            "protocol": "standard",
             "images": len(counts),
             "proposals": {"mean": float(np.mean(counts)), "most": max(counts)},
             "confusion_threshold": threshold,
@@ -129,7 +131,10 @@ class Diagnostics:
                     max(counts),
                     classes,
                     threshold,
-                    {name: metrics[f"{kind}/{name}"] for name in ("nAP", "nAP50")},
+                    {
+                        name: metrics.get(f"{kind}@standard/{name}", metrics[f"{kind}/{name}"])
+                        for name in ("nAP", "nAP50")
+                    },
                 )
                 for kind in self.kinds
             },

@@ -26,6 +26,7 @@ from refexp.evaluation.coco_protocol import (
 from refexp.evaluation.matches import Matches, match
 from refexp.evaluation.protocol import Evaluated
 from refexp.evaluation.threshold import best_f1
+from refexp.protocols import Protocol
 from refexp.types import Detections, ImageId
 
 CLASSES_AT_ONCE = 64
@@ -38,6 +39,7 @@ class LvisEvaluation(CocoEvaluation):
     A detection counts only if the image has annotations of its class or lists the class in `neg_category_ids`.
     An unmatched detection of a class in `not_exhaustive_category_ids` is ignored.
     kinds: boxes, masks or both. max_detections: number of detections per image that count, over all classes.
+    protocol: only "standard", because no published figure is on record.
     AR1, AR10 and AR100 limit the detections per image and class.
     """
 
@@ -45,7 +47,10 @@ class LvisEvaluation(CocoEvaluation):
         self,
         kinds: Annotated[list[Kind], Field(min_length=1)] | None = None,
         max_detections: Annotated[int, Field(ge=100)] = 300,
+        protocol: Protocol = "standard",
     ) -> None:
+        if protocol == "published":
+            raise RefexpError("protocol=published: LVIS has no published protocol on record; set protocol=standard.")
         super().__init__(kinds, "faster")
         self.max_detections = max_detections
 

@@ -13,6 +13,7 @@ from refexp.data.coco import Split, has_mask
 from refexp.errors import RefexpError
 from refexp.evaluation.matches import Matches
 from refexp.inputs.repairs import repaired
+from refexp.protocols import Protocol
 from refexp.types import Detections
 
 
@@ -20,7 +21,7 @@ class Evaluated(NamedTuple):
     """The result of an evaluation.
 
     metrics: a flat dict with keys `<kind>/<number>` and `<kind>/<number>/<class>`. Values are fractions, None where no
-    instance counts.
+    instance counts. Numbers of the protocol that does not lead have the kind `<kind>@<protocol>`.
     curves: by kind ("bbox", "segm"), precision f64 [10 IoUs, 101 recalls, K], -1 where no instance counts. Empty for
     protocols without curves.
     matches: by kind, which detections match which instances. Empty for protocols that do not match them.
@@ -32,7 +33,12 @@ class Evaluated(NamedTuple):
 
 
 class Evaluation(ABC):
-    """A protocol: checks whether it can evaluate the targets, and computes the metrics of the detections."""
+    """Checks whether it can evaluate the targets, and computes the metrics of the detections.
+
+    protocol: the protocol that leads: it gives the metrics without a protocol in their name.
+    """
+
+    protocol: Protocol = "standard"
 
     @abstractmethod
     def check(self, targets: Split) -> None:

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from refexp.errors import RefexpError
 from refexp.files import read_json
+from refexp.protocols import Protocol
 
 if TYPE_CHECKING:  # it imports PyTorch
     from refexp.types import ImageId
@@ -35,6 +36,7 @@ class Metrics:
     """A run's metrics.
 
     overall: by kind ("bbox", "segm", "semantic"), then by name ("nAP50"). per_class: by kind, name and class.
+    Numbers of the protocol that does not lead have a kind of their own ("bbox@standard").
     """
 
     overall: dict[str, Numbers] = field(default_factory=dict)
@@ -87,6 +89,7 @@ class RunRecord:
     each class. cwd: the folder to which relative paths of the configuration refer. repairs: what was done to the data
     so that they could be used: count and first example of each kind. images_skipped: id, file_name and
     reason of the images that could not be read. They are not among `images`, and no number counts their instances.
+    protocol: the protocol that leads. It draws the references and gives the metrics without a protocol in their name.
     """
 
     config: dict[str, Any]
@@ -114,6 +117,7 @@ class RunRecord:
     cwd: str | None = None
     repairs: dict[str, tuple[int, str]] = field(default_factory=dict)
     images_skipped: tuple[dict[str, Any], ...] = ()
+    protocol: Protocol | None = None
     schema: int = SCHEMA
 
     @property

@@ -34,13 +34,14 @@ from refexp.inputs.refusals import limit_pixels
 from refexp.inputs.walking import RESULT_FOLDERS
 from refexp.masks import to_json
 from refexp.method.memory import ReferenceView
+from refexp.protocols import one_short
 from refexp.types import Detections, ImageId, MemoryBank, Reference
 
 log = logging.getLogger(__name__)
 
 RESULTS = (
-    "metrics.json", "detections.json", "curves.npz", "matches.npz", "per_image.csv", "diagnostics.json",
-    "memory_bank.npz", "report.html",
+    "metrics.json", "detections.json", "detections_published.json", "curves.npz", "matches.npz", "per_image.csv",
+    "diagnostics.json", "memory_bank.npz", "report.html",
     "memory_bank.png", "WEIGHTS.txt", "summary.csv", "summary.json", "metrics.csv", "per_class.csv",
     "report/*/*.js*", "report/*/*.jpg", "report/*.js*", "overlays/**/*.jpg", "masks/**/[0-9][0-9][0-9]*_*.png",
 )  # fmt: skip
@@ -78,11 +79,18 @@ class RunFolder:
         if note:
             write_text(self.path / "WEIGHTS.txt", note + "\n")
 
-    def write_detections(self, detections: Sequence[Detections], data: Data) -> None:
-        """Write COCO results: image id, category id of the targets file, box `x y w h`, score, compressed RLE."""
+    def write_detections(self, detections: Sequence[Detections], data: Data, published: bool = False) -> None:
+        """Write COCO results: image id, category id of the targets file, box `x y w h`, score, compressed RLE.
+
+        published: also write detections_published.json, where w and h are one pixel less.
+        """
         self._data, self._detections = data, detections
         category = {label: id_ for id_, label in data.targets.labels.items()}
-        write_json(self.path / "detections.json", [row for found in detections for row in found.to_coco(category)])
+        rows = [row for found in detections for row in found.to_coco(category)]
+        write_json(self.path / "detections.json", rows)
+        if published:
+            short = [row | {"bbox": one_short(row["bbox"])} for row in rows]
+            write_json(self.path / "detections_published.json", short)
 
     def write_curves(self, curves: Mapping[str, np.ndarray]) -> None:
         """Write precision f64 [10 IoUs, 101 recalls, K] by kind ("bbox", "segm"). -1 where no instance counts."""

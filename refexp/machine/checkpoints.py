@@ -68,10 +68,15 @@ def locate(name: str, folder: Path) -> Path:
 
 
 class MissingWeights(RefexpError):
-    """Checkpoints are missing. The message names files, URLs and the command that downloads them."""
+    """Checkpoints are missing. The message names files, URLs and the command that downloads them.
+
+    short: the same without URLs, for a message that names more.
+    """
 
     def __init__(self, names: Sequence[str], folder: Path) -> None:
         self.names, self.folder = list(names), folder
+        files = ", ".join(CHECKPOINTS[name].file for name in names)
+        self.short = f"missing weights in {folder}: {files} (run: refexp weights {' '.join(names)} --dir {folder})"
         puts = ", ".join(f"{CHECKPOINTS[name].url} at {folder / CHECKPOINTS[name].file}" for name in names)
         super().__init__(
             f"the weights of {' and '.join(names)} are missing: put {puts}, "

@@ -18,7 +18,7 @@ from refexp.files import write_text
 from refexp.folders.run_folder import RunFolder
 from refexp.show.tables.compare import LEVEL, bootstrap
 from refexp.show.terminal import cell
-from refexp.show.words import KINDS, counted, percent, run_name
+from refexp.show.words import BY_PROTOCOL, KINDS, counted, percent, run_name
 
 ENDS = 10
 """Number of classes, and of images, that the terminal shows at each end."""
@@ -77,6 +77,12 @@ def compare_runs(first: RunFolder, second: RunFolder) -> Comparison:
     kind = next((kind for kind in ("segm", "bbox") if all(kind in run.matches for run in runs)), None)
     if kind is None:
         raise RefexpError(f"{first.path} and {second.path}: one was evaluated by masks, the other by boxes.")
+    protocols = [run.record.protocol or "standard" for run in runs]
+    if kind in BY_PROTOCOL and len(set(protocols)) > 1:
+        raise RefexpError(
+            f"{first.path} and {second.path}: boxes by the {protocols[0]} and by the {protocols[1]} protocol do not "
+            "compare; run one of them again with the other's protocol."
+        )
     a, b = (run.matches[kind] for run in runs)
     for what, same in {
         "classes": first.record.classes == second.record.classes,

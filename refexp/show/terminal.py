@@ -16,7 +16,18 @@ from refexp.evaluation.verdict import NOUNS
 from refexp.folders.record import RunRecord
 from refexp.show.instances import Instance
 from refexp.show.page.mistakes import NAMES
-from refexp.show.words import BOUNDS, KINDS, NUMBERS, SEMANTIC, counted, headline, percent
+from refexp.show.words import (
+    BOUNDS,
+    KINDS,
+    NUMBERS,
+    SEMANTIC,
+    counted,
+    headline,
+    kind_name,
+    kinds_of,
+    percent,
+    this_run,
+)
 
 MAX_COLUMNS = 8
 """More numbers do not fit side by side on a terminal, so they are listed below each other."""
@@ -27,14 +38,18 @@ LONGEST = 60
 
 def print_metrics(console: Console, record: RunRecord) -> None:
     """Print the overall metrics in percent, the metrics per class if there are few classes, and the speed."""
-    metrics, kinds = record.metrics, [kind for kind in ("bbox", "segm") if kind in record.metrics.overall]
-    rows = [(KINDS[kind], {c: of[c] for c in NUMBERS if c in of}) for kind in kinds for of in [metrics.overall[kind]]]
-    semantic = {c: value for c, value in metrics.overall.get("semantic", {}).items() if c in SEMANTIC}
-    if semantic:
-        rows.append((f"semantic, {record.config['evaluation'].get('protocol', 'classes')}", semantic))
+    overall, rows = record.metrics.overall, []
+    for kind, named in kinds_of(record, ("bbox", "segm", "semantic")).items():
+        wanted = SEMANTIC if kind.startswith("semantic") else NUMBERS
+        rows.append(
+            (
+                kind_name(named).removesuffix(" protocol"),
+                {name: overall[kind][name] for name in wanted if name in overall[kind]},
+            )
+        )
     console.print(_overall(f"{record.targets}: {', '.join(headline(record))}; percent", rows))
-    if 1 < len(record.classes) <= MAX_CLASSES and "FB-IoU" not in semantic:
-        console.print(_per_class(record, kinds))
+    if 1 < len(record.classes) <= MAX_CLASSES and "FB-IoU" not in overall.get("semantic", {}):
+        console.print(_per_class(record, [kind for kind in ("bbox", "segm") if kind in overall]))
     speed = ", ".join(f"{name} {s['seconds']:.1f} s" for name, s in record.stages.items() if s["seconds"] >= 0.05)
     console.print(f"{speed}; peak {record.peak_memory_mib['process']:.0f} MiB")
 
@@ -60,7 +75,7 @@ def print_diagnosis(console: Console, diagnostics: Mapping[str, Any]) -> None:
         bounds = Table(title=f"what limits the {NOUNS[kind]}", title_justify="left")
         for column in ("", "nAP", "nAP50"):
             bounds.add_column(column, justify="right" if column else "left")
-        bounds.add_row("this run", percent(of["nAP"]), percent(of["nAP50"]), style="bold")
+        bounds.add_row(this_run(kind, diagnostics), percent(of["nAP"]), percent(of["nAP50"]), style="bold")
         for name, bound in of["bounds"].items():
             bounds.add_row(BOUNDS[name], percent(bound["nAP"]), percent(bound["nAP50"]))
         errors = Table()

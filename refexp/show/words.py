@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 from refexp.errors import RefexpError, shown
 from refexp.folders.record import RunRecord
@@ -13,6 +14,8 @@ from refexp.folders.sweep_folder import Sweep
 
 KINDS = {"bbox": "box", "segm": "mask", "semantic": "semantic"}
 """Short name of each kind of evaluation."""
+BY_PROTOCOL = ("bbox", "semantic")
+"""The kinds whose numbers depend on the protocol. Mask numbers are the same by both."""
 NUMBERS = (
     "nAP", "nAP50", "nAP75", "nAP_small", "nAP_medium", "nAP_large", "AR100",
     "nAP_rare", "nAP_common", "nAP_frequent", "AR300",
@@ -39,8 +42,42 @@ def counted(count: int | str, one: str, many: str) -> str:
     return f"{count} {one if count == 1 else many}"
 
 
+def kind_name(kind: str, names: Mapping[str, str] = KINDS) -> str:
+    """`bbox` -> `box`; `bbox@standard` -> `box, standard protocol`. names: by kind, without a protocol."""
+    name, _, protocol = kind.partition("@")
+    return names.get(name, name) + (f", {protocol} protocol" if protocol else "")
+
+
+def kinds_of(record: RunRecord, order: Iterable[str]) -> dict[str, str]:
+    """The kinds that a run has, each with the kind to name it by: with its protocol, if there are numbers by both.
+
+    order: kinds without a protocol. `bbox` then is `bbox@published`, and `bbox@standard` comes after it.
+    """
+    found: dict[str, str] = {}
+    for kind in order:
+        if kind in record.metrics.overall:
+            others = [other for other in record.metrics.overall if other.startswith(f"{kind}@")]
+            found |= {kind: f"{kind}@{record.protocol}" if others else kind} | {other: other for other in others}
+    return found
+
+
+def protocol_of(record: RunRecord) -> str | None:
+    """`published protocol`; None if the run has no numbers that depend on it, or did not record it."""
+    depends = any(kind in record.metrics.overall for kind in BY_PROTOCOL)
+    return f"{record.protocol} protocol" if record.protocol and depends else None
+
+
+def this_run(kind: str, diagnostics: Mapping[str, Any]) -> str:
+    """The name of the run's own numbers in its diagnostics: with the protocol, if they depend on it."""
+    protocol = diagnostics.get("protocol") if kind in BY_PROTOCOL else None  # older files have none
+    return f"this run, {protocol} protocol" if protocol else "this run"
+
+
 def headline(record: RunRecord) -> list[str]:
-    """The size of a run: numbers of classes, references and images, and of instances where they are known."""
+    """The size of a run: numbers of classes, references and images, and of instances where they are known.
+
+    The last entry is the protocol that leads.
+    """
     left_out, skipped = len(record.classes_left_out), len(record.images_skipped)
     drawn = [counted(record.shots, "shot", "shots"), f"seed {record.seed}"]
     return [
@@ -48,6 +85,7 @@ def headline(record: RunRecord) -> list[str]:
         *(["all references"] if record.shots == "all" else drawn),
         counted(record.images, "image", "images") + (f" ({skipped} skipped, unreadable)" if skipped else ""),
         *([counted(record.instances, "instance", "instances")] if record.instances else []),
+        *filter(None, [protocol_of(record)]),
     ]
 
 

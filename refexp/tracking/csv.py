@@ -25,7 +25,7 @@ class CsvLogger(Logger):
             return
         record = RunRecord.read(folder)
         row: dict[str, Any] = {
-            name: getattr(record, name) for name in ("targets", "shots", "seed", "images", "detections")
+            name: getattr(record, name) for name in ("targets", "shots", "seed", "protocol", "images", "detections")
         }
         row |= {"weights_note": record.note} | record.metrics.flat_overall
         write_text(folder / "metrics.csv", _csv([tuple(row), tuple(row.values())]))

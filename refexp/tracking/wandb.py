@@ -295,7 +295,7 @@ def send(run: Any, folder: Path, state: dict[str, Any]) -> None:
     import wandb
 
     record = RunRecord.read(folder)
-    known = ("targets", "classes", "weights", "device", "versions", "commit", "ranks")
+    known = ("targets", "classes", "weights", "device", "versions", "commit", "ranks", "protocol")
     about = {name: getattr(record, name) for name in known} | {"weights_note": record.note}
     run.config.update({"run": about}, allow_val_change=True)
     run.tags = (*(run.tags or ()), *labels(record))

@@ -135,10 +135,10 @@ def test_foreground_forgets_the_classes():
     wrong_names = found(1, ("dog", 0.9, rows(0, 1)), ("cat", 0.8, rows(1, 4)))
     assert evaluate(split, wrong_names)["semantic/mIoU"] < 0.4
     # Foreground 18 of 24 painted pixels, background 0 of 6.
-    assert evaluate(split, wrong_names, protocol="foreground") == {"semantic/FB-IoU": pytest.approx((18 / 24 + 0) / 2)}
+    assert evaluate(split, wrong_names, average="foreground") == {"semantic/FB-IoU": pytest.approx((18 / 24 + 0) / 2)}
     fewer = found(1, ("dog", 0.9, rows(0, 2)))
     expected = (12 / 18 + 6 / 12) / 2
-    assert evaluate(split, fewer, protocol="foreground")["semantic/FB-IoU"] == pytest.approx(expected)
+    assert evaluate(split, fewer, average="foreground")["semantic/FB-IoU"] == pytest.approx(expected)
 
 
 def test_targets_without_masks_are_refused():

@@ -27,7 +27,7 @@ from refexp.show.tables.plots import as_drawn, draw_metric
 from refexp.show.tables.published import COLUMNS, DEFAULT, as_figures, find_figures, read_figures
 from refexp.show.tables.runs import Runs as Found
 from refexp.show.tables.runs import find_runs
-from refexp.show.tables.settings import guessed_settings
+from refexp.show.tables.settings import guessed_settings, renamed
 from refexp.show.tables.summary import Wanted, summarise, summarise_sweep
 from refexp.show.tables.table import Table, lay_out
 from refexp.show.tables.write import to_latex, to_markdown
@@ -44,7 +44,7 @@ class Runs:
     def add(
         self, box: float | None, *, state: str = "completed", note: str = "", message: str = "", **settings
     ) -> Path:
-        """A job with this box nAP; its settings: seed, shots, dataset, matcher, topk."""
+        """A job with this box nAP; its settings: seed, shots, dataset, matcher, topk, protocol (None: an older run)."""
         options = {"seed": 0, "shots": 5, "dataset": "synthetic", "matcher": "prototype", "topk": 100} | settings
         number = len(self.jobs)
         overrides = [f"{key}={value}" for key, value in settings.items()]
@@ -61,6 +61,8 @@ class Runs:
             "postprocess": {"topk": {"_target_": "steps.TopK", "k": options["topk"]}},
             "store": {"dir": f"/store/{number}"},
         }
+        if protocol := options.get("protocol"):
+            config |= {"protocol": protocol, "evaluation": {"_target_": "evaluations.Coco", "protocol": protocol}}
         choices = {
             "shots": "custom",
             "dataset": options["dataset"],
@@ -244,7 +246,7 @@ def test_lists_as_values(runs):
 
 def test_published_figures_stand_in_columns_of_their_own(runs, tmp_path):
     for shots, value in ((1, 0.2), (30, 0.4), (7, 0.3)):
-        runs.add(value, shots=shots, dataset="coco_fsod")
+        runs.add(value, shots=shots, dataset="coco_fsod", protocol="published")
     found = find_runs([runs.folder])
     table = beside(lay_out(found, "shots", None, "bbox/nAP"), read_figures(DEFAULT))
     text = to_markdown(table)
@@ -260,8 +262,40 @@ def test_published_figures_stand_in_columns_of_their_own(runs, tmp_path):
         read_figures(tmp_path / "wrong.csv")
 
 
+def test_a_number_of_an_older_run_has_no_published_figure_beside_it(runs):
+    runs.add(0.4, shots=30, dataset="coco_fsod")
+    (table,) = tables_of(runs, Wanted())
+    assert not table.foreign and "published" not in to_markdown(table)
+
+
+def test_a_number_by_the_standard_protocol_has_no_published_figure_beside_it(runs):
+    runs.add(0.4, shots=30, dataset="coco_fsod", protocol="standard")
+    (table,) = tables_of(runs, Wanted())
+    assert not table.foreign and "published" not in to_markdown(table)
+    runs.add(0.4, shots=30, dataset="coco_fsod", protocol="published")
+    (table,) = tables_of(runs, Wanted())
+    assert table.rows == "protocol" and [row for row, _ in table.lines] == ["published", "standard"]
+    assert set(table.published["row"]) == {"published"}
+
+
+def test_the_other_protocol_s_number_has_a_table_of_its_own(runs):
+    path = runs.add(0.4, shots=30, dataset="coco_fsod", protocol="published") / "metrics.json"
+    path.write_text(path.read_text().replace('"bbox/nAP/cat"', '"bbox@standard/nAP": 0.41, "bbox/nAP/cat"'))
+    leading, other = tables_of(runs, Wanted())
+    assert "box nAP, published protocol in percent" in leading.title and leading.foreign
+    assert "box nAP, standard protocol in percent" in other.title and not other.foreign
+    assert shown(other) == [["41.0"]]
+
+
+def test_older_settings_have_today_s_names():
+    assert renamed({"evaluation.box_end": "past", "evaluation.kinds": 1}) == {"evaluation.kinds": 1}
+    assert renamed({"evaluation.box_end": "last"}) == {"evaluation.protocol": "published"}
+    assert renamed({"evaluation.protocol": "foreground"}) == {"evaluation.average": "foreground"}
+    assert renamed({"evaluation.protocol": "published"}) == {"evaluation.protocol": "published"}
+
+
 def test_what_is_published_for_a_data_set_is_shown(runs):
-    path = runs.add(0.4, shots=1, dataset="voc_split1") / "metrics.json"
+    path = runs.add(0.4, shots=1, dataset="voc_split1", protocol="published") / "metrics.json"
     path.write_text(path.read_text().replace('"bbox/nAP/cat"', '"bbox/nAP50": 0.7, "bbox/nAP/cat"'))
     tables = tables_of(runs, Wanted())
     assert [table.metric for table in tables] == ["bbox/nAP", "bbox/nAP50"]
@@ -422,7 +456,7 @@ def test_terminal_file_and_page_have_the_same_tables(runs, capsys):
 def test_a_plot_has_numbers_along_its_axis_and_the_table_keeps_its_order(runs):
     for i, shots in enumerate((1, 10)):
         for matcher in ("a", "b"):
-            runs.add(0.1 + 0.2 * i, shots=shots, matcher=matcher, dataset="coco_fsod")
+            runs.add(0.1 + 0.2 * i, shots=shots, matcher=matcher, dataset="coco_fsod", protocol="published")
     (table,) = tables_of(runs, Wanted(rows="matcher", cols="shots"))
     assert table.headings[:3] == ["matcher / shots", "1", "10"] and [row for row, _ in table.lines] == ["a", "b"]
     figure = draw_metric(as_drawn(table))
@@ -437,6 +471,7 @@ def test_a_plot_has_numbers_along_its_axis_and_the_table_keeps_its_order(runs):
 def test_a_plot_shows_what_the_table_says(runs):
     found = grid(runs, {(1, "a"): [0.1, 0.3], (10, "a"): [0.6, 0.6], (1, "b"): [0.2]})
     found.frame["note"] = RANDOM
+    found.frame[["protocol", "evaluation.protocol"]] = "published"
     figures = as_figures(pd.DataFrame([["t", "synthetic", "10", "bbox/nAP", "70", "10", "arXiv 1"]], columns=COLUMNS))
     figure = draw_metric(beside(lay_out(found, "shots", "matcher", "bbox/nAP"), figures))
     lines = {line.get_label(): line for line in figure.axes[0].lines}

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 
 from refexp.show.page.mistakes import NAMES
-from refexp.show.words import BOUNDS
+from refexp.show.words import BOUNDS, this_run
 
 HEAT = 24
 """Maximum number of classes in a confusion matrix. With more classes, the most confused ones are shown."""
@@ -19,7 +19,7 @@ def view(diagnostics: dict[str, Any]) -> dict[str, Any]:
 
 
 def _kind(kind: str, content: dict[str, Any], diagnostics: dict[str, Any]) -> dict[str, Any]:
-    bounds = [("this run", content["nAP"], content["nAP50"])]
+    bounds = [(this_run(kind, diagnostics), content["nAP"], content["nAP50"])]
     bounds += [(BOUNDS[name], bound["nAP"], bound["nAP50"]) for name, bound in content["bounds"].items()]
     errors, recall = content["errors"], content["recall"]
     most = max((cost or 0 for cost in errors["dAP50"].values()), default=0) or 1

@@ -26,7 +26,19 @@ from refexp.show.gallery import MAX_CLASSES, MAX_SHOTS, spread
 from refexp.show.page.diagnosis import view
 from refexp.show.page.mistakes import COLORS, NAMES, confident_alarms, judge_all, judged_by, worst_misses
 from refexp.show.page.pictures import Pictures, css, write_images, write_part, write_references
-from refexp.show.words import KINDS, NUMBERS, SEMANTIC, counted, headline, percent, run_name, short, typed
+from refexp.show.words import (
+    KINDS,
+    NUMBERS,
+    SEMANTIC,
+    counted,
+    headline,
+    kind_name,
+    kinds_of,
+    percent,
+    run_name,
+    short,
+    typed,
+)
 
 NAME = "report.html"
 MISSES = "The largest instances that no detection of their class hits at any score (IoU of the {} at least .5)."
@@ -35,8 +47,8 @@ CROPS = 18
 """Number of misses, and of false positives, that are shown as crops."""
 PLURALS = {**NOUNS, "semantic": "semantic"}
 FILES = (
-    "metrics.json", "per_image.csv", "detections.json", "references.json", "diagnostics.json", "curves.npz",
-    "matches.npz", "config.yaml", "run.log",
+    "metrics.json", "per_image.csv", "detections.json", "detections_published.json", "references.json",
+    "diagnostics.json", "curves.npz", "matches.npz", "config.yaml", "run.log",
 )  # fmt: skip
 """The files of a run to which its page links."""
 SORTS = {"file": "in the order of the data set", "score": "highest score first"}
@@ -190,9 +202,10 @@ def stages(report: dict[str, dict[str, float]]) -> list[dict[str, Any]]:
 def accuracy(record: RunRecord) -> list[dict[str, Any]]:
     """For each kind of evaluation: the metrics over all classes, and of each class, highest first."""
     found = []
-    for key, plural in PLURALS.items():
-        overall, per_class = record.metrics.overall.get(key, {}), record.metrics.per_class.get(key, {})
-        numbers = {name: overall[name] for name in (SEMANTIC if key == "semantic" else NUMBERS) if name in overall}
+    for key, named in kinds_of(record, PLURALS).items():
+        overall, per_class = record.metrics.overall[key], record.metrics.per_class.get(key, {})
+        wanted = SEMANTIC if key.startswith("semantic") else NUMBERS
+        numbers = {name: overall[name] for name in wanted if name in overall}
         if not numbers:
             continue
         columns = [name for name in ("nAP", "nAP50", "IoU", "F1") if name in per_class]
@@ -206,8 +219,8 @@ def accuracy(record: RunRecord) -> list[dict[str, Any]]:
             for class_name in (record.classes if columns else ())
         ]
         rows.sort(key=lambda row: -1 if row["values"][0] is None else row["values"][0], reverse=True)
-        kind = {"key": key, "name": KINDS[key], "plural": plural, "numbers": numbers, "columns": columns, "rows": rows}
-        found.append(kind)
+        names = {"name": KINDS[key.partition("@")[0]], "plural": kind_name(named, PLURALS)}
+        found.append({"key": key, **names, "numbers": numbers, "columns": columns, "rows": rows})
     return found
 
 

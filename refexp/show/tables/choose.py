@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from itertools import permutations
+from itertools import chain, permutations
 from pathlib import Path
 
 import pandas as pd
@@ -13,11 +13,12 @@ import pandas as pd
 from refexp.errors import RefexpError, did_you_mean
 from refexp.files import as_file_name
 from refexp.folders.record import PARTIAL
+from refexp.protocols import Protocol, as_other
 from refexp.show.tables.apart import split, varying
 from refexp.show.tables.compare import compare
 from refexp.show.tables.published import find_figures
 from refexp.show.tables.runs import Runs
-from refexp.show.tables.table import Table, lay_out, same_data
+from refexp.show.tables.table import PROTOCOL, Table, lay_out, same_data
 
 HEADLINES = ("bbox/nAP", "segm/nAP", "semantic/mIoU", "semantic/FB-IoU")
 """The default metrics, if the runs have them."""
@@ -97,9 +98,15 @@ def choose_keys(runs: Runs, wanted: Wanted) -> tuple[str, str | None]:
 
 
 def shown_metrics(runs: Runs, figures: pd.DataFrame) -> list[str]:
-    """The default metrics that these runs have, and the metrics with a published figure for these data sets."""
+    """The default metrics that these runs have, and the metrics with a published figure for these data sets.
+
+    Each is followed by the same metric of the other protocol, if the runs have it and the same protocol leads in all.
+    """
     known = figures.loc[figures["dataset"].isin(runs.frame.get("dataset", [])), "metric"]
-    return [m for m in dict.fromkeys([*HEADLINES, *known]) if m in runs.metrics] or runs.metrics[:1]
+    one_leads = runs.frame.get(PROTOCOL, pd.Series(dtype=str)).nunique() == 1
+    others: tuple[Protocol, ...] = ("published", "standard") if one_leads else ()
+    names = ([m, *(name for other in others for name in as_other({m: None}, other))] for m in [*HEADLINES, *known])
+    return [m for m in dict.fromkeys(chain.from_iterable(names)) if m in runs.metrics] or runs.metrics[:1]
 
 
 def choose_pair(runs: Runs, cols: str | None, wanted: str | None) -> tuple[str, str] | None:

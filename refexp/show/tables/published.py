@@ -13,6 +13,8 @@ from refexp.errors import RefexpError
 log = logging.getLogger(__name__)
 
 COLUMNS = ["table", "dataset", "shots", "metric", "mean", "deviation", "source"]
+PROTOCOLS = ["protocol", "evaluation.protocol"]
+"""The settings that must be `published` beside a published figure."""
 DEFAULT = Path(refexp.__file__).parents[1] / "sweeps" / "published.csv"
 """The file in a checkout. An installed package has none and needs --published."""
 
@@ -48,10 +50,12 @@ def as_figures(rows: pd.DataFrame) -> pd.DataFrame:
 def find_figures(placed: pd.DataFrame, metric: str, figures: pd.DataFrame) -> pd.DataFrame:
     """The figures for the cells of a table (`table.place`) whose runs share one data set and one number of shots.
 
+    Figures stand only beside runs by the published protocol, in their references and in their evaluation.
     Returns one line per figure, with the `row` and `col` of its cell.
     """
-    # A cell with several data sets or numbers of shots matches no published figure.
-    settings = placed.reindex(columns=["row", "col", "dataset", "shots"]).drop_duplicates()
+    # A cell with several data sets, numbers of shots or protocols matches no published figure.
+    settings = placed.reindex(columns=["row", "col", "dataset", "shots", *PROTOCOLS]).drop_duplicates()
     single = settings[~settings.duplicated(["row", "col"], keep=False)].sort_values(["row", "col"])
+    single = single[(single[PROTOCOLS] == "published").all(axis=1)]
     found = single.merge(figures[figures["metric"] == metric], on=["dataset", "shots"])
     return found.drop_duplicates(["row", "col", "origin"], keep="last")

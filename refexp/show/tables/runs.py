@@ -93,6 +93,9 @@ def find_runs(folders: Sequence[Path]) -> Runs:
         metrics |= done.metrics.flat_overall if done else {}
         class_metrics |= {name: value for name, value in numbers[-1].items() if name not in metrics}
     known = pd.DataFrame(rows, columns=[*FACTS, *settings]).astype({"seconds": float})
+    # Runs before there were protocols, and jobs that never started, are by the standard one.
+    protocols = [key for key in settings if key.split(".")[-1] == "protocol"]
+    known[protocols] = known[protocols].fillna("standard")
     measured = pd.DataFrame(numbers, columns=[*metrics, *class_metrics], dtype=float)
     frame = pd.concat([known, measured], axis="columns")
     common = Path(os.path.commonpath(roots))

@@ -18,7 +18,7 @@ from refexp.folders.record import RunRecord
 UNIMPORTANT = (
     "store.dir", "store.references", "store.claim_timeout", "checkpoints", "data_root", "vis", "runtime", "sweep",
     "hydra", "name", "stage", "logger", "summary", "masks", "evaluation.diagnostics", "evaluation.confusion_threshold",
-    "evaluation.engine", "objective",
+    "evaluation.engine", "evaluation.both", "both_protocols", "published_detections", "needs", "objective",
 )  # fmt: skip
 """Settings, or groups of settings, that do not change results."""
 RECIPES = ("experiment", "task")
@@ -83,10 +83,19 @@ def flat(config: Mapping[str, Any], hydra: Mapping[str, Any], shots: object = No
     """
     # Hydra does not write its file atomically: a killed run may have left a part of it.
     choices = ((hydra.get("hydra") or {}).get("runtime") or {}).get("choices") or {}
-    settings = flatten(config)
+    settings = renamed(flatten(config))
     settings |= {group: choices.get(group) or settings[group] for group in config if group in settings}
     settings["shots"] = shots or (config.get("shots") or {}).get("n") or choices.get("shots")
     return {key: label(value) for key, value in settings.items() if value is not None}
+
+
+def renamed(settings: dict[str, Any]) -> dict[str, Any]:
+    """The settings of an older run by their names of today."""
+    if settings.pop("evaluation.box_end", None) == "last":
+        settings["evaluation.protocol"] = "published"
+    if settings.get("evaluation.protocol") in ("classes", "foreground"):
+        settings["evaluation.average"] = settings.pop("evaluation.protocol")
+    return settings
 
 
 def flatten(config: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:

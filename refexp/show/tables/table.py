@@ -13,7 +13,10 @@ from refexp.errors import RefexpError, did_you_mean
 from refexp.show.tables.apart import varying
 from refexp.show.tables.notes import absent, failures, notes_of
 from refexp.show.tables.runs import Runs
-from refexp.show.words import KINDS, percent, short
+from refexp.show.words import BY_PROTOCOL, kind_name, percent, short
+
+PROTOCOL = "evaluation.protocol"
+"""The setting that names the protocol of a run's numbers."""
 
 
 class Figures(NamedTuple):
@@ -153,7 +156,18 @@ def title_of(placed: pd.DataFrame, metric: str, n: int) -> str:
     data = placed.loc[placed["state"] == "completed", "targets"].dropna().unique()
     source = f"{short(data[0])}: " if len(data) == 1 else ""
     over = f"mean ± sample deviation over {n} seeds" if n > 1 else "one run per cell"
-    return f"{source}{metric_name(metric)} in percent, {over}"
+    return f"{source}{metric_name(with_protocol(metric, placed))} in percent, {over}"
+
+
+def with_protocol(metric: str, placed: pd.DataFrame) -> str:
+    """The metric with the protocol of these runs: `bbox@published/nAP`. Unchanged if it does not depend on it.
+
+    Also unchanged if the completed runs have different protocols: then the table's keys tell them apart.
+    """
+    done = placed[placed["state"] == "completed"]
+    known = done[PROTOCOL].dropna().unique() if PROTOCOL in done else []
+    kind = metric.partition("/")[0]
+    return metric.replace("/", f"@{known[0]}/", 1) if kind in BY_PROTOCOL and len(known) == 1 else metric
 
 
 def place(runs: Runs, rows: str, cols: str | None, single: str) -> pd.DataFrame:
@@ -179,6 +193,7 @@ def same_data(placed: pd.DataFrame, side: str) -> bool:
 
 
 def metric_name(metric: str) -> str:
-    """`bbox/nAP50` -> `box nAP50`."""
+    """`bbox/nAP50` -> `box nAP50`; `bbox@standard/nAP50` -> `box nAP50, standard protocol`."""
     kind, _, what = metric.partition("/")
-    return f"{KINDS.get(kind, kind)} {what.replace('/', ', ')}"
+    name, _, protocol = kind.partition("@")
+    return f"{kind_name(name)} {what.replace('/', ', ')}" + (f", {protocol} protocol" if protocol else "")
