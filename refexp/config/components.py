@@ -16,6 +16,7 @@ from pydantic import Field
 
 from refexp.config.building import build, build_all, check
 from refexp.config.composing import resolve
+from refexp.data.protocols import Protocol
 from refexp.data.sampling import Sampler, Shots
 from refexp.encoders.base import Encoder
 from refexp.errors import MissingData, data_command
@@ -26,7 +27,6 @@ from refexp.machine.runtime import Runtime
 from refexp.method.contract import check_offered
 from refexp.method.pipeline import Matcher, Step
 from refexp.proposers.base import Proposer
-from refexp.protocols import Protocol
 from refexp.store.entries import Store
 
 SummaryFormat = Literal["csv", "json"]

@@ -15,6 +15,7 @@ from refexp.config.building import build, build_all, check
 from refexp.config.components import Input, Vis
 from refexp.config.composing import compose_config, resolve
 from refexp.data.coco import Data
+from refexp.data.protocols import Protocol
 from refexp.data.sampling import Shots
 from refexp.data.synthetic import SyntheticDataset
 from refexp.encoders.base import Encoder
@@ -26,7 +27,6 @@ from refexp.method import contract
 from refexp.method.memory import build_bank, patches_of, view_reference
 from refexp.method.pipeline import Matcher, Step, extract, needs, with_tokens
 from refexp.proposers.base import Proposer
-from refexp.protocols import Protocol
 from refexp.store.entries import Store
 from refexp.types import Candidates, MaskProposals, MemoryBank, Proposals, Reference, Target, Weights
 

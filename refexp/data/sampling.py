@@ -14,10 +14,10 @@ import torch
 from pydantic import Field
 
 from refexp.data.coco import Data, Record, Split, has_mask
+from refexp.data.protocols import Protocol
 from refexp.data.reference_files import Listed, Lookup, read_references
 from refexp.data.too_few import too_few
 from refexp.errors import RefexpError
-from refexp.protocols import Protocol
 from refexp.types import ImageId, Reference
 
 log = logging.getLogger(__name__)

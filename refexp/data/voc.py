@@ -7,7 +7,7 @@ from itertools import chain
 
 from refexp.data.coco import Data, Record, Split
 from refexp.data.custom import CustomDataset
-from refexp.protocols import SHORT_TRUTH, Protocol, one_short
+from refexp.data.protocols import SHORT_TRUTH, Protocol, one_short
 
 
 class VocDataset(CustomDataset):

@@ -12,12 +12,12 @@ import numpy as np
 from pydantic import Field
 
 from refexp.data.coco import Split
+from refexp.data.protocols import OTHER, SHORT_TRUTH, Protocol, as_other, one_short
 from refexp.errors import RefexpError
 from refexp.evaluation.matches import Matches, match
 from refexp.evaluation.protocol import Evaluated, Evaluation, need_instances, need_masks
 from refexp.evaluation.threshold import best_f1
 from refexp.masks import areas, boxes_xywh
-from refexp.protocols import OTHER, SHORT_TRUTH, Protocol, as_other, one_short
 from refexp.types import Detections, ImageId
 
 Kind = Literal["bbox", "segm"]

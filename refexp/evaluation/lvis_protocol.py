@@ -13,6 +13,7 @@ from pydantic import Field
 
 from refexp.data.coco import Record, Split
 from refexp.data.lvis import FREQUENCIES, LvisSplit
+from refexp.data.protocols import Protocol
 from refexp.errors import RefexpError
 from refexp.evaluation.coco_protocol import (
     CocoEvaluation,
@@ -26,7 +27,6 @@ from refexp.evaluation.coco_protocol import (
 from refexp.evaluation.matches import Matches, match
 from refexp.evaluation.protocol import Evaluated
 from refexp.evaluation.threshold import best_f1
-from refexp.protocols import Protocol
 from refexp.types import Detections, ImageId
 
 CLASSES_AT_ONCE = 64

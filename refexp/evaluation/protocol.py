@@ -10,10 +10,10 @@ from typing import NamedTuple
 import numpy as np
 
 from refexp.data.coco import Split, has_mask
+from refexp.data.protocols import Protocol
 from refexp.errors import RefexpError
 from refexp.evaluation.matches import Matches
 from refexp.inputs.repairs import repaired
-from refexp.protocols import Protocol
 from refexp.types import Detections
 
 

@@ -11,10 +11,10 @@ import torch
 from pydantic import Field
 
 from refexp.data.coco import Record, Split
+from refexp.data.protocols import OTHER, Protocol, as_other
 from refexp.errors import RefexpError
 from refexp.evaluation.protocol import Evaluated, Evaluation, need_instances, need_masks
 from refexp.masks import Rle, areas, decode
-from refexp.protocols import OTHER, Protocol, as_other
 from refexp.types import Detections
 
 BACKGROUND, VOID = 0, -1

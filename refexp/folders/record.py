@@ -8,9 +8,9 @@ from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
+from refexp.data.protocols import Protocol
 from refexp.errors import RefexpError
 from refexp.files import read_json
-from refexp.protocols import Protocol
 
 if TYPE_CHECKING:  # it imports PyTorch
     from refexp.types import ImageId

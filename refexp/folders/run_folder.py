@@ -23,6 +23,7 @@ from omegaconf import OmegaConf
 from refexp.config.building import build
 from refexp.config.components import Input
 from refexp.data.coco import Data, has_mask, make_split
+from refexp.data.protocols import one_short
 from refexp.data.readable import without
 from refexp.errors import RefexpError, first_line
 from refexp.evaluation.matches import Matches, numbers_by_image
@@ -34,7 +35,6 @@ from refexp.inputs.refusals import limit_pixels
 from refexp.inputs.walking import RESULT_FOLDERS
 from refexp.masks import to_json
 from refexp.method.memory import ReferenceView
-from refexp.protocols import one_short
 from refexp.types import Detections, ImageId, MemoryBank, Reference
 
 log = logging.getLogger(__name__)

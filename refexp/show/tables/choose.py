@@ -10,10 +10,10 @@ from pathlib import Path
 
 import pandas as pd
 
+from refexp.data.protocols import Protocol, as_other
 from refexp.errors import RefexpError, did_you_mean
 from refexp.files import as_file_name
 from refexp.folders.record import PARTIAL
-from refexp.protocols import Protocol, as_other
 from refexp.show.tables.apart import split, varying
 from refexp.show.tables.compare import compare
 from refexp.show.tables.published import find_figures

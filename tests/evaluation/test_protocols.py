@@ -19,6 +19,7 @@ from runs import run
 from refexp.config.building import build
 from refexp.config.composing import compose_config, resolve
 from refexp.data.coco import make_split
+from refexp.data.protocols import SHORT_TRUTH
 from refexp.data.sampling import PaperSampler, Shots, as_published
 from refexp.data.voc import VocDataset
 from refexp.datatools import voc as voc_tool
@@ -35,7 +36,6 @@ from refexp.method.memory import build_bank, instance_prototype
 from refexp.method.pipeline import detect, extract
 from refexp.postprocess.steps import ClassNMS, SoftMerge, TopK
 from refexp.proposers.sam2 import SAM2Proposer
-from refexp.protocols import SHORT_TRUTH
 from refexp.show.compare import compare_runs
 from refexp.show.tables.choose import Wanted, make_tables
 from refexp.show.tables.published import read_figures
