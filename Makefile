@@ -35,7 +35,7 @@ test: $(READY)   ## install, then lint, type checks, the import contract and tes
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports
-	$(BIN)/python -m pytest -m "not slow" -n 2 --dist loadfile
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m "not slow" -n 2 --dist loadfile   # more threads would wait for each other
 
 test-slow: $(READY)   ## the tests that take long
 	$(BIN)/python -m pytest -m slow
