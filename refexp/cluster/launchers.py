@@ -34,10 +34,14 @@ from refexp.errors import JobFailed, RefexpError, first_line
 from refexp.folders.record import RunRecord
 from refexp.folders.status import Status, read_status
 from refexp.folders.sweep_folder import EXTRACT_FOLDER, Job, Sweep, cancel_slurm, check_possible, survey
+from refexp.machine.progress import track
 from refexp.rank import this_rank
 from refexp.show.words import typed
 
 log = logging.getLogger(__name__)
+
+MANY = 50
+"""Number of jobs from which on composing them takes so long that its progress is shown."""
 
 GENERAL = {
     "timeout_min", "cpus_per_task", "gpus_per_node", "tasks_per_node", "mem_gb", "nodes", "name", "stderr_to_stdout",
@@ -115,7 +119,8 @@ class BaseLauncher(Launcher):
         file of the configuration has changed since. Raises RefexpError if the jobs do not belong into this sweep.
         """
         known = self.known(sweep, trusting) if sweep.path.exists() else []
-        new = [self.settings(overrides) for overrides in wanted]
+        shown = track(wanted, len(wanted), "jobs composed") if len(wanted) >= MANY else wanted
+        new = [self.settings(overrides) for overrides in shown]
         if first == 0:  # else these are further jobs of the command that has begun
             refuse_changed(sweep.folder, known, new, [o for overrides in wanted for o in overrides])
         keys = telling(known, new)
