@@ -144,6 +144,7 @@ def prepare(experiment: Experiment, extractor: Extractor, ranks: Ranks, repairs:
     data, references = choose_references(offered, experiment.sampler, experiment.shots, experiment.seed, features)
     check_targets(experiment, data.targets)
     check_objective(experiment, data)
+    check_matcher(experiment, data, references)
     with extractor.clock.stage("check images", 0):
         check_references(experiment, data.references, references, extractor)
         targets, skipped = readable_targets(experiment, data.targets, extractor, ranks, repairs)
@@ -196,6 +197,12 @@ def check_objective(experiment: Experiment, data: Data) -> None:
     if wanted not in metrics:
         known = did_you_mean(wanted, Metrics.from_flat(metrics).flat_overall)
         raise RefexpError(f"objective={wanted}: this evaluation has no such metric. {known}")
+
+
+def check_matcher(experiment: Experiment, data: Data, references: Sequence[Sequence[Reference]]) -> None:
+    """Raise RefexpError if the matcher has a `check_references` that refuses these."""
+    if check := getattr(experiment.matcher, "check_references", None):
+        check({name: len({r.id for r in drawn}) for name, drawn in zip(data.classes, references, strict=True)})
 
 
 def announce(

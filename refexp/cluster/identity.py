@@ -42,8 +42,13 @@ def settings_of(config: DictConfig) -> Settings:
 
 
 def as_run(folder: Path, composed: Settings) -> Settings:
-    """The settings with which a completed job ran: since then, a configuration file may have changed."""
+    """The settings with which a completed job ran: since then, a configuration file may have changed.
+
+    A job from before there were protocols ran by the standard one.
+    """
     ran = movable(read_settings(folder, None))
+    if ran and composed:
+        composed = composed | {key: "standard" for key in composed if key.rsplit(".")[-1] == "protocol"}
     return composed | {key: value for key, value in ran.items() if matters(key) and (key in composed or not composed)}
 
 

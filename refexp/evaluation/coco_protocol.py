@@ -62,7 +62,7 @@ class CocoEvaluation(Evaluation):
     def check(self, targets: Split) -> None:
         """Raise RefexpError if these targets cannot be evaluated, before any expensive step."""
         engine_classes(self.engine)
-        if self.diagnostics and self.protocol == "published" and not self.both:
+        if self.diagnostics and self.protocol == "published" and "bbox" in self.kinds and not self.both:
             raise RefexpError("evaluation.diagnostics=true needs both_protocols=true or protocol=standard.")
         need_instances(targets)
         if "segm" in self.kinds:
@@ -162,7 +162,7 @@ def truth_row(
     """Convert an annotation to COCOeval's input. For boxes, the mask is left out."""
     segmentation = targets.mask(annotation) if kind == "segm" else None
     box, area = annotation["bbox"], annotation.get("area")
-    if protocol == "published" and annotation.get(SHORT_TRUTH):
+    if kind == "bbox" and protocol == "published" and annotation.get(SHORT_TRUTH):
         box, area = one_short(box), None
     if area is None:
         area = float(areas([segmentation])[0]) if segmentation else box[2] * box[3]

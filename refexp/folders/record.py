@@ -146,6 +146,9 @@ class RunRecord:
             raise RefexpError(f"{path} has schema {schema}, but this refexp reads only up to {SCHEMA}. Update refexp.")
         # Unknown keys are ignored, so that a minor addition to the file does not break older readers.
         known = {one.name: content[one.name] for one in fields(cls) if one.name in content}
+        evaluation = (content.get("config") or {}).get("evaluation") or {}
+        if evaluation.get("box_end") == "last":  # what the key was called before there were protocols
+            known["protocol"] = "published"
         try:
             lists = {
                 name: known[name]

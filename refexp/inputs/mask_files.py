@@ -60,7 +60,7 @@ def as_mask(mask: Any, name: object = "this mask") -> np.ndarray:
         raise RefexpError(f"{name} cannot become an array: {first_line(error)}") from None
     if array.ndim != 2 or not array.size or array.dtype.kind not in "buif":
         raise RefexpError(f"{name} must be numbers [H, W], not {array.dtype} {list(array.shape)}.")
-    return _checked(array, name) & ~void(array, name)
+    return _checked(np.where(void(array, name), 0, array), name)
 
 
 def to_mask(image: Image.Image, name: object) -> np.ndarray:
@@ -70,10 +70,10 @@ def to_mask(image: Image.Image, name: object) -> np.ndarray:
     Raises RefexpError for floating-point numbers of no known range.
     """
     solid = opaque(image, name)
-    if image.mode in ("L", "P"):
-        solid &= ~void(np.asarray(image), name)
     # Palette indices say nothing: black is not always index 0.
     values = np.asarray(image) if is_deep(image) else np.asarray(converted(image, "RGB", name)).max(axis=2)
+    if image.mode in ("L", "P"):
+        values = np.where(void(np.asarray(image), name), 0, values)
     if not values.any() and not solid.all():  # a black object on a transparent background
         return solid
     return _checked(values, name) & solid
@@ -86,8 +86,7 @@ def void(labels: np.ndarray, name: object) -> np.ndarray:
     """
     levels = np.unique(labels)
     by_label = len(levels) > 2 and levels[0] == 0 and levels[-2] < LOWEST_TOP and levels[-1] == VOID
-    # Noise beside the 0 of a mask of 0 and 255 is small, too, but it changes from pixel to pixel.
-    if not by_label or _changes_everywhere(labels, (labels > 0) & (labels < VOID)):
+    if not by_label or not _is_flat(labels, (labels > 0) & (labels < VOID)):
         return np.zeros(labels.shape, dtype=bool)
     repaired("pixels of the label 255 (void) taken as background", f"{name}, {(labels == VOID).mean():.1%}")
     return labels == VOID
@@ -198,6 +197,14 @@ def _is_noisy(values: np.ndarray, levels: np.ndarray) -> bool:
             return low.any()
     middle = (values > NEAR * top) & (values < (1 - NEAR) * top)
     return bool(middle.mean() <= 0.5 and _changes_everywhere(values, (values > 0) & (values < top)))
+
+
+def _is_flat(values: np.ndarray, where: np.ndarray) -> bool:
+    """Whether these pixels form areas of one value, as labels do. Noise is scattered, or differs at each pixel."""
+    beside = [where[:, 1:] & where[:, :-1], where[1:] & where[:-1]]
+    equal = [beside[0] & (values[:, 1:] == values[:, :-1]), beside[1] & (values[1:] == values[:-1])]
+    pairs, same = (sum(int(part.sum()) for part in parts) for parts in (beside, equal))
+    return 2 * pairs >= where.sum() and 2 * same >= pairs
 
 
 def _changes_everywhere(values: np.ndarray, where: np.ndarray) -> bool:

@@ -4,13 +4,14 @@ The annotations are objects, not text, because dataclasses of other modules inhe
 """
 
 from abc import ABC, abstractmethod
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Annotated, ClassVar
 
 import torch
 from pydantic import Field
 
-from refexp.matchers.calibration import Calibration, Calibrator
+from refexp.matchers.calibration import Calibration, Calibrator, check_shots
 from refexp.types import Candidates, MemoryBank, Proposals
 
 
@@ -47,6 +48,11 @@ class SimilarityMatcher(ABC):
         index, labels = self.choose(scores).nonzero(as_tuple=True)
         quality = proposals.quality[index].clamp(0, 1) ** self.gamma
         return Candidates(index, labels, scores[index, labels] * quality)
+
+    def check_references(self, shots: Mapping[str, int]) -> None:
+        """Raise RefexpError if these numbers of different references, by class name, do not suffice."""
+        if self.calibration:
+            check_shots(self.calibration, shots)
 
     def _calibrator(self, bank: MemoryBank) -> Calibrator:
         """The calibrator of a bank. It is fitted once, because a run has one bank for all images."""

@@ -6,7 +6,7 @@ proposal. These similarities show how similar instances of a class, and of other
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Literal
 
@@ -45,13 +45,12 @@ class Calibrator:
         the score 0.5 in every class. The scale is one for all classes, half the mean distance of the two: with few
         shots, the distance of a single class can be tiny or negative, and its scale would let this class win always.
         Cost: one call of `similarity` for each reference.
-        Raises RefexpError with the class that has a single reference, and, for temperature, if there is a single class.
+        Raises RefexpError like `check_shots`.
         """
+        check_shots(kind, {bank.name(label): len(rows.unique(dim=0)) for label, rows in enumerate(bank.instances)})
         scores, labels = leave_one_out(kind, similarity, bank)
         if kind == "zscore":
             return cls(scores.mean(dim=0), scores.std(dim=0, correction=0).clamp(min=SMALLEST))
-        if len(bank.prototypes) == 1:
-            raise RefexpError("matcher.calibration=temperature needs at least 2 classes; use matcher.calibration=null.")
         own = labels[:, None] == torch.arange(scores.shape[1])
         mean_own = (scores * own).sum(dim=0) / own.sum(dim=0)
         mean_other = (scores * ~own).sum(dim=0) / (~own).sum(dim=0)
@@ -60,6 +59,20 @@ class Calibrator:
 
     def __call__(self, similarity: torch.Tensor) -> torch.Tensor:
         return squash((similarity - self.shift) / self.scale)
+
+
+def check_shots(kind: Calibration, shots: Mapping[str, int]) -> None:
+    """Check the number of different references of each class.
+
+    Raises RefexpError with the class that has a single one, and, for temperature, if there is a single class.
+    """
+    if few := [name for name, count in shots.items() if count < 2]:
+        raise RefexpError(
+            f"matcher.calibration={kind} needs at least 2 references a class; {few[0]} has {shots[few[0]]}. "
+            "Use more shots, or matcher.calibration=null."
+        )
+    if kind == "temperature" and len(shots) == 1:
+        raise RefexpError("matcher.calibration=temperature needs at least 2 classes; use matcher.calibration=null.")
 
 
 def squash(values: torch.Tensor) -> torch.Tensor:
@@ -77,14 +90,14 @@ def leave_one_out(kind: Calibration, similarity: Similarity, bank: MemoryBank) -
     """
     scores, labels = [], []
     for label, rows in enumerate(bank.instances):
-        if len(rows.unique(dim=0)) < 2:
-            raise RefexpError(
-                f"matcher.calibration={kind} needs at least 2 references a class; {bank.name(label)} has 1. "
-                "Use more shots, or matcher.calibration=null."
-            )
         for row in range(len(rows)):
             others = (rows != rows[row]).any(dim=1).nonzero()[:, 0].tolist()
-            scores.append(similarity(as_proposal(bank, label, row), keep(bank, label, others)))
+            try:
+                scores.append(similarity(as_proposal(bank, label, row), keep(bank, label, others)))
+            except RefexpError as error:
+                raise RefexpError(
+                    f"matcher.calibration={kind} leaves out each reference once, and then {error}"
+                ) from None
             labels.append(label)
     return torch.cat(scores), torch.tensor(labels)
 

@@ -80,6 +80,9 @@ def log_kernel_mean(cosines: torch.Tensor, weights: torch.Tensor, kappa: float) 
 
 def left_out_likelihood(patches: Sequence[Patches], kappa: float) -> float:
     """Mean log density of the foreground patches, each under the patches of the other references."""
+    # Copies of a reference do not count: a copy would be its own best neighbor.
+    copies = [any(torch.equal(p.tokens, before.tokens) for before in patches[:row]) for row, p in enumerate(patches)]
+    patches = [p for p, copy in zip(patches, copies, strict=True) if not copy]
     tokens, weights = foreground(patches)
     own = torch.cat([torch.full((int((p.weights > 0).sum()),), row) for row, p in enumerate(patches)])
     own = own if len(patches) > 1 else torch.arange(len(tokens))

@@ -168,6 +168,14 @@ def test_a_sweep_in_the_fixtures_grows(tmp_path):
     assert as_run(folder / "0", composed) == composed != as_run(folder / "1", composed)
 
 
+def test_a_job_from_before_there_were_protocols_ran_by_the_standard_one(tmp_path):
+    folder = Path(shutil.copytree(ROOT / "tests/fixtures/v0/sweep", tmp_path / "sweep"))
+    overrides = [*Sweep(folder).jobs()[0][0].overrides, "protocol=published"]  # as a recipe sets it now
+    with initialize_config_dir(str(ROOT / "conf"), version_base="1.3"):
+        composed = settings_of(compose("config", overrides, return_hydra_config=True))
+    assert as_run(folder / "0", composed)["protocol"] == "standard" != composed["protocol"]
+
+
 def test_jobs_that_still_run_are_not_started_twice(grow, monkeypatch):
     grow("seed=0,1")
     (grow.folder / "1/status.json").unlink()

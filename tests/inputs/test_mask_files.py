@@ -130,6 +130,14 @@ def test_the_void_of_a_label_image_is_background(as_image):
     assert list(repairs.found) == ["pixels of the label 255 (void) taken as background"]
 
 
+@pytest.mark.parametrize("size", [(2, 30), (3, 3), (10, 2), (1, 20), (40, 40)])
+def test_the_void_around_a_small_object_is_background(size):
+    values = np.zeros((80, 90), dtype=np.uint8)
+    values[15 : 25 + size[0], 15 : 25 + size[1]] = 255
+    values[20 : 20 + size[0], 20 : 20 + size[1]] = 1
+    np.testing.assert_array_equal(as_mask(values), values == 1)
+
+
 def test_a_strict_run_refuses_a_doubtful_mask():
     with collecting(strict=True), pytest.raises(RefexpError, match=r"maybe inverted.*a_mask.png covers"):
         to_mask(gray(255 * ~TRUE), "a_mask.png")

@@ -6,6 +6,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 from made import made_bank, made_proposals, matcher
+from runs import run
 
 from refexp.errors import RefexpError
 from refexp.matchers.calibration import SMALLEST, Calibrator, as_proposal, leave_one_out, squash
@@ -74,6 +75,12 @@ def test_a_class_with_one_reference_is_named(kind):
     copies = build_bank([bank.instances[0][[0, 0]], *bank.instances[1:]], None, bank.classes)
     with pytest.raises(RefexpError, match=message):
         matcher("prototype", calibration=kind).match(made_proposals(), copies)
+
+
+def test_too_few_references_are_refused_before_anything_is_computed(configure, tmp_path):
+    with pytest.raises(RefexpError, match=r"calibration=zscore needs at least 2 references a class; \w+ has 1\."):
+        run(configure("shots=1", "matcher.calibration=zscore"), tmp_path / "out")
+    assert not (tmp_path / "store").exists()
 
 
 def test_temperature_needs_two_classes():

@@ -175,6 +175,8 @@ def test_kappa_follows_the_spread_of_the_references():
     assert 200 < narrow < 4096 and 2 < wide < 64
     single = [Patches(torch.randn(64, 3), torch.ones(64), torch.zeros(64, dtype=torch.bool))]
     assert math.isfinite(left_out_likelihood(single, 10.0))
+    for references in (single, made_bank(shots=3).known_patches[0]):
+        assert left_out_likelihood([*references, *references], 10.0) == left_out_likelihood(references, 10.0)
 
 
 def test_cyclic_against_a_loop():

@@ -262,6 +262,13 @@ def test_published_figures_stand_in_columns_of_their_own(runs, tmp_path):
         read_figures(tmp_path / "wrong.csv")
 
 
+def test_numbers_of_two_protocols_are_never_averaged(runs):
+    """Not even where the seed alone would tell the runs apart."""
+    runs.add(0.65, seed=0, protocol="standard")
+    runs.add(0.62, seed=1, protocol="published")
+    assert varying(find_runs([runs.folder])) == ["protocol"]
+
+
 def test_a_number_of_an_older_run_has_no_published_figure_beside_it(runs):
     runs.add(0.4, shots=30, dataset="coco_fsod")
     (table,) = tables_of(runs, Wanted())

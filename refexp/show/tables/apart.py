@@ -10,6 +10,8 @@ import pandas as pd
 from refexp.show.tables.runs import Runs
 from refexp.show.tables.settings import FIRST, key_of, matters
 
+PROTOCOLS = ("protocol", "evaluation.protocol")
+"""Named before the seed, so that no cell averages numbers of two protocols."""
 OF_ENDED = ("targets", "note")
 """Facts that a run records only at its end. They can be the only difference, if data or weights have changed."""
 
@@ -23,7 +25,7 @@ def varying(runs: Runs, given: Sequence[str] = ()) -> list[str]:
     """
     begun = runs.frame["state"] != "not started"
     frame = runs.frame[begun] if begun.any() else runs.frame
-    order = [*FIRST, *typed(frame), "seed", *runs.settings, *OF_ENDED]
+    order = [*FIRST, *PROTOCOLS, *typed(frame), "seed", *runs.settings, *OF_ENDED]
     keys = [key for key in dict.fromkeys(order) if key in frame and matters(key) and key not in given]
     values = frame[[*given, *keys]].astype(object).fillna("none")
     ended = values[frame["targets"].notna()]

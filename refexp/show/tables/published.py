@@ -54,8 +54,11 @@ def find_figures(placed: pd.DataFrame, metric: str, figures: pd.DataFrame) -> pd
     Returns one line per figure, with the `row` and `col` of its cell.
     """
     # A cell with several data sets, numbers of shots or protocols matches no published figure.
-    settings = placed.reindex(columns=["row", "col", "dataset", "shots", *PROTOCOLS]).drop_duplicates()
+    settings = placed.reindex(
+        columns=["row", "col", "dataset", "shots", "sampler", "sampler.protocol", *PROTOCOLS]
+    ).drop_duplicates()
     single = settings[~settings.duplicated(["row", "col"], keep=False)].sort_values(["row", "col"])
     single = single[(single[PROTOCOLS] == "published").all(axis=1)]
+    single = single[(single["sampler"] != "file") | (single["sampler.protocol"] == "published")]
     found = single.merge(figures[figures["metric"] == metric], on=["dataset", "shots"])
     return found.drop_duplicates(["row", "col", "origin"], keep="last")
