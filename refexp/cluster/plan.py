@@ -17,11 +17,13 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
+from refexp.cluster.launchers import SerialLauncher
 from refexp.config.components import Experiment, build_experiment, told_how_to_get
 from refexp.data.coco import Data
 from refexp.data.sampling import choose_references
 from refexp.errors import RefexpError
 from refexp.folders.record import RunRecord
+from refexp.folders.sweep_folder import Sweep
 from refexp.machine.provenance import Clock, device_name
 from refexp.method.extraction import Extractor
 from refexp.show.words import typed, varied
@@ -83,10 +85,13 @@ class ByAppearance(Exception):
 
 
 class PlanLauncher(Launcher):
-    """Prints the jobs of a multirun and runs none. runs: folder of earlier runs."""
+    """Prints the jobs of a multirun and runs none.
 
-    def __init__(self, runs: str) -> None:
-        self.runs = Path(runs)
+    runs: folder of earlier runs. dir: folder of a sweep. Its completed jobs do not run again, so they are left out.
+    """
+
+    def __init__(self, runs: str, dir: str | None = None) -> None:
+        self.runs, self.grown = Path(runs), Sweep(Path(dir).absolute()) if dir else None
         self.loaded: dict[str, Data] = {}
 
     def setup(self, *, hydra_context: HydraContext, task_function: TaskFunction, config: DictConfig) -> None:
@@ -94,7 +99,16 @@ class PlanLauncher(Launcher):
 
     def launch(self, job_overrides: Sequence[Sequence[str]], initial_job_idx: int) -> Sequence[JobReturn]:
         """Print the plan. Raises RefexpError for a job that could not start."""
-        report(plan([self.work(list(overrides)) for overrides in job_overrides], self.runs), self.runs)
+        wanted = [list(overrides) for overrides in job_overrides]
+        runs = [self.runs]
+        if self.grown and self.grown.path.exists():
+            launcher = SerialLauncher()
+            launcher.hydra_context, launcher.config = self.hydra_context, self.config
+            jobs = launcher.jobs(self.grown, wanted, 0, trusting=True)
+            wanted = [job.overrides for job in jobs if self.grown.state(job) != "completed"]
+            print(f"{len(jobs) - len(wanted)} of {len(jobs)} jobs are completed in {self.grown.folder}")
+            runs = [self.grown.folder, self.runs]
+        report(plan([self.work(overrides) for overrides in wanted], runs), runs)
         return []
 
     def work(self, overrides: list[str]) -> Work:
@@ -135,7 +149,7 @@ def made_by(config: dict[str, Any], device: str) -> dict[str, Any]:
     return parts | {"device": device}
 
 
-def plan(works: Sequence[Work], runs: Path) -> list[Planned]:
+def plan(works: Sequence[Work], runs: Sequence[Path]) -> list[Planned]:
     """Count and estimate. What several jobs need is new in the first of them."""
     planned: list[Planned] = []
     taken: set[Path] = set()
@@ -156,10 +170,11 @@ def plan(works: Sequence[Work], runs: Path) -> list[Planned]:
     return planned
 
 
-def rates_of(runs: Path, wanted: dict[str, Any]) -> Rates | None:
-    """The rates in the newest runs below a folder with this encoder, proposer and device. None without such a run."""
+def rates_of(runs: Sequence[Path], wanted: dict[str, Any]) -> Rates | None:
+    """The rates in the newest runs below these folders with this encoder, proposer and device. None without one."""
     found: list[RunRecord] = []
-    for path in sorted(runs.rglob("metrics.json"), key=lambda path: path.stat().st_mtime, reverse=True):
+    paths = {path.resolve() for folder in runs for path in folder.rglob("metrics.json")}
+    for path in sorted(paths, key=lambda path: path.stat().st_mtime, reverse=True):
         try:
             record = RunRecord.read(path.parent)
         except RefexpError:
@@ -189,7 +204,7 @@ def per_item(records: Sequence[RunRecord], stages: Sequence[str]) -> float | Non
     return None
 
 
-def report(planned: Sequence[Planned], runs: Path) -> None:
+def report(planned: Sequence[Planned], runs: Sequence[Path]) -> None:
     """Print a line for each job, and the sums."""
     jobs = [job.work.overrides for job in planned]
     table = Table()
@@ -205,8 +220,11 @@ def report(planned: Sequence[Planned], runs: Path) -> None:
         console.print(line, markup=False)
 
 
-def sums(planned: Sequence[Planned], runs: Path) -> list[str]:
+def sums(planned: Sequence[Planned], runs: Sequence[Path]) -> list[str]:
     """What the store holds, what is new, and the time and the disk space that it takes."""
+    if not planned:
+        return ["nothing to run"]
+    places = " and ".join(map(str, runs))
     images = {path for job in planned for path in job.work.images}
     new, added = sum(job.new_images for job in planned), total([job.bytes for job in planned])
     size = "of unknown size: the store has none like them" if added is None else f"about {added / 2**20:.1f} MiB"
@@ -214,10 +232,10 @@ def sums(planned: Sequence[Planned], runs: Path) -> list[str]:
     stored += f", {size}" if new else ""
     seconds = total([job.seconds for job in planned])
     if seconds is None:
-        why = f"no earlier run in {runs} tells, with this encoder, proposer and device"
+        why = f"no earlier run in {places} tells, with this encoder, proposer and device"
         return [stored, f"time unknown: {why}. A trial does: input.limit=50"]
     device = planned[0].work.made_by["device"]
-    return [stored, f"about {duration(seconds)} one after another on {device}, by earlier runs in {runs}"]
+    return [stored, f"about {duration(seconds)} one after another on {device}, by earlier runs in {places}"]
 
 
 def total(values: Sequence[float | None]) -> float | None:

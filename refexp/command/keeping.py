@@ -22,6 +22,9 @@ WITH_A_FOLDER = {
 """The commands of `refexp sweep` that take the folder of a sweep."""
 
 
+GROWN = "hydra.sweep.dir="
+
+
 @click.group()
 def sweep() -> None:
     """Plan a sweep, or manage its jobs. Then the exit code is 0 only if every job is completed."""
@@ -32,15 +35,17 @@ def sweep() -> None:
 def plan(overrides: tuple[str, ...]) -> None:
     """Print the jobs of a sweep, what the store holds of their work, and what the rest takes. Run nothing.
 
-    OVERRIDES are those of `python main.py -m`. hydra.launcher.runs=DIR takes the rates from earlier runs in DIR, not
-    in outputs.
+    OVERRIDES are those of `python main.py -m`. With hydra.sweep.dir=OUT, only the jobs that OUT lacks count, and its
+    runs tell the rates, too. hydra.launcher.runs=DIR takes them from earlier runs in DIR, not in outputs.
 
     \b
     refexp sweep plan shots=1,5,10 seed=0,1,2
+    refexp sweep plan shots=1,5,10 seed=0,1,2,3 hydra.sweep.dir=OUT
     """
+    grown = [f"+hydra.launcher.{word.removeprefix('hydra.sweep.')}" for word in overrides if word.startswith(GROWN)]
     kept = [word for word in overrides if not word.startswith(("-m", "--multirun", "hydra/launcher=", "hydra.sweep."))]
     with tempfile.TemporaryDirectory() as nowhere:  # Hydra writes the sweep's configuration
-        run_hydra("run", ["-m", *kept, "hydra/launcher=plan", f"hydra.sweep.dir={nowhere}"])
+        run_hydra("run", ["-m", *kept, *grown, "hydra/launcher=plan", f"hydra.sweep.dir={nowhere}"])
 
 
 def manage(what: str, folder: Path) -> None:

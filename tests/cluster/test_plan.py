@@ -36,8 +36,8 @@ def test_rates_come_from_runs_with_the_same_networks(runs):
     runs("other", arch="l", extract=(1000, 1), detect=(1000, 1))
     runs("cold", extract=(6, 2), remember=(4, 8), detect=(100, 2), load=(1, 0))
     folder = runs("warm", detect=(1, 2), other=(3, 0), page=(50, 0), **{"read annotations": (7, 1)})
-    assert rates_of(folder, MADE_BY) == Rates(job=7, image=2, new_image=3, new_reference=0.5)
-    assert rates_of(folder, MADE_BY | {"device": "cuda:0"}) is None
+    assert rates_of([folder], MADE_BY) == Rates(job=7, image=2, new_image=3, new_reference=0.5)
+    assert rates_of([folder], MADE_BY | {"device": "cuda:0"}) is None
     assert Rates(7, 2, 3, 0.5).seconds(10, 2, 4) == 7 + 20 + 6 + 2
     assert Rates(7, 2, None, 0.5).seconds(10, 0, 4) == 29
     assert Rates(7, 2, None, 0.5).seconds(10, 1, 4) is None
@@ -48,16 +48,16 @@ def test_what_several_jobs_need_is_new_once(runs, tmp_path):
     stored, lacking, reference = (tmp_path / name for name in ("stored", "lacking", "reference"))
     stored.write_bytes(b"x" * 2**20)
     work = Work(["seed=0"], [stored, lacking], [reference], MADE_BY)
-    first, second = plan([work, work], folder)
+    first, second = plan([work, work], [folder])
     assert (first.new_images, first.new_references, first.seconds, first.bytes) == (1, 1, 4, 2**20)
     assert (second.new_images, second.new_references, second.seconds, second.bytes) == (0, 0, 2, 0)
-    known, time = sums([first, second], folder)
+    known, time = sums([first, second], [folder])
     assert known == "2 jobs on 2 images: 1 in the store, 1 new, about 1.0 MiB"
     assert time == f"about 6 s one after another on cpu, by earlier runs in {folder}"
 
 
 def test_what_cannot_be_known_is_said(tmp_path):
-    lines = sums(plan([Work([], [tmp_path / "lacking"], [], MADE_BY)], tmp_path), tmp_path)
+    lines = sums(plan([Work([], [tmp_path / "lacking"], [], MADE_BY)], [tmp_path]), [tmp_path])
     assert lines[0].endswith("1 new, of unknown size: the store has none like them")
     assert lines[1].startswith("time unknown: no earlier run in ") and lines[1].endswith("input.limit=50")
 
@@ -75,3 +75,18 @@ def test_the_command_runs_nothing(folder, tmp_path, monkeypatch, capsys):
     assert "2 jobs on 3 images: 0 in the store, 3 new, of unknown size" in printed
     assert "│ seed=1 │      3 │   0 │          2 │" in printed
     assert sorted(path.name for path in tmp_path.iterdir()) == ["data"]
+
+
+def test_a_sweep_that_would_grow(folder, command, tmp_path, monkeypatch, capsys):
+    """Its completed jobs count no more, and tell how long the others take."""
+    monkeypatch.chdir(tmp_path)
+    out = f"hydra.sweep.dir={tmp_path / 'out'}"
+    words = [*folder.overrides(), "input.limit=2", "vis.limit=0", out, f"store.dir={tmp_path / 'store'}"]
+    done = command("-m", *words, "seed=0")
+    assert done.returncode == 0, done.stderr
+    assert refexp("sweep", "plan", *words, "seed=0,1") == 0
+    printed = capsys.readouterr().out
+    assert f"1 of 2 jobs are completed in {tmp_path / 'out'}" in printed
+    assert "1 jobs on 2 images: 2 in the store, 0 new" in printed and "one after another on" in printed
+    assert refexp("sweep", "plan", *words, "seed=0") == 0
+    assert "nothing to run" in capsys.readouterr().out
