@@ -33,7 +33,8 @@ def too_few(chosen: Chosen, data: Data, shots: Shots, sampler: Sampler) -> str:
         source, last = split.source, "annotate more"
         for i, label in enumerate(short[:SHOWN]):
             counts = reasons(of_class[label], chosen[label], split, shots, sampler)
-            shown[i] += ": " + ", ".join(f"{count} {why}" for why, count in counts.most_common())
+            others = [f"{count} {why}" for why, count in counts.most_common()] or ["no more are annotated"]
+            shown[i] += f": {', '.join(others)}"
         for way, labels in ways_that_fill(of_class, short, split, shots, sampler).items():
             helps.append(f"{way} (enough for {', '.join(data.classes[label] for label in labels[:SHOWN])})")
     more = f"; {len(short) - SHOWN} more classes" if len(short) > SHOWN else ""
