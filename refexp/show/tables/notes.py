@@ -50,7 +50,8 @@ def notes_of(placed: pd.DataFrame, keys: Sequence[str]) -> list[str]:
         found.append(f"{repeats} the settings and the seed of another run; the later one counts.")
     commits = sorted(done["commit"].dropna().unique())
     if len(commits) > 1:
-        found.append(f"The runs come from different commits: {', '.join(commit[:12] for commit in commits)}.")
+        short = ", ".join(commit[:12] + commit[40:] for commit in commits)  # the rest is -dirty
+        found.append(f"The runs come from different commits: {short}.")
     return found
 
 
