@@ -214,7 +214,7 @@ def test_a_recipe_is_the_papers(recipe, on):
     assert (config.name, experiment.shots.n, experiment.seed) == (recipe, 5, 7)
     assert (config.encoder.arch, config.proposer.model) == ("vitl14", "sam2_hiera_l")
     assert list(experiment.steps) == ["nms", "merge", "topk"]
-    assert experiment.steps["nms"].iou_threshold == 0.5
+    assert experiment.steps["nms"].threshold == 0.5
     assert experiment.steps["nms"].keep == 8 * experiment.steps["topk"].k == (2400 if recipe == "lvis" else 800)
     assert (experiment.encoder.input_size, experiment.encoder.reference_context) == (518, 0.2)
     assert (experiment.proposer.iou_threshold, experiment.proposer.no_mem_embed) == (0.4, False)
