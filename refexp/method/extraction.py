@@ -176,8 +176,10 @@ class Extractor:
 
     def target_key(self, split: Split, record: Record, truth: Sequence[Rle]) -> str:
         """Key of an image's proposals; `truth` only where the proposer sees it."""
-        masks = [mask["counts"].decode() for mask in truth]
-        return self._key("proposals", split, record, ("encoder", "proposer"), masks, without=OF_REFERENCES)
+        seen: list[Any] = [mask["counts"].decode() for mask in truth]
+        if self.proposer.reads_ids:
+            seen.append({"id": record["id"]})
+        return self._key("proposals", split, record, ("encoder", "proposer"), seen, without=OF_REFERENCES)
 
     def reference_key(self, split: Split, reference: Reference) -> str:
         """Key of a reference's prototype."""

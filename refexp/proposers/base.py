@@ -28,6 +28,8 @@ class Proposer(ABC):
     """Settings that cannot change a result, so they are not part of the store keys."""
     sees_truth: bool = False
     """Whether the proposals depend on the ground truth."""
+    reads_ids: bool = False
+    """Whether the proposals depend on the id of the image. Then the store keys hold the id."""
 
     def provenance(self) -> Weights:
         """Return the origin of the weights. Reads their file, but does not build the network."""

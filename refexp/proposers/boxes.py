@@ -30,6 +30,7 @@ class BoxProposer(Proposer):
 
     inert = Proposer.inert | {"file"}
     """`provenance` has the hash of its content."""
+    reads_ids = True
 
     def __init__(self, file: str, masks: InstanceOf[Proposer], k: Annotated[int, Field(ge=1)] = 100) -> None:
         if not makes_box_masks(masks):

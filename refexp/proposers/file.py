@@ -31,6 +31,7 @@ class FileProposer(Proposer):
 
     inert = Proposer.inert | {"file"}
     """`provenance` has the hash of its content."""
+    reads_ids = True
 
     def __init__(
         self,

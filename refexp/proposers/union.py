@@ -31,6 +31,7 @@ class UnionProposer(Proposer):
             raise ValueError("parts: at least one proposer is needed")
         self.image_size = max(part.image_size for part in self.parts.values())
         self.sees_truth = any(part.sees_truth for part in self.parts.values())
+        self.reads_ids = any(part.reads_ids for part in self.parts.values())
 
     def provenance(self) -> Weights:
         return together([part.provenance() for part in self.parts.values()])

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -282,16 +283,16 @@ def test_random_weights_of_a_part_mark_the_whole(tmp_path):
 
 @pytest.fixture(scope="module")
 def key_of():
-    """`key_of(node)` -> the key of a target's proposals with this proposer."""
+    """`key_of(node)` -> the key of a target's proposals with this proposer. more: changes of the target's record."""
     small = ["dataset.targets=1", "dataset.references=8", "dataset.classes=[ladybird,leaf]"]
     experiment = build_experiment(compose_config(small))
-    split = experiment.dataset.load().targets
+    split = replace(experiment.dataset.load().targets, fingerprint=lambda record: "always the same pixels")
     record = next(iter(split.images.values()))
 
-    def key(node) -> str:
+    def key(node, **more) -> str:
         settings, proposer = experiment.config | {"proposer": node}, build(node, "proposer")
         return Extractor(experiment.encoder, proposer, experiment.store, settings, CPU, Clock()).target_key(
-            split, record, ()
+            split, record | more, ()
         )
 
     return key
@@ -321,6 +322,17 @@ def test_keys_hold_the_content_of_a_file_of_masks(tmp_path, key_of):
         return {"_target_": "refexp.proposers.file.FileProposer", "file": write(tmp_path / name, records)}
 
     assert key_of(node("a.json", *GOOD)) == key_of(node("b.json", *GOOD)) != key_of(node("c.json", *GOOD[:1]))
+
+
+def test_keys_hold_the_id_of_the_image_where_the_proposals_depend_on_it(tmp_path, key_of):
+    path = write(tmp_path / "b.json", GOOD)
+    regions = {"_target_": "refexp.proposers.regions.RegionProposer"}
+    masks = {"_target_": "refexp.proposers.file.FileProposer", "file": path}
+    boxes = {"_target_": "refexp.proposers.boxes.BoxProposer", "file": path, "masks": regions}
+    union = {"_target_": "refexp.proposers.union.UnionProposer"}
+    with_file, without = union | {"parts": {"a": regions, "b": masks}}, union | {"parts": {"a": regions}}
+    for node, distinct in ((masks, 2), (boxes, 2), (with_file, 2), (regions, 1), (without, 1)):
+        assert len({key_of(node, id=1), key_of(node, id=2)}) == distinct
 
 
 # --- runs
