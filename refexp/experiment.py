@@ -185,6 +185,7 @@ def check_targets(experiment: Experiment, targets: Split) -> None:
     experiment.evaluation.check(targets)
     if experiment.proposer.sees_truth and not targets.annotations:
         raise RefexpError("the oracle proposer needs annotated targets; choose another proposer.")
+    experiment.proposer.check(targets.images)
 
 
 def check_objective(experiment: Experiment, data: Data) -> None:

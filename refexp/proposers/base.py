@@ -5,14 +5,14 @@ from __future__ import annotations
 import hashlib
 import json
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from typing import ClassVar
 
 import torch
 
 from refexp.errors import RefexpError
 from refexp.masks import LOW_RES, Rle, areas, rles_to_low_res
-from refexp.types import MaskProposals, Target, Weights
+from refexp.types import ImageId, MaskProposals, Target, Weights
 
 
 class Proposer(ABC):
@@ -34,6 +34,9 @@ class Proposer(ABC):
     def provenance(self) -> Weights:
         """Return the origin of the weights. Reads their file, but does not build the network."""
         return Weights(origin="none needed")
+
+    def check(self, image_ids: Collection[ImageId]) -> None:  # noqa: B027 - most proposers can use any target
+        """Raise RefexpError if this proposer cannot use the targets with these ids. A run calls it before `load`."""
 
     def load(self, device: torch.device) -> None:  # noqa: B027 - not every proposer has a network
         """Build the network on `device`, if there is one."""

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
+from functools import cached_property
 from typing import Annotated
 
 import torch
@@ -12,7 +14,7 @@ from refexp.inputs.geometry import beside, clipped, extent_of_box
 from refexp.inputs.results import Results, existing_file
 from refexp.masks import Rle, areas, box_mask
 from refexp.proposers.base import Proposer, makes_box_masks, proposals_of, together
-from refexp.types import MaskProposals, Target, Weights
+from refexp.types import ImageId, MaskProposals, Target, Weights
 
 
 class BoxProposer(Proposer):
@@ -23,9 +25,10 @@ class BoxProposer(Proposer):
         no proposals. The quality of a proposal is the score of its box. Boxes are clipped to the image.
     masks: the proposer that makes the masks. If it finds none in a box, the box itself is the mask.
     k: number of boxes of each image, by score.
-    Cost: the masks of k boxes, and k masks resized to 256 x 256. `load` reads the whole file.
-    Raises MissingData if the file does not exist, and ValueError if `masks` cannot make masks from boxes. `load` raises
-    RefexpError for a malformed file.
+    Cost: the masks of k boxes, and k masks resized to 256 x 256. `check` or `load`, whichever comes first,
+        reads the whole file.
+    Raises MissingData if the file does not exist, and ValueError if `masks` cannot make masks from boxes. `check` and
+    `load` raise RefexpError for a malformed file. `check` raises it if the file has no record of any target.
     """
 
     inert = Proposer.inert | {"file"}
@@ -42,8 +45,16 @@ class BoxProposer(Proposer):
         boxes = Weights(f"boxes of {self.file.name}", self.file, sha256(self.file))
         return together([boxes, self.masks.provenance()])
 
+    @cached_property
+    def results(self) -> Results:
+        """The records of the file, which is read once."""
+        return Results(self.file, "bbox")
+
+    def check(self, image_ids: Collection[ImageId]) -> None:
+        self.results.check(image_ids)
+
     def load(self, device: torch.device) -> None:
-        self.results = Results(self.file, "bbox")
+        _ = self.results
         self.masks.load(device)
 
     def masks_in_boxes(self, target: Target, boxes: torch.Tensor) -> list[Rle]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import replace
 
 import torch
@@ -11,7 +11,7 @@ from pydantic import InstanceOf
 from refexp.inputs.images import to_square
 from refexp.masks import Rle
 from refexp.proposers.base import Proposer, makes_box_masks, together
-from refexp.types import MaskProposals, Target, Weights
+from refexp.types import ImageId, MaskProposals, Target, Weights
 
 
 class UnionProposer(Proposer):
@@ -35,6 +35,10 @@ class UnionProposer(Proposer):
 
     def provenance(self) -> Weights:
         return together([part.provenance() for part in self.parts.values()])
+
+    def check(self, image_ids: Collection[ImageId]) -> None:
+        for part in self.parts.values():
+            part.check(image_ids)
 
     def load(self, device: torch.device) -> None:
         for part in self.parts.values():

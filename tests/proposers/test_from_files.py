@@ -128,6 +128,28 @@ def test_an_image_without_boxes_has_no_proposals(tmp_path, caplog):
     assert "b.json has no records of image 1; such images get no proposals" in caplog.text
 
 
+def test_targets_without_records_are_counted(tmp_path, caplog):
+    records = [box("./a/1.jpg", 0.5, 20, 0, 9, 9), box("2.jpg", 0.5, 20, 0, 9, 9)]
+    boxes = BoxProposer(write(tmp_path / "b.json", records), HalfBoxes())
+    for proposer in (boxes, FileProposer(write(tmp_path / "m.json", [r | {"segmentation": [1]} for r in records]))):
+        for one in (proposer, UnionProposer({"a": RegionProposer(), "b": proposer})):
+            with pytest.raises(RefexpError) as error:
+                one.check([7, 8])
+            says = "has no record of any target; its image ids are like a/1.jpg, the targets' like 7."
+            assert str(error.value) == f"{proposer.file} {says}"
+    caplog.clear()
+    boxes.check(["a/1.jpg", "./2.jpg"])
+    (tmp_path / "b.json").unlink()  # it is read once
+    assert len(proposed(boxes, target("a/1.jpg"))) == 1 and not caplog.text
+    boxes.check(["a/1.jpg", "3.jpg", "4.jpg"])
+    assert len(proposed(boxes, target("3.jpg"))) == 0
+    assert [r.message.split(" ", 1)[1] for r in caplog.records] == [
+        "has no records of 2 of 3 images, first image 3.jpg; they get no proposals"
+    ]
+    with pytest.raises(RefexpError, match=r"e\.json has no record of any target; it is empty"):
+        FileProposer(write(tmp_path / "e.json", [])).check([7])
+
+
 def test_the_regions_make_masks_too(tmp_path):
     rgb = np.full((100, 200, 3), 40, dtype=np.uint8)
     rgb[20:70, 50:120] = (220, 60, 30)
@@ -362,6 +384,15 @@ def test_runs_from_files(folder, configure, tmp_path):
         for name in proposers
     ]
     assert origins == ["masks of masks.json", "boxes of boxes (1).json + masks of masks.json"]
+
+
+def test_a_run_refuses_a_file_of_other_images_before_it_computes(folder, configure, tmp_path, monkeypatch):
+    monkeypatch.setattr("refexp.encoders.efficientnet.EfficientNetLite0.load", lambda *_: pytest.fail("too late"))
+    path = write(tmp_path / "boxes.json", [box(99, 0.5, 1, 2, 3, 4)])
+    common = [one for one in folder.overrides() if not one.startswith("proposer=")]
+    config = configure(*common, "proposer=boxes", "proposer@proposer.masks=regions", f"proposer.file={path}")
+    with pytest.raises(RefexpError, match=r"boxes\.json has no record of any target; its image ids are like 99, "):
+        run(config, tmp_path / "run")
 
 
 def test_the_recipe_of_fsod_vfm_composes():
