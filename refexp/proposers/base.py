@@ -41,6 +41,11 @@ class Proposer(ABC):
     def load(self, device: torch.device) -> None:  # noqa: B027 - not every proposer has a network
         """Build the network on `device`, if there is one."""
 
+    @property
+    def mask_maker(self) -> Proposer | None:
+        """The proposer whose `masks_in_boxes` makes the masks: this one, one inside it, or None."""
+        return self if type(self).masks_in_boxes is not Proposer.masks_in_boxes else None
+
     def masks_in_boxes(self, target: Target, boxes: torch.Tensor) -> list[Rle]:
         """Make one mask for each box, in order, for references that have only boxes.
 
@@ -55,11 +60,6 @@ class Proposer(ABC):
     @abstractmethod
     def propose(self, target: Target) -> MaskProposals:
         """Return all proposals of one image, in any order, without empty masks."""
-
-
-def makes_box_masks(proposer: Proposer) -> bool:
-    """Whether a proposer can make masks from boxes."""
-    return type(proposer).masks_in_boxes is not Proposer.masks_in_boxes
 
 
 def proposals_of(scores: Sequence[float], masks: Sequence[Rle]) -> MaskProposals:

@@ -13,7 +13,7 @@ from refexp.files import sha256
 from refexp.inputs.geometry import beside, clipped, extent_of_box
 from refexp.inputs.results import Results, existing_file
 from refexp.masks import Rle, areas, box_mask
-from refexp.proposers.base import Proposer, makes_box_masks, proposals_of, together
+from refexp.proposers.base import Proposer, proposals_of, together
 from refexp.types import ImageId, MaskProposals, Target, Weights
 
 
@@ -36,7 +36,7 @@ class BoxProposer(Proposer):
     reads_ids = True
 
     def __init__(self, file: str, masks: InstanceOf[Proposer], k: Annotated[int, Field(ge=1)] = 100) -> None:
-        if not makes_box_masks(masks):
+        if masks.mask_maker is None:
             raise ValueError(f"masks: {type(masks).__name__} cannot make masks from boxes; choose SAM2 or regions")
         self.file, self.masks, self.k = existing_file(file, "proposer.file"), masks, k
         self.image_size = masks.image_size
@@ -56,6 +56,10 @@ class BoxProposer(Proposer):
     def load(self, device: torch.device) -> None:
         _ = self.results
         self.masks.load(device)
+
+    @property
+    def mask_maker(self) -> Proposer | None:
+        return self.masks.mask_maker
 
     def masks_in_boxes(self, target: Target, boxes: torch.Tensor) -> list[Rle]:
         return self.masks.masks_in_boxes(target, boxes)

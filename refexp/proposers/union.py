@@ -10,7 +10,7 @@ from pydantic import InstanceOf
 
 from refexp.inputs.images import to_square
 from refexp.masks import Rle
-from refexp.proposers.base import Proposer, makes_box_masks, together
+from refexp.proposers.base import Proposer, together
 from refexp.types import ImageId, MaskProposals, Target, Weights
 
 
@@ -44,11 +44,13 @@ class UnionProposer(Proposer):
         for part in self.parts.values():
             part.load(device)
 
+    @property
+    def mask_maker(self) -> Proposer | None:
+        return next((maker for part in self.parts.values() if (maker := part.mask_maker)), None)
+
     def masks_in_boxes(self, target: Target, boxes: torch.Tensor) -> list[Rle]:
-        for part in self.parts.values():
-            if makes_box_masks(part):
-                return part.masks_in_boxes(_for(part, target), boxes)
-        return super().masks_in_boxes(target, boxes)
+        maker = self.mask_maker
+        return maker.masks_in_boxes(_for(maker, target), boxes) if maker else super().masks_in_boxes(target, boxes)
 
     def propose(self, target: Target) -> MaskProposals:
         found = [part.propose(_for(part, target)) for part in self.parts.values()]

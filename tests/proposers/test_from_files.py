@@ -170,6 +170,11 @@ def test_the_maker_must_know_boxes(tmp_path):
     node = {"_target_": "refexp.proposers.boxes.BoxProposer", "file": write(tmp_path / "b.json", [])}
     with pytest.raises(RefexpError, match=r"masks: OracleProposer cannot make masks from boxes; choose SAM2"):
         build(node | {"masks": {"_target_": "refexp.proposers.oracle.OracleProposer"}}, "proposer")
+    nobody, somebody = UnionProposer({"a": OracleProposer()}), UnionProposer({"a": OracleProposer(), "b": HalfBoxes()})
+    with pytest.raises(ValueError, match="masks: UnionProposer cannot make masks from boxes"):
+        BoxProposer(node["file"], nobody)
+    assert nobody.mask_maker is None
+    assert BoxProposer(node["file"], somebody).mask_maker is somebody.parts["b"]
     with pytest.raises(
         RefexpError, match=r"proposer\.masks\.image_size=9: input should be greater than or equal to 256"
     ):
