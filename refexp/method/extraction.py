@@ -57,6 +57,7 @@ class Extractor:
         self.weights: dict[str, Weights] = {"encoder": encoder.provenance(), "proposer": proposer.provenance()}
         components: dict[str, Encoder | Proposer] = {"encoder": encoder, "proposer": proposer}
         self.settings = {part: identity(component, settings[part]) for part, component in components.items()}
+        self.maker = maker_of(proposer, settings["proposer"])
         self.loaded = False
 
     def proposals(self, split: Split, records: Sequence[Record]) -> Iterator[tuple[ImageId, Proposals]]:
@@ -122,7 +123,7 @@ class Extractor:
                 (masked,) = complete(split, batch, self.proposer)
             return [{"mask": np.frombuffer(masked.known_mask["counts"], dtype=np.uint8)}]
 
-        made_by = {"kind": "mask of a box", "proposer": name_of(self.settings["proposer"])}
+        made_by = {"kind": "mask of a box", "proposer": name_of(self.maker[0])}
         made: dict[ImageId, Reference] = {}
         for reference, entry in self._entries(lacking, key, compute, made_by):
             image = split.images[reference.image_id]
@@ -179,33 +180,31 @@ class Extractor:
         seen: list[Any] = [mask["counts"].decode() for mask in truth]
         if self.proposer.reads_ids:
             seen.append({"id": record["id"]})
-        return self._key("proposals", split, record, ("encoder", "proposer"), seen, without=OF_REFERENCES)
+        encoder = {name: value for name, value in self.settings["encoder"].items() if name not in OF_REFERENCES}
+        made_by = [(encoder, self.weights["encoder"]), (self.settings["proposer"], self.weights["proposer"])]
+        return self._key("proposals", split, record, made_by, seen)
 
     def reference_key(self, split: Split, reference: Reference) -> str:
         """Key of a reference's prototype."""
         image = split.images[reference.image_id]
         seen = [reference.known_mask["counts"].decode(), list(reference.box)]
-        return self._key("prototype", split, image, ("encoder",), seen)
+        return self._key("prototype", split, image, [(self.settings["encoder"], self.weights["encoder"])], seen)
 
     def box_key(self, split: Split, reference: Reference) -> str:
         """Key of the mask that the proposer makes of a reference's box."""
-        return self._key("box mask", split, split.images[reference.image_id], ("proposer",), list(reference.box))
+        return self._key("box mask", split, split.images[reference.image_id], [self.maker], list(reference.box))
 
     def _key(
         self,
         kind: str,
         split: Split,
         record: Record,
-        parts: Sequence[str],
+        made_by: Sequence[tuple[Mapping[str, Any], Weights]],
         more: Sequence[Any],
-        without: Sequence[str] = (),
     ) -> str:
         image = [split.fingerprint(record), record["height"], record["width"]]
-        settings = {
-            part: {name: value for name, value in self.settings[part].items() if name not in without} for part in parts
-        }
-        made_by = [[settings[part], self.weights[part].sha256 or self.weights[part].origin] for part in parts]
-        return digest([FORMAT[kind], kind, self.store.dtype, image, made_by, more])
+        sources = [[settings, weights.sha256 or weights.origin] for settings, weights in made_by]
+        return digest([FORMAT[kind], kind, self.store.dtype, image, sources, more])
 
     def _entries(self, items: Sequence[Item], key: Callable[[Item], str], *how: Any) -> Iterator[tuple[Item, Entry]]:
         """Each item, an image's record or a reference, with its entry. how: the other arguments of `Store.share`."""
@@ -247,6 +246,28 @@ def identity(component: Encoder | Proposer, settings: Mapping[str, Any]) -> dict
     matters = {name: _identified(value, getattr(component, name, None)) for name, value in given.items()}
     code = code_of(kind)
     return matters | ({"code": code} if code else {})
+
+
+def maker_of(proposer: Proposer, settings: Mapping[str, Any]) -> tuple[dict[str, Any], Weights]:
+    """Identity and weights of the proposer that makes the masks of boxes.
+
+    That is all that these masks depend on: the boxes file of the proposer around it does not change them.
+    """
+    maker = proposer.mask_maker
+    given = _settings_of(maker, proposer, settings)
+    if maker is None or given is None:
+        maker, given = proposer, settings
+    return identity(maker, given), maker.provenance()
+
+
+def _settings_of(part: Proposer | None, built: Any, settings: Mapping[str, Any]) -> Mapping[str, Any] | None:
+    """The settings of a part, among those of what was built around it. None if it is not there."""
+    if built is part:
+        return settings
+    inner = built if isinstance(built, Mapping) else vars(built)
+    within = ((inner.get(name), value) for name, value in settings.items() if isinstance(value, Mapping))
+    found = (_settings_of(part, one, value) for one, value in within if isinstance(one, (Mapping, Proposer)))
+    return next((given for given in found if given is not None), None)
 
 
 def _identified(value: Any, built: Any) -> Any:

@@ -27,7 +27,7 @@ from refexp.proposers.file import FileProposer
 from refexp.proposers.oracle import OracleProposer
 from refexp.proposers.regions import RegionProposer
 from refexp.proposers.union import UnionProposer
-from refexp.types import Target, Weights
+from refexp.types import Reference, Target, Weights
 
 CPU = torch.device("cpu")
 SIZE = (60, 80)
@@ -310,17 +310,19 @@ def test_random_weights_of_a_part_mark_the_whole(tmp_path):
 
 @pytest.fixture(scope="module")
 def key_of():
-    """`key_of(node)` -> the key of a target's proposals with this proposer. more: changes of the target's record."""
+    """`key_of(node)` -> the key of a target's proposals with this proposer. more: changes of the target's record.
+
+    With `box=` a reference, the key of its mask.
+    """
     small = ["dataset.targets=1", "dataset.references=8", "dataset.classes=[ladybird,leaf]"]
     experiment = build_experiment(compose_config(small))
     split = replace(experiment.dataset.load().targets, fingerprint=lambda record: "always the same pixels")
     record = next(iter(split.images.values()))
 
-    def key(node, **more) -> str:
+    def key(node, box=None, **more) -> str:
         settings, proposer = experiment.config | {"proposer": node}, build(node, "proposer")
-        return Extractor(experiment.encoder, proposer, experiment.store, settings, CPU, Clock()).target_key(
-            split, record | more, ()
-        )
+        extractor = Extractor(experiment.encoder, proposer, experiment.store, settings, CPU, Clock())
+        return extractor.box_key(split, box) if box else extractor.target_key(split, record | more, ())
 
     return key
 
@@ -360,6 +362,20 @@ def test_keys_hold_the_id_of_the_image_where_the_proposals_depend_on_it(tmp_path
     with_file, without = union | {"parts": {"a": regions, "b": masks}}, union | {"parts": {"a": regions}}
     for node, distinct in ((masks, 2), (boxes, 2), (with_file, 2), (regions, 1), (without, 1)):
         assert len({key_of(node, id=1), key_of(node, id=2)}) == distinct
+
+
+def test_keys_of_masks_of_boxes_hold_the_maker_alone(tmp_path, key_of):
+    maker = {"_target_": f"{__name__}.HalfBoxes"}
+    boxes = {"_target_": "refexp.proposers.boxes.BoxProposer", "masks": maker}
+    node, other = (boxes | {"file": write(tmp_path / f"{len(r)}.json", r)} for r in (GOOD, GOOD[:1]))
+    union = {"_target_": "refexp.proposers.union.UnionProposer"}
+    oracle = {"_target_": "refexp.proposers.oracle.OracleProposer"}
+    same = [maker, node, other, node | {"k": 9}, node | {"masks": maker | {"threads": 8}}]
+    same.append(union | {"parts": {"a": oracle, "b": other, "c": None}})
+    others = [node | {"masks": maker | more} for more in ({"margin": 1}, {"weights": "b"})]
+    box = Reference(1, 1, 0, (1.0, 2.0, 30.0, 40.0), None)
+    assert len({key_of(one, box) for one in same}) == 1
+    assert len({key_of(one, box) for one in (*same, *others, oracle)}) == 4
 
 
 # --- runs
