@@ -348,7 +348,7 @@ def view_some(
     references: Sequence[Sequence[Reference]], split: Split, extractor: Extractor
 ) -> list[list[ReferenceView]]:
     """Encode the first references of the first classes again, for the page. Cost: at most 40 forward passes."""
-    extractor.load()
+    extractor.load_encoder()
     return [
         [view_reference(split, reference, extractor.encoder, extractor.device) for reference in per_class[:MAX_SHOTS]]
         for per_class in references[:MAX_CLASSES]

@@ -36,7 +36,8 @@ OF_REFERENCES = ("reference_context", "reference_views")
 
 
 class Extractor:
-    """Encoder and proposer behind a store. The networks are built when the first entry is missing, or never.
+    """Encoder and proposer behind a store. Both networks are built when the first entry is missing, or never.
+    What the store does not keep, patches and tokens, needs the encoder alone.
 
     settings: the resolved configuration of "encoder" and "proposer"; with the weights' SHA-256 part of every key.
     may_compute: False makes a missing entry an error (stage=ablate).
@@ -58,7 +59,7 @@ class Extractor:
         components: dict[str, Encoder | Proposer] = {"encoder": encoder, "proposer": proposer}
         self.settings = {part: identity(component, settings[part]) for part, component in components.items()}
         self.maker = maker_of(proposer, settings["proposer"])
-        self.loaded = False
+        self.loaded = self.encoder_loaded = False
 
     def proposals(self, split: Split, records: Sequence[Record]) -> Iterator[tuple[ImageId, Proposals]]:
         """Each of these images of the targets with its proposals, in an order that other jobs' work may change."""
@@ -136,7 +137,7 @@ class Extractor:
 
         The store does not keep them.
         """
-        self.load()
+        self.load_encoder()
         for reference in references:
             with self.clock.stage("reference patches"):
                 view = view_reference(split, reference, self.encoder, self.device)
@@ -145,7 +146,7 @@ class Extractor:
 
     def with_tokens(self, split: Split, record: Record, proposals: Proposals) -> Proposals:
         """Encode a target again, also with stage=ablate, and add its tokens to its proposals."""
-        self.load()
+        self.load_encoder()
         with self.clock.stage("target tokens"):
             rgb = split.read(record)
             target = Target(record["id"], rgb, to_square(rgb, self.proposer.image_size))
@@ -224,12 +225,23 @@ class Extractor:
 
     def load(self) -> None:
         """Load both networks, unless they are."""
-        if not self.loaded:
-            log.info("networks on %s", device_name(self.device))
-            with self.clock.stage("load networks"):
+        if self.loaded:
+            return
+        log.info("%s on %s", "network of the proposer" if self.encoder_loaded else "networks", device_name(self.device))
+        with self.clock.stage("load networks"):
+            if not self.encoder_loaded:
                 self.encoder.load(self.device)
-                self.proposer.load(self.device)
-            self.loaded = True
+            self.proposer.load(self.device)
+        self.loaded = self.encoder_loaded = True
+
+    def load_encoder(self) -> None:
+        """Load the network of the encoder alone, unless it is loaded."""
+        if self.loaded or self.encoder_loaded:
+            return
+        log.info("network of the encoder on %s", device_name(self.device))
+        with self.clock.stage("load networks"):
+            self.encoder.load(self.device)
+        self.encoder_loaded = True
 
 
 def identity(component: Encoder | Proposer, settings: Mapping[str, Any]) -> dict[str, Any]:
