@@ -186,6 +186,7 @@ def check_targets(experiment: Experiment, targets: Split) -> None:
     experiment.evaluation.check(targets)
     if experiment.proposer.sees_truth and not targets.annotations:
         raise RefexpError("the oracle proposer needs annotated targets; choose another proposer.")
+    experiment.proposer.check(targets.images)
 
 
 def check_objective(experiment: Experiment, data: Data) -> None:
@@ -354,7 +355,7 @@ def view_some(
     references: Sequence[Sequence[Reference]], split: Split, extractor: Extractor
 ) -> list[list[ReferenceView]]:
     """Encode the first references of the first classes again, for the page. Cost: at most 40 forward passes."""
-    extractor.load()
+    extractor.load_encoder()
     return [
         [view_reference(split, reference, extractor.encoder, extractor.device) for reference in per_class[:MAX_SHOTS]]
         for per_class in references[:MAX_CLASSES]

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import logging
 from collections import defaultdict
+from collections.abc import Collection
 from pathlib import Path
 from typing import Any, Literal
 
-from refexp.errors import MissingData, shown
+from refexp.errors import MissingData, RefexpError, shown
 from refexp.inputs.geometry import box_of
 from refexp.inputs.records import Door, Id, Record, identifier, meaning
 from refexp.inputs.repairs import summed_up
@@ -44,11 +45,33 @@ class Results:
             records.sort(key=lambda record: -record["score"])
         self.told = False
 
+    def check(self, image_ids: Collection[Id]) -> None:
+        """Warn once with the number of these images that have no records.
+
+        Raises RefexpError if no image has any.
+        """
+        lacking = [image_id for image_id in image_ids if self._key(image_id) is None]
+        if not lacking:
+            return
+        if len(lacking) == len(image_ids):
+            like = f"its image ids are like {shown(next(iter(self.by_image)))}" if self.by_image else "it is empty"
+            raise RefexpError(
+                f"{self.path} has no record of any target; {like}, the targets' like {shown(lacking[0])}."
+            )
+        log.warning(
+            "%s has no records of %d of %d images, first image %s; they get no proposals",
+            self.path, len(lacking), len(image_ids), shown(lacking[0]),
+        )  # fmt: skip
+        self.told = True
+
+    def _key(self, image_id: Id) -> Id | None:
+        return meaning(_plain(image_id), self.by_image)
+
     def _add(self, door: Door, position: int, record: Any, field: str) -> None:
         if not isinstance(record, dict):
             door.leave_out("is not a JSON object", record)
             return
-        image_id, score = identifier(record.get("image_id")), number(record.get("score"))
+        image_id, score = identifier(_plain(record.get("image_id"))), number(record.get("score"))
         value = record.get(field)
         numbered = {**record, "id": position}
         if image_id is None:
@@ -67,15 +90,21 @@ class Results:
     def best(self, image_id: Id, k: int | None) -> list[Record]:
         """Return the `k` records of an image with the highest scores (None: all), best first.
 
-        Ids 7 and "7" mean the same image if the file has only one of them. Warns once if an image has no records.
+        Ids 7 and "7" mean the same image if the file has only one of them; "./a.jpg" and "a.jpg" always do. Warns once
+        if an image has no records, unless `check` did.
         """
-        key = meaning(image_id, self.by_image)
+        key = self._key(image_id)
         if key is None:
             if not self.told:
                 log.warning("%s has no records of image %s; such images get no proposals", self.path, shown(image_id))
             self.told = True
             return []
         return self.by_image[key][:k]
+
+
+def _plain(image_id: Any) -> Any:
+    """Return an image id without the `./` before a path."""
+    return image_id.removeprefix("./") if isinstance(image_id, str) else image_id
 
 
 def has_area(value: Any) -> list[float] | None:

@@ -36,7 +36,8 @@ OF_REFERENCES = ("reference_context", "reference_views")
 
 
 class Extractor:
-    """Encoder and proposer behind a store. The networks are built when the first entry is missing, or never.
+    """Encoder and proposer behind a store. Both networks are built when the first entry is missing, or never.
+    What the store does not keep, patches and tokens, needs the encoder alone.
 
     settings: the resolved configuration of "encoder" and "proposer"; with the weights' SHA-256 part of every key.
     may_compute: False makes a missing entry an error (stage=ablate).
@@ -57,7 +58,8 @@ class Extractor:
         self.weights: dict[str, Weights] = {"encoder": encoder.provenance(), "proposer": proposer.provenance()}
         components: dict[str, Encoder | Proposer] = {"encoder": encoder, "proposer": proposer}
         self.settings = {part: identity(component, settings[part]) for part, component in components.items()}
-        self.loaded = False
+        self.maker = maker_of(proposer, settings["proposer"])
+        self.loaded = self.encoder_loaded = False
 
     def proposals(self, split: Split, records: Sequence[Record]) -> Iterator[tuple[ImageId, Proposals]]:
         """Each of these images of the targets with its proposals, in an order that other jobs' work may change."""
@@ -122,7 +124,7 @@ class Extractor:
                 (masked,) = complete(split, batch, self.proposer)
             return [{"mask": np.frombuffer(masked.known_mask["counts"], dtype=np.uint8)}]
 
-        made_by = {"kind": "mask of a box", "proposer": name_of(self.settings["proposer"])}
+        made_by = {"kind": "mask of a box", "proposer": name_of(self.maker[0])}
         made: dict[ImageId, Reference] = {}
         for reference, entry in self._entries(lacking, key, compute, made_by):
             image = split.images[reference.image_id]
@@ -135,7 +137,7 @@ class Extractor:
 
         The store does not keep them.
         """
-        self.load()
+        self.load_encoder()
         for reference in references:
             with self.clock.stage("reference patches"):
                 view = view_reference(split, reference, self.encoder, self.device)
@@ -144,7 +146,7 @@ class Extractor:
 
     def with_tokens(self, split: Split, record: Record, proposals: Proposals) -> Proposals:
         """Encode a target again, also with stage=ablate, and add its tokens to its proposals."""
-        self.load()
+        self.load_encoder()
         with self.clock.stage("target tokens"):
             rgb = split.read(record)
             target = Target(record["id"], rgb, to_square(rgb, self.proposer.image_size))
@@ -176,34 +178,34 @@ class Extractor:
 
     def target_key(self, split: Split, record: Record, truth: Sequence[Rle]) -> str:
         """Key of an image's proposals; `truth` only where the proposer sees it."""
-        masks = [mask["counts"].decode() for mask in truth]
-        return self._key("proposals", split, record, ("encoder", "proposer"), masks, without=OF_REFERENCES)
+        seen: list[Any] = [mask["counts"].decode() for mask in truth]
+        if self.proposer.reads_ids:
+            seen.append({"id": record["id"]})
+        encoder = {name: value for name, value in self.settings["encoder"].items() if name not in OF_REFERENCES}
+        made_by = [(encoder, self.weights["encoder"]), (self.settings["proposer"], self.weights["proposer"])]
+        return self._key("proposals", split, record, made_by, seen)
 
     def reference_key(self, split: Split, reference: Reference) -> str:
         """Key of a reference's prototype."""
         image = split.images[reference.image_id]
         seen = [reference.known_mask["counts"].decode(), list(reference.box)]
-        return self._key("prototype", split, image, ("encoder",), seen)
+        return self._key("prototype", split, image, [(self.settings["encoder"], self.weights["encoder"])], seen)
 
     def box_key(self, split: Split, reference: Reference) -> str:
         """Key of the mask that the proposer makes of a reference's box."""
-        return self._key("box mask", split, split.images[reference.image_id], ("proposer",), list(reference.box))
+        return self._key("box mask", split, split.images[reference.image_id], [self.maker], list(reference.box))
 
     def _key(
         self,
         kind: str,
         split: Split,
         record: Record,
-        parts: Sequence[str],
+        made_by: Sequence[tuple[Mapping[str, Any], Weights]],
         more: Sequence[Any],
-        without: Sequence[str] = (),
     ) -> str:
         image = [split.fingerprint(record), record["height"], record["width"]]
-        settings = {
-            part: {name: value for name, value in self.settings[part].items() if name not in without} for part in parts
-        }
-        made_by = [[settings[part], self.weights[part].sha256 or self.weights[part].origin] for part in parts]
-        return digest([FORMAT[kind], kind, self.store.dtype, image, made_by, more])
+        sources = [[settings, weights.sha256 or weights.origin] for settings, weights in made_by]
+        return digest([FORMAT[kind], kind, self.store.dtype, image, sources, more])
 
     def _entries(self, items: Sequence[Item], key: Callable[[Item], str], *how: Any) -> Iterator[tuple[Item, Entry]]:
         """Each item, an image's record or a reference, with its entry. how: the other arguments of `Store.share`."""
@@ -223,12 +225,23 @@ class Extractor:
 
     def load(self) -> None:
         """Load both networks, unless they are."""
-        if not self.loaded:
-            log.info("networks on %s", device_name(self.device))
-            with self.clock.stage("load networks"):
+        if self.loaded:
+            return
+        log.info("%s on %s", "network of the proposer" if self.encoder_loaded else "networks", device_name(self.device))
+        with self.clock.stage("load networks"):
+            if not self.encoder_loaded:
                 self.encoder.load(self.device)
-                self.proposer.load(self.device)
-            self.loaded = True
+            self.proposer.load(self.device)
+        self.loaded = self.encoder_loaded = True
+
+    def load_encoder(self) -> None:
+        """Load the network of the encoder alone, unless it is loaded."""
+        if self.loaded or self.encoder_loaded:
+            return
+        log.info("network of the encoder on %s", device_name(self.device))
+        with self.clock.stage("load networks"):
+            self.encoder.load(self.device)
+        self.encoder_loaded = True
 
 
 def identity(component: Encoder | Proposer, settings: Mapping[str, Any]) -> dict[str, Any]:
@@ -245,6 +258,28 @@ def identity(component: Encoder | Proposer, settings: Mapping[str, Any]) -> dict
     matters = {name: _identified(value, getattr(component, name, None)) for name, value in given.items()}
     code = code_of(kind)
     return matters | ({"code": code} if code else {})
+
+
+def maker_of(proposer: Proposer, settings: Mapping[str, Any]) -> tuple[dict[str, Any], Weights]:
+    """Identity and weights of the proposer that makes the masks of boxes.
+
+    That is all that these masks depend on: the boxes file of the proposer around it does not change them.
+    """
+    maker = proposer.mask_maker
+    given = _settings_of(maker, proposer, settings)
+    if maker is None or given is None:
+        maker, given = proposer, settings
+    return identity(maker, given), maker.provenance()
+
+
+def _settings_of(part: Proposer | None, built: Any, settings: Mapping[str, Any]) -> Mapping[str, Any] | None:
+    """The settings of a part, among those of what was built around it. None if it is not there."""
+    if built is part:
+        return settings
+    inner = built if isinstance(built, Mapping) else vars(built)
+    within = ((inner.get(name), value) for name, value in settings.items() if isinstance(value, Mapping))
+    found = (_settings_of(part, one, value) for one, value in within if isinstance(one, (Mapping, Proposer)))
+    return next((given for given in found if given is not None), None)
 
 
 def _identified(value: Any, built: Any) -> Any:

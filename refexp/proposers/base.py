@@ -5,14 +5,14 @@ from __future__ import annotations
 import hashlib
 import json
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from typing import ClassVar
 
 import torch
 
 from refexp.errors import RefexpError
 from refexp.masks import LOW_RES, Rle, areas, rles_to_low_res
-from refexp.types import MaskProposals, Target, Weights
+from refexp.types import ImageId, MaskProposals, Target, Weights
 
 
 class Proposer(ABC):
@@ -28,13 +28,23 @@ class Proposer(ABC):
     """Settings that cannot change a result, so they are not part of the store keys."""
     sees_truth: bool = False
     """Whether the proposals depend on the ground truth."""
+    reads_ids: bool = False
+    """Whether the proposals depend on the id of the image. Then the store keys hold the id."""
 
     def provenance(self) -> Weights:
         """Return the origin of the weights. Reads their file, but does not build the network."""
         return Weights(origin="none needed")
 
+    def check(self, image_ids: Collection[ImageId]) -> None:  # noqa: B027 - most proposers can use any target
+        """Raise RefexpError if this proposer cannot use the targets with these ids. A run calls it before `load`."""
+
     def load(self, device: torch.device) -> None:  # noqa: B027 - not every proposer has a network
         """Build the network on `device`, if there is one."""
+
+    @property
+    def mask_maker(self) -> Proposer | None:
+        """The proposer whose `masks_in_boxes` makes the masks: this one, one inside it, or None."""
+        return self if type(self).masks_in_boxes is not Proposer.masks_in_boxes else None
 
     def masks_in_boxes(self, target: Target, boxes: torch.Tensor) -> list[Rle]:
         """Make one mask for each box, in order, for references that have only boxes.
@@ -50,11 +60,6 @@ class Proposer(ABC):
     @abstractmethod
     def propose(self, target: Target) -> MaskProposals:
         """Return all proposals of one image, in any order, without empty masks."""
-
-
-def makes_box_masks(proposer: Proposer) -> bool:
-    """Whether a proposer can make masks from boxes."""
-    return type(proposer).masks_in_boxes is not Proposer.masks_in_boxes
 
 
 def proposals_of(scores: Sequence[float], masks: Sequence[Rle]) -> MaskProposals:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
+from functools import cached_property
 from typing import Annotated
 
 import torch
@@ -11,8 +13,8 @@ from refexp.files import sha256
 from refexp.inputs.geometry import beside, clipped, extent_of_box
 from refexp.inputs.results import Results, existing_file
 from refexp.masks import Rle, areas, box_mask
-from refexp.proposers.base import Proposer, makes_box_masks, proposals_of, together
-from refexp.types import MaskProposals, Target, Weights
+from refexp.proposers.base import Proposer, proposals_of, together
+from refexp.types import ImageId, MaskProposals, Target, Weights
 
 
 class BoxProposer(Proposer):
@@ -23,16 +25,18 @@ class BoxProposer(Proposer):
         no proposals. The quality of a proposal is the score of its box. Boxes are clipped to the image.
     masks: the proposer that makes the masks. If it finds none in a box, the box itself is the mask.
     k: number of boxes of each image, by score.
-    Cost: the masks of k boxes, and k masks resized to 256 x 256. `load` reads the whole file.
-    Raises MissingData if the file does not exist, and ValueError if `masks` cannot make masks from boxes. `load` raises
-    RefexpError for a malformed file.
+    Cost: the masks of k boxes, and k masks resized to 256 x 256. `check` or `load`, whichever comes first,
+        reads the whole file.
+    Raises MissingData if the file does not exist, and ValueError if `masks` cannot make masks from boxes. `check` and
+    `load` raise RefexpError for a malformed file. `check` raises it if the file has no record of any target.
     """
 
     inert = Proposer.inert | {"file"}
     """`provenance` has the hash of its content."""
+    reads_ids = True
 
     def __init__(self, file: str, masks: InstanceOf[Proposer], k: Annotated[int, Field(ge=1)] = 100) -> None:
-        if not makes_box_masks(masks):
+        if masks.mask_maker is None:
             raise ValueError(f"masks: {type(masks).__name__} cannot make masks from boxes; choose SAM2 or regions")
         self.file, self.masks, self.k = existing_file(file, "proposer.file"), masks, k
         self.image_size = masks.image_size
@@ -41,9 +45,21 @@ class BoxProposer(Proposer):
         boxes = Weights(f"boxes of {self.file.name}", self.file, sha256(self.file))
         return together([boxes, self.masks.provenance()])
 
+    @cached_property
+    def results(self) -> Results:
+        """The records of the file, which is read once."""
+        return Results(self.file, "bbox")
+
+    def check(self, image_ids: Collection[ImageId]) -> None:
+        self.results.check(image_ids)
+
     def load(self, device: torch.device) -> None:
-        self.results = Results(self.file, "bbox")
+        _ = self.results
         self.masks.load(device)
+
+    @property
+    def mask_maker(self) -> Proposer | None:
+        return self.masks.mask_maker
 
     def masks_in_boxes(self, target: Target, boxes: torch.Tensor) -> list[Rle]:
         return self.masks.masks_in_boxes(target, boxes)

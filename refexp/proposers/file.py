@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
+from functools import cached_property
 from typing import Annotated
 
 import torch
@@ -13,7 +15,7 @@ from refexp.files import sha256
 from refexp.inputs.results import Results, existing_file
 from refexp.masks import LOW_RES
 from refexp.proposers.base import Proposer, proposals_of
-from refexp.types import MaskProposals, Target, Weights
+from refexp.types import ImageId, MaskProposals, Target, Weights
 
 
 class FileProposer(Proposer):
@@ -25,12 +27,14 @@ class FileProposer(Proposer):
         out.
     k: number of masks of each image, by score. None takes all.
     image_size: side of the square that the encoder sees of a target.
-    Cost: each mask is resized to 256 x 256. `load` reads the whole file.
-    Raises MissingData if the file does not exist. `load` and `propose` raise RefexpError for a malformed file or mask.
+    Cost: each mask is resized to 256 x 256. `check` or `load`, whichever comes first, reads the whole file.
+    Raises MissingData if the file does not exist. `check`, `load` and `propose` raise RefexpError for a malformed file
+    or mask. `check` raises it if the file has no record of any target.
     """
 
     inert = Proposer.inert | {"file"}
     """`provenance` has the hash of its content."""
+    reads_ids = True
 
     def __init__(
         self,
@@ -43,8 +47,16 @@ class FileProposer(Proposer):
     def provenance(self) -> Weights:
         return Weights(f"masks of {self.file.name}", self.file, sha256(self.file))
 
+    @cached_property
+    def results(self) -> Results:
+        """The records of the file, which is read once."""
+        return Results(self.file, "segmentation")
+
+    def check(self, image_ids: Collection[ImageId]) -> None:
+        self.results.check(image_ids)
+
     def load(self, device: torch.device) -> None:
-        self.results = Results(self.file, "segmentation")
+        _ = self.results
 
     def propose(self, target: Target) -> MaskProposals:
         scores, masks = [], []

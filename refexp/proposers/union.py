@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import replace
 
 import torch
@@ -10,8 +10,8 @@ from pydantic import InstanceOf
 
 from refexp.inputs.images import to_square
 from refexp.masks import Rle
-from refexp.proposers.base import Proposer, makes_box_masks, together
-from refexp.types import MaskProposals, Target, Weights
+from refexp.proposers.base import Proposer, together
+from refexp.types import ImageId, MaskProposals, Target, Weights
 
 
 class UnionProposer(Proposer):
@@ -31,19 +31,26 @@ class UnionProposer(Proposer):
             raise ValueError("parts: at least one proposer is needed")
         self.image_size = max(part.image_size for part in self.parts.values())
         self.sees_truth = any(part.sees_truth for part in self.parts.values())
+        self.reads_ids = any(part.reads_ids for part in self.parts.values())
 
     def provenance(self) -> Weights:
         return together([part.provenance() for part in self.parts.values()])
+
+    def check(self, image_ids: Collection[ImageId]) -> None:
+        for part in self.parts.values():
+            part.check(image_ids)
 
     def load(self, device: torch.device) -> None:
         for part in self.parts.values():
             part.load(device)
 
+    @property
+    def mask_maker(self) -> Proposer | None:
+        return next((maker for part in self.parts.values() if (maker := part.mask_maker)), None)
+
     def masks_in_boxes(self, target: Target, boxes: torch.Tensor) -> list[Rle]:
-        for part in self.parts.values():
-            if makes_box_masks(part):
-                return part.masks_in_boxes(_for(part, target), boxes)
-        return super().masks_in_boxes(target, boxes)
+        maker = self.mask_maker
+        return maker.masks_in_boxes(_for(maker, target), boxes) if maker else super().masks_in_boxes(target, boxes)
 
     def propose(self, target: Target) -> MaskProposals:
         found = [part.propose(_for(part, target)) for part in self.parts.values()]

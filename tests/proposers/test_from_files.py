@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -26,7 +27,7 @@ from refexp.proposers.file import FileProposer
 from refexp.proposers.oracle import OracleProposer
 from refexp.proposers.regions import RegionProposer
 from refexp.proposers.union import UnionProposer
-from refexp.types import Target, Weights
+from refexp.types import Reference, Target, Weights
 
 CPU = torch.device("cpu")
 SIZE = (60, 80)
@@ -127,6 +128,28 @@ def test_an_image_without_boxes_has_no_proposals(tmp_path, caplog):
     assert "b.json has no records of image 1; such images get no proposals" in caplog.text
 
 
+def test_targets_without_records_are_counted(tmp_path, caplog):
+    records = [box("./a/1.jpg", 0.5, 20, 0, 9, 9), box("2.jpg", 0.5, 20, 0, 9, 9)]
+    boxes = BoxProposer(write(tmp_path / "b.json", records), HalfBoxes())
+    for proposer in (boxes, FileProposer(write(tmp_path / "m.json", [r | {"segmentation": [1]} for r in records]))):
+        for one in (proposer, UnionProposer({"a": RegionProposer(), "b": proposer})):
+            with pytest.raises(RefexpError) as error:
+                one.check([7, 8])
+            says = "has no record of any target; its image ids are like a/1.jpg, the targets' like 7."
+            assert str(error.value) == f"{proposer.file} {says}"
+    caplog.clear()
+    boxes.check(["a/1.jpg", "./2.jpg"])
+    (tmp_path / "b.json").unlink()  # it is read once
+    assert len(proposed(boxes, target("a/1.jpg"))) == 1 and not caplog.text
+    boxes.check(["a/1.jpg", "3.jpg", "4.jpg"])
+    assert len(proposed(boxes, target("3.jpg"))) == 0
+    assert [r.message.split(" ", 1)[1] for r in caplog.records] == [
+        "has no records of 2 of 3 images, first image 3.jpg; they get no proposals"
+    ]
+    with pytest.raises(RefexpError, match=r"e\.json has no record of any target; it is empty"):
+        FileProposer(write(tmp_path / "e.json", [])).check([7])
+
+
 def test_the_regions_make_masks_too(tmp_path):
     rgb = np.full((100, 200, 3), 40, dtype=np.uint8)
     rgb[20:70, 50:120] = (220, 60, 30)
@@ -147,6 +170,11 @@ def test_the_maker_must_know_boxes(tmp_path):
     node = {"_target_": "refexp.proposers.boxes.BoxProposer", "file": write(tmp_path / "b.json", [])}
     with pytest.raises(RefexpError, match=r"masks: OracleProposer cannot make masks from boxes; choose SAM2"):
         build(node | {"masks": {"_target_": "refexp.proposers.oracle.OracleProposer"}}, "proposer")
+    nobody, somebody = UnionProposer({"a": OracleProposer()}), UnionProposer({"a": OracleProposer(), "b": HalfBoxes()})
+    with pytest.raises(ValueError, match="masks: UnionProposer cannot make masks from boxes"):
+        BoxProposer(node["file"], nobody)
+    assert nobody.mask_maker is None
+    assert BoxProposer(node["file"], somebody).mask_maker is somebody.parts["b"]
     with pytest.raises(
         RefexpError, match=r"proposer\.masks\.image_size=9: input should be greater than or equal to 256"
     ):
@@ -282,17 +310,19 @@ def test_random_weights_of_a_part_mark_the_whole(tmp_path):
 
 @pytest.fixture(scope="module")
 def key_of():
-    """`key_of(node)` -> the key of a target's proposals with this proposer."""
+    """`key_of(node)` -> the key of a target's proposals with this proposer. more: changes of the target's record.
+
+    With `box=` a reference, the key of its mask.
+    """
     small = ["dataset.targets=1", "dataset.references=8", "dataset.classes=[ladybird,leaf]"]
     experiment = build_experiment(compose_config(small))
-    split = experiment.dataset.load().targets
+    split = replace(experiment.dataset.load().targets, fingerprint=lambda record: "always the same pixels")
     record = next(iter(split.images.values()))
 
-    def key(node) -> str:
+    def key(node, box=None, **more) -> str:
         settings, proposer = experiment.config | {"proposer": node}, build(node, "proposer")
-        return Extractor(experiment.encoder, proposer, experiment.store, settings, CPU, Clock()).target_key(
-            split, record, ()
-        )
+        extractor = Extractor(experiment.encoder, proposer, experiment.store, settings, CPU, Clock())
+        return extractor.box_key(split, box) if box else extractor.target_key(split, record | more, ())
 
     return key
 
@@ -323,6 +353,31 @@ def test_keys_hold_the_content_of_a_file_of_masks(tmp_path, key_of):
     assert key_of(node("a.json", *GOOD)) == key_of(node("b.json", *GOOD)) != key_of(node("c.json", *GOOD[:1]))
 
 
+def test_keys_hold_the_id_of_the_image_where_the_proposals_depend_on_it(tmp_path, key_of):
+    path = write(tmp_path / "b.json", GOOD)
+    regions = {"_target_": "refexp.proposers.regions.RegionProposer"}
+    masks = {"_target_": "refexp.proposers.file.FileProposer", "file": path}
+    boxes = {"_target_": "refexp.proposers.boxes.BoxProposer", "file": path, "masks": regions}
+    union = {"_target_": "refexp.proposers.union.UnionProposer"}
+    with_file, without = union | {"parts": {"a": regions, "b": masks}}, union | {"parts": {"a": regions}}
+    for node, distinct in ((masks, 2), (boxes, 2), (with_file, 2), (regions, 1), (without, 1)):
+        assert len({key_of(node, id=1), key_of(node, id=2)}) == distinct
+
+
+def test_keys_of_masks_of_boxes_hold_the_maker_alone(tmp_path, key_of):
+    maker = {"_target_": f"{__name__}.HalfBoxes"}
+    boxes = {"_target_": "refexp.proposers.boxes.BoxProposer", "masks": maker}
+    node, other = (boxes | {"file": write(tmp_path / f"{len(r)}.json", r)} for r in (GOOD, GOOD[:1]))
+    union = {"_target_": "refexp.proposers.union.UnionProposer"}
+    oracle = {"_target_": "refexp.proposers.oracle.OracleProposer"}
+    same = [maker, node, other, node | {"k": 9}, node | {"masks": maker | {"threads": 8}}]
+    same.append(union | {"parts": {"a": oracle, "b": other, "c": None}})
+    others = [node | {"masks": maker | more} for more in ({"margin": 1}, {"weights": "b"})]
+    box = Reference(1, 1, 0, (1.0, 2.0, 30.0, 40.0), None)
+    assert len({key_of(one, box) for one in same}) == 1
+    assert len({key_of(one, box) for one in (*same, *others, oracle)}) == 4
+
+
 # --- runs
 
 
@@ -350,6 +405,15 @@ def test_runs_from_files(folder, configure, tmp_path):
         for name in proposers
     ]
     assert origins == ["masks of masks.json", "boxes of boxes (1).json + masks of masks.json"]
+
+
+def test_a_run_refuses_a_file_of_other_images_before_it_computes(folder, configure, tmp_path, monkeypatch):
+    monkeypatch.setattr("refexp.encoders.efficientnet.EfficientNetLite0.load", lambda *_: pytest.fail("too late"))
+    path = write(tmp_path / "boxes.json", [box(99, 0.5, 1, 2, 3, 4)])
+    common = [one for one in folder.overrides() if not one.startswith("proposer=")]
+    config = configure(*common, "proposer=boxes", "proposer@proposer.masks=regions", f"proposer.file={path}")
+    with pytest.raises(RefexpError, match=r"boxes\.json has no record of any target; its image ids are like 99, "):
+        run(config, tmp_path / "run")
 
 
 def test_the_recipe_of_fsod_vfm_composes():

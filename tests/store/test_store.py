@@ -17,6 +17,7 @@ import torch
 from runs import refexp, run
 
 from refexp.config.components import build_experiment
+from refexp.config.composing import compose_config
 from refexp.errors import RefexpError
 from refexp.machine.provenance import Clock
 from refexp.masks import encode
@@ -217,6 +218,38 @@ def test_stages(folder, configure, tmp_path, monkeypatch):
     metrics = run(configure(*folder.overrides(), "stage=ablate", "vis.limit=0"), tmp_path / "ablate")
     monkeypatch.undo()
     assert metrics == run(configure(*folder.overrides(), "vis.limit=0"), tmp_path / "all")
+
+
+def test_a_matcher_that_encodes_again_needs_the_encoder_alone(folder, configure, tmp_path, monkeypatch, caplog):
+    common = [*folder.overrides(), "proposer=regions", "matcher=cyclic", "vis.limit=0", "vis.memory_bank=true"]
+    metrics = run(configure(*common), tmp_path / "all")
+    monkeypatch.setattr("refexp.proposers.regions.RegionProposer.load", lambda *_: pytest.fail("the store has all"))
+    caplog.clear()
+    caplog.set_level("INFO")
+    assert run(configure(*common, "stage=ablate"), tmp_path / "ablate") == metrics
+    assert [line.split(" on ")[0] for line in caplog.messages if line.startswith("network")] == [
+        "network of the encoder"
+    ]
+
+
+def test_networks_are_loaded_once():
+    loads: list[str] = []
+    experiment = build_experiment(compose_config([]))
+    for part in ("encoder", "proposer"):
+        component = getattr(experiment, part)
+        component.load = lambda device, part=part: loads.append(part)
+    extractor = Extractor(
+        experiment.encoder, experiment.proposer, experiment.store, experiment.config, torch.device("cpu"), Clock()
+    )
+    for load in (
+        extractor.load_encoder,
+        extractor.load_encoder,
+        extractor.load,
+        extractor.load,
+        extractor.load_encoder,
+    ):
+        load()
+    assert loads == ["encoder", "proposer"]
 
 
 def keys_of(folder, configure, *overrides) -> list[str]:
