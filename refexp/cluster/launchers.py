@@ -36,7 +36,7 @@ from refexp.folders.status import Status, read_status
 from refexp.folders.sweep_folder import EXTRACT_FOLDER, Job, Sweep, cancel_slurm, check_possible, survey
 from refexp.machine.progress import track
 from refexp.rank import this_rank
-from refexp.show.words import typed
+from refexp.show.words import listed, typed
 
 log = logging.getLogger(__name__)
 
@@ -387,7 +387,7 @@ def announce(sweep: Sweep, jobs: Sequence[Job], todo: Sequence[Job]) -> None:
         raise RefexpError(f"{sweep.folder}: {which} still wait or run. Collect or cancel them first: refexp sweep.")
     done = [job for job in jobs if sweep.state(job) == "completed"]
     log.info("%d of %d jobs are completed in %s; %d to run", len(done), len(jobs), sweep.folder, len(todo))
-    if replaced := ", ".join(f"#{job.number}" for job in done if job in todo):
+    if replaced := listed(f"#{job.number}" for job in done if job in todo):
         log.warning("the results of %s are replaced (sweep.only)", replaced)
 
 

@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from refexp.errors import RefexpError
 from refexp.folders.record import PARTIAL
 from refexp.folders.sweep_folder import ALIVE, GONE, Sweep, SweepRecord, slurm_queue, survey
-from refexp.show.words import typed, varied
+from refexp.show.words import listed, typed, varied
 
 log = logging.getLogger(__name__)
 
@@ -71,7 +71,7 @@ def report(sweep: Sweep, records: Sequence[SweepRecord] | None = None) -> int:
             console.print(f"[cyan]#{r.job.number} {r.state}:[/] {escape(r.message)}")
     bad = [r for r in records if r.state != "completed" and not r.alive]
     for state, message in dict.fromkeys((r.state, r.message) for r in bad):
-        equal = ", ".join(f"#{r.job.number}" for r in bad if (r.state, r.message) == (state, message))
+        equal = listed(f"#{r.job.number}" for r in bad if (r.state, r.message) == (state, message))
         console.print(f"[bold red]{equal} {state}:[/] {escape(message)}")
     if bad:
         print(f"{len(bad)} of {len(records)} jobs are not completed. To run only these again:")

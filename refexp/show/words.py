@@ -42,6 +42,17 @@ def counted(count: int | str, one: str, many: str) -> str:
     return f"{count} {one if count == 1 else many}"
 
 
+def listed(names: Iterable[str]) -> str:
+    """Names in their order, three or more jobs in a row as a range: `#1, #4 to #9`. Other names stay as they are."""
+    runs: list[list[str]] = []
+    for name in names:
+        if runs and re.fullmatch(r"#\d+", runs[-1][-1]) and name == f"#{int(runs[-1][-1][1:]) + 1}":
+            runs[-1].append(name)
+        else:
+            runs.append([name])
+    return ", ".join(f"{run[0]} to {run[-1]}" if len(run) > 2 else ", ".join(run) for run in runs)
+
+
 def kind_name(kind: str, names: Mapping[str, str] = KINDS) -> str:
     """`bbox` -> `box`; `bbox@standard` -> `box, standard protocol`. names: by kind, without a protocol."""
     name, _, protocol = kind.partition("@")

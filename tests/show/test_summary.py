@@ -31,6 +31,7 @@ from refexp.show.tables.settings import guessed_settings, renamed
 from refexp.show.tables.summary import Wanted, summarise, summarise_sweep
 from refexp.show.tables.table import Table, lay_out
 from refexp.show.tables.write import to_latex, to_markdown
+from refexp.show.words import listed
 
 RANDOM = "RANDOM WEIGHTS (encoder): the results of this run mean nothing."
 
@@ -515,3 +516,8 @@ def test_folders_of_real_runs_are_understood(folder, tmp_path):
     table = lay_out(found, "postprocess.topk.k", "matcher", "segm/nAP50")
     assert shown(table)[1] == ["failed", "failed"] and list(table.cells["n"]) == [1, 1, 0, 0]
     assert table.cells["mean"].iloc[0] == found.frame["segm/nAP50"].iloc[0]
+
+
+def test_jobs_in_a_row_are_a_range():
+    assert listed(["#0", "#2", "#3", "#5", "#6", "#7", "a/run"]) == "#0, #2, #3, #5 to #7, a/run"
+    assert listed([]) == ""

@@ -9,7 +9,7 @@ import pandas as pd
 from refexp.show.tables.apart import typed
 from refexp.show.tables.runs import Runs
 from refexp.show.tables.settings import FIRST, label, matters
-from refexp.show.words import counted
+from refexp.show.words import counted, listed
 
 MAX_LISTED = 12
 """Cells without a run that are listed. The rest is only counted."""
@@ -78,7 +78,7 @@ def failures(frame: pd.DataFrame, metric: str | None = None) -> list[str]:
     found = []
     for (state, message), group in frame[lacking].groupby(["state", "message"], sort=False):
         what = " ".join(part for part in shared(group) if part not in common)
-        named = f"{', '.join(group['called'])} {f'without {metric}' if state == 'completed' else state}"
+        named = f"{listed(group['called'])} {f'without {metric}' if state == 'completed' else state}"
         found.append(f"{named}{f' ({what})' if what else ''}{f': {message}' if message else ''}")
     return found
 
