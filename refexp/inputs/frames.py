@@ -94,7 +94,8 @@ def suspects(annotations: Sequence[Record], images: Mapping[Any, Record], start:
         counts = np.array([len(polygon) for polygon in polygons], dtype=np.int64)
         lengths = np.array([len(corners) for corners in chain.from_iterable(polygons)], dtype=np.int64)
         flat = np.array(list(chain.from_iterable(chain.from_iterable(polygons))))
-    except (TypeError, ValueError, OverflowError):  # ragged boxes, corners that are no lists, huge numbers
+        written = np.array([chunk[position].get("area", np.nan) for position in plain])
+    except (TypeError, ValueError, OverflowError):  # ragged boxes, corners or areas that are lists, huge numbers
         return list(range(start, start + len(chunk)))
     # Texts and nested lists would make another kind of array.
     if not plain or box.dtype.kind not in "if" or flat.dtype.kind not in "if" or flat.ndim > 1 or box.shape[1:] != (4,):
@@ -103,8 +104,8 @@ def suspects(annotations: Sequence[Record], images: Mapping[Any, Record], start:
     if not even.all():  # an odd number of coordinates would shift x and y of all others
         return list(range(start, start + len(chunk)))
     frame = np.array([_frame(images[chunk[position]["image_id"]]) for position in plain], dtype=np.float64)
-    written = np.array([chunk[position].get("area", np.nan) for position in plain])
-    area = written.astype(np.float64) if written.dtype.kind in "if" else np.full(len(plain), -1.0)
+    numbers = written.dtype.kind in "if" and written.ndim == 1
+    area = written.astype(np.float64) if numbers else np.full(len(plain), -1.0)
     with np.errstate(over="ignore", invalid="ignore"):  # huge and missing numbers are not sound
         extent, inside = _extents(flat.astype(np.float64), lengths, counts)
         sound = _is_sound(extent, inside, box.astype(np.float64), area, frame)

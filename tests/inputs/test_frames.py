@@ -156,11 +156,14 @@ def test_a_box_that_contradicts_its_mask_is_replaced(box):
     assert bool(repairs) == (box is not None)
 
 
-@pytest.mark.parametrize("area", [-12000, 1.0, 0, "many", [], 1e9, True])
-def test_an_area_that_contradicts_its_mask_is_dropped(area):
-    content, repairs = settled(coco(300, 400, {"area": area}))
+@pytest.mark.parametrize("others", [[], [{"area": 18000}], [{"area": [18000]}], [{"area": {}}]], ids=str)
+@pytest.mark.parametrize("area", [-12000, 1.0, 0, "many", [], [18000], [18000, 1], {}, 1e9, True], ids=str)
+def test_an_area_that_contradicts_its_mask_is_dropped(area, others):
+    content, repairs = settled(coco(300, 400, {"area": area}, *others))
     assert "area" not in content["annotations"][0]
-    assert repairs == {"area that contradicts its mask or box dropped": 1}
+    kept = [one["area"] if one["area"] == 18000 else None for one in others]
+    assert repairs == {"area that contradicts its mask or box dropped": 1 + kept.count(None)}
+    assert [one.get("area") for one in content["annotations"][1:]] == kept
 
 
 def test_an_area_and_a_box_as_texts():
