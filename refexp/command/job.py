@@ -194,11 +194,18 @@ def terminable() -> Iterator[None]:
         yield
         return
 
+    asked: list[int] = []
+
     def leave(number: int, frame: Any) -> None:
+        asked.append(number)
         sys.exit(128 + number)
 
     signal.signal(signal.SIGTERM, leave)
     try:
         yield
+    except Exception:
+        if asked:  # code in C that calls Python may turn the exit into an error of its own, as NumPy does
+            sys.exit(128 + asked[0])
+        raise
     finally:
         signal.signal(signal.SIGTERM, signal.SIG_DFL)

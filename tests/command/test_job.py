@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import io
 import logging
+import os
+import signal
 import sys
+import time
 
 import pytest
 import torch
 from runs import refexp
 
-from refexp.command.job import advising, failing
+from refexp.command.job import advising, failing, terminable
 from refexp.command.saying import OneLine, any_terminal
 from refexp.config.composing import resolve
 from refexp.errors import JobFailed, RefexpError
@@ -100,3 +103,18 @@ def test_a_bug_in_a_command_says_so(monkeypatch, capsys):
     assert refexp("ls") == 1
     said = capsys.readouterr().err.splitlines()
     assert said[0].startswith("Traceback") and said[-1].startswith("error: ZeroDivisionError: ")
+
+
+def test_an_exit_that_code_in_c_turns_into_an_error_is_still_an_exit():
+    def swallowing() -> None:
+        try:
+            os.kill(os.getpid(), signal.SIGTERM)
+            time.sleep(5)
+        except SystemExit:
+            raise TypeError("__array__() got an unexpected keyword argument") from None
+
+    with pytest.raises(SystemExit) as exit_, terminable():
+        swallowing()
+    assert exit_.value.code == 128 + signal.SIGTERM
+    with pytest.raises(TypeError), terminable():
+        raise TypeError
