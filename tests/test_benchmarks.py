@@ -264,6 +264,15 @@ def test_every_choice_of_a_sweep_composes(sweep, root):
     assert sweep.stem in published or "Published values: none on record" in (ROOT / "sweeps" / sweep).read_text()
 
 
+def test_the_ablation_of_components_composes():
+    with initialize_config_dir(str(ROOT / "conf"), version_base="1.3"):
+        search = f"hydra.searchpath=[file://{ROOT / 'sweeps'}]"
+        parameters = compose("config", [search, "+ablation=components"], return_hydra_config=True).hydra.sweeper.params
+        for group in ("matcher", "postprocess"):
+            for option in parameters[group].split(","):
+                compose("config", [f"{group}={option}"])
+
+
 def test_missing_data_names_the_command_that_helps(command, tmp_path):
     done = command("dataset=coco20i_1", "data_root=my data")
     assert done.returncode == 1

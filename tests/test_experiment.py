@@ -149,7 +149,9 @@ def test_left_out_classes_are_named(configure, folder, tmp_path, capsys):
 
 @pytest.mark.parametrize("recipe", [path.stem for path in (ROOT / "conf/experiment").glob("*.yaml")])
 def test_every_recipe_composes(recipe, configure, tmp_path):
-    config = configure(f"experiment={recipe}", f"data_root={tmp_path}")
+    (tmp_path / "boxes.json").write_text("[]")
+    boxes = [f"boxes={tmp_path / 'boxes.json'}"] if recipe == "fsod_vfm" else []
+    config = configure(f"experiment={recipe}", f"data_root={tmp_path}", *boxes)
     assert config.name == recipe
     config.weights = "random"
     for key in ("images", "reference_images"):
