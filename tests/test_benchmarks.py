@@ -276,7 +276,8 @@ def test_the_ablation_of_components_composes():
 def test_missing_data_names_the_command_that_helps(command, tmp_path):
     done = command("dataset=coco20i_1", "data_root=my data")
     assert done.returncode == 1
-    assert "no such folder: my data/coco/val2017; `refexp data check coco20i_1 --root 'my data'` lists" in done.stdout
+    files = "val2017, annotations/instances_train2017.json, train2017, annotations/instances_val2017.json"
+    assert f"my data/coco: {files}; `refexp data check coco20i_1 --root 'my data'` lists" in done.stdout
     done = command("dataset=custom", "dataset.images=none", "dataset.references=a.json", "dataset.targets=b.json")
     assert "no such folder: none" in done.stdout and "refexp data" not in done.stdout
 

@@ -93,7 +93,7 @@ class Experiment:
 
 @contextmanager
 def told_how_to_get(config: DictConfig) -> Iterator[None]:
-    """If a file of a published data set is missing, add the command that lists all missing files to the message."""
+    """If files of a published data set are missing, name all of them, and the command that says how to get them."""
     try:
         yield
     except MissingData as error:
@@ -101,7 +101,10 @@ def told_how_to_get(config: DictConfig) -> Iterator[None]:
         if not HydraConfig.initialized() or not any("${data_root}" in str(path) for path in paths):
             raise
         check = data_command("check", HydraConfig.get().runtime.choices["dataset"], "--root", Path(config.data_root))
-        raise MissingData(f"{str(error).rstrip('.')}; `{check}` lists all missing files and how to get them.") from None
+        what = str(error).rstrip(".")
+        if not what.startswith("missing"):
+            what = missing_data(resolve(config)["dataset"]) or what
+        raise MissingData(f"{what}; `{check}` lists all missing files and how to get them.") from None
 
 
 def build_networks(plain: dict[str, Any]) -> tuple[Proposer, Encoder]:
@@ -123,14 +126,21 @@ def build_networks_with_data(plain: dict[str, Any]) -> tuple[Proposer, Encoder]:
     try:
         return build_networks(plain)
     except MissingWeights as error:
-        paths = [plain["dataset"].get(key) for key in ("images", "references", "reference_images", "targets")]
-        given = dict.fromkeys(Path(path).absolute() for path in paths if isinstance(path, str))
-        absent = [path for path in given if not path.exists()]
-        if not absent:
+        data = missing_data(plain["dataset"])
+        if not data:
             raise
-        folder = os.path.commonpath([path.parent for path in absent])
-        files = ", ".join(str(path.relative_to(folder)) for path in absent)
-        raise MissingData(f"{error.short}; missing data in {folder}: {files}") from None
+        raise MissingData(f"{error.short}; {data}") from None
+
+
+def missing_data(dataset: dict[str, Any]) -> str | None:
+    """Return `missing data in FOLDER: val2017, annotations/...`, or None if a data set's files are all there."""
+    paths = [dataset.get(key) for key in ("images", "references", "reference_images", "targets")]
+    given = dict.fromkeys(Path(path).absolute() for path in paths if isinstance(path, str))
+    absent = [path for path in given if not path.exists()]
+    if not absent:
+        return None
+    folder = os.path.commonpath([path.parent for path in absent])
+    return f"missing data in {folder}: {', '.join(str(path.relative_to(folder)) for path in absent)}"
 
 
 def build_experiment(config: DictConfig) -> Experiment:
