@@ -10,7 +10,7 @@ from omegaconf import DictConfig, OmegaConf
 
 from refexp.errors import RefexpError
 from refexp.folders.sweep_folder import Job
-from refexp.show.tables.settings import FIRST, flat, key_of, matters, read_settings, resolved
+from refexp.show.tables.settings import FIRST, flat, is_protocol, key_of, matters, read_settings, resolved
 
 Settings = dict[str, str]
 """The settings of a job by command-line key, as in the tables."""
@@ -42,13 +42,10 @@ def settings_of(config: DictConfig) -> Settings:
 
 
 def as_run(folder: Path, composed: Settings) -> Settings:
-    """The settings with which a completed job ran: since then, a configuration file may have changed.
-
-    A job from before there were protocols ran by the standard one.
-    """
+    """The settings with which a completed job ran: since then, a configuration file may have changed."""
     ran = movable(read_settings(folder, None))
     if ran and composed:
-        composed = composed | {key: "standard" for key in composed if key.rsplit(".")[-1] == "protocol"}
+        composed = composed | {key: "standard" for key in composed if is_protocol(key)}
     return composed | {key: value for key, value in ran.items() if matters(key) and (key in composed or not composed)}
 
 

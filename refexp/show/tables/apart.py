@@ -8,10 +8,8 @@ from dataclasses import replace
 import pandas as pd
 
 from refexp.show.tables.runs import Runs
-from refexp.show.tables.settings import FIRST, key_of, matters
+from refexp.show.tables.settings import FIRST, PROTOCOLS, key_of, matters
 
-PROTOCOLS = ("protocol", "evaluation.protocol")
-"""Named before the seed, so that no cell averages numbers of two protocols."""
 OF_ENDED = ("targets", "note")
 """Facts that a run records only at its end. They can be the only difference, if data or weights have changed."""
 

@@ -9,12 +9,11 @@ import pandas as pd
 
 import refexp
 from refexp.errors import RefexpError
+from refexp.show.tables.settings import PROTOCOLS
 
 log = logging.getLogger(__name__)
 
 COLUMNS = ["table", "dataset", "shots", "metric", "mean", "deviation", "source"]
-PROTOCOLS = ["protocol", "evaluation.protocol"]
-"""The settings that must be `published` beside a published figure."""
 DEFAULT = Path(refexp.__file__).parents[1] / "sweeps" / "published.csv"
 """The file in a checkout. An installed package has none and needs --published."""
 

@@ -14,7 +14,7 @@ from refexp.errors import RefexpError, did_you_mean
 from refexp.folders.record import RunRecord
 from refexp.folders.status import read_status
 from refexp.folders.sweep_folder import GONE, NAME, Job, Sweep, SweepRecord, local_state, record_of, survey
-from refexp.show.tables.settings import as_number, guessed_settings, label, read_settings, sweep_settings
+from refexp.show.tables.settings import as_number, guessed_settings, is_protocol, label, read_settings, sweep_settings
 
 FACTS = (
     "folder", "run", "called", "sweep", "job", "state", "message", "seconds", "overrides", "ended", "note", "targets",
@@ -93,8 +93,7 @@ def find_runs(folders: Sequence[Path]) -> Runs:
         metrics |= done.metrics.flat_overall if done else {}
         class_metrics |= {name: value for name, value in numbers[-1].items() if name not in metrics}
     known = pd.DataFrame(rows, columns=[*FACTS, *settings]).astype({"seconds": float})
-    # Runs before there were protocols, and jobs that never started, are by the standard one.
-    protocols = [key for key in settings if key.split(".")[-1] == "protocol"]
+    protocols = [key for key in settings if is_protocol(key)]  # jobs that never started lack them, too
     known[protocols] = known[protocols].fillna("standard")
     measured = pd.DataFrame(numbers, columns=[*metrics, *class_metrics], dtype=float)
     frame = pd.concat([known, measured], axis="columns")

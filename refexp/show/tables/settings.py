@@ -25,6 +25,13 @@ RECIPES = ("experiment", "task")
 """Groups that only set values in other groups, so they add no information where those values are known."""
 FIRST = ("dataset", "shots", "encoder", "proposer", "sampler", "matcher", "postprocess", "evaluation")
 """The groups to compare first, before their single settings."""
+PROTOCOLS = ["protocol", "evaluation.protocol"]
+"""By which protocol the references and the evaluation are. Numbers of two protocols are never averaged."""
+
+
+def is_protocol(key: str) -> bool:
+    """Whether a setting names a protocol. Runs from before there were protocols are by the standard one."""
+    return key.split(".")[-1] == "protocol"
 
 
 def matters(key: str) -> bool:
