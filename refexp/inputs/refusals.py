@@ -53,7 +53,8 @@ def limit_pixels(pixels: int) -> None:
 def check_pixels(name: object, size: Sequence[int]) -> None:
     """Raise Unreadable if an image of this size, (width, height), has no pixels or passes `input.max_pixels`."""
     width, height = size
-    if min(width, height) <= 0:
+    # The header of a damaged TIFF can hold something else than numbers.
+    if not all(isinstance(side, int) and side > 0 for side in size):
         raise Unreadable(name, f"it is damaged (its size is {width} x {height} pixels)")
     if width * height > _limit[0]:
         reason = f"it has {width} x {height} pixels, more than input.max_pixels={_limit[0]}"

@@ -149,3 +149,11 @@ def test_any_bytes_as_an_image(data):
             assert open_upright(path).size == (width, height)
         except RefexpError as error:
             one_line(error)
+
+
+def test_a_tiff_whose_width_is_no_number(tmp_path):
+    content = bytearray(PHOTOGRAPHS["TIFF"])
+    content[14] = 0
+    (tmp_path / "a.tif").write_bytes(content)
+    with pytest.raises(RefexpError):
+        upright_size(tmp_path / "a.tif")
