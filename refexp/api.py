@@ -28,10 +28,10 @@ from refexp.inputs.refusals import limit_pixels
 from refexp.machine.provenance import weights_note
 from refexp.machine.runtime import Runtime
 from refexp.method.box_masks import complete, without_mask
-from refexp.method.memory import build_bank, patches_of, view_reference
+from refexp.method.memory import learn
 from refexp.method.pipeline import Matcher, Step, detect, extract, needs, with_tokens
 from refexp.proposers.base import Proposer
-from refexp.types import Detections, ImageId, MemoryBank, Patches, Reference, Target
+from refexp.types import Detections, ImageId, MemoryBank, Reference, Target
 
 log = logging.getLogger(__name__)
 
@@ -125,16 +125,9 @@ class Model:
         for of_image in without_mask(reference for of_class in per_class for reference in of_class).values():
             masked |= {reference.id: reference for reference in complete(data.references, of_image, self.proposer)}
 
-        instances: list[torch.Tensor] = []
-        patches: list[list[Patches]] | None = [] if needs(self.matcher, "patches") else None
-        for of_class in per_class:
-            known = [masked.get(reference.id, reference) for reference in of_class]
-            views = [view_reference(data.references, reference, self.encoder, self.device) for reference in known]
-            instances.append(torch.stack([view.prototype for view in views]))
-            if patches is not None:
-                pairs = zip(views, known, strict=True)
-                patches.append([patches_of(view, data.references, r, self.encoder) for view, r in pairs])
-        self.bank = build_bank(instances, patches, data.classes)
+        known = [[masked.get(reference.id, reference) for reference in of_class] for of_class in per_class]
+        with_patches = needs(self.matcher, "patches")
+        self.bank = learn(data.references, known, self.encoder, self.device, with_patches, data.classes)
         self.classes = data.classes
         return self
 

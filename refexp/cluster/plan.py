@@ -96,15 +96,15 @@ class PlanLauncher(Launcher):
 
     def setup(self, *, hydra_context: HydraContext, task_function: TaskFunction, config: DictConfig) -> None:
         self.hydra_context, self.config = hydra_context, config
+        self.launcher = SerialLauncher()  # knows which jobs a sweep has
+        self.launcher.setup(hydra_context=hydra_context, task_function=task_function, config=config)
 
     def launch(self, job_overrides: Sequence[Sequence[str]], initial_job_idx: int) -> Sequence[JobReturn]:
         """Print the plan. Raises RefexpError for a job that could not start."""
         wanted = [list(overrides) for overrides in job_overrides]
         runs = [self.runs]
         if self.grown and self.grown.path.exists():
-            launcher = SerialLauncher()
-            launcher.hydra_context, launcher.config = self.hydra_context, self.config
-            jobs = launcher.jobs(self.grown, wanted, 0, trusting=True)
+            jobs = self.launcher.jobs(self.grown, wanted, 0, trusting=True)
             wanted = [job.overrides for job in jobs if self.grown.state(job) != "completed"]
             print(f"{len(jobs) - len(wanted)} of {len(jobs)} jobs are completed in {self.grown.folder}")
             runs = [self.grown.folder, self.runs]

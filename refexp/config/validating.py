@@ -24,7 +24,7 @@ from refexp.inputs.images import to_square
 from refexp.machine.networks import Precision
 from refexp.machine.runtime import Runtime
 from refexp.method import contract
-from refexp.method.memory import build_bank, patches_of, view_reference
+from refexp.method.memory import learn, view_reference
 from refexp.method.pipeline import Matcher, Step, extract, needs, with_tokens
 from refexp.proposers.base import Proposer
 from refexp.store.entries import Store
@@ -159,13 +159,7 @@ class Trial:
         split = self.data.references
         references = [split.reference(annotation) for annotation in split.annotations]
         per_class = [[r for r in references if r.label == label] for label in range(len(self.data.classes))]
-        views = [[view_reference(split, r, self.encoder, self.device) for r in of_class] for of_class in per_class]
-        patches = [
-            [patches_of(view, split, r, self.encoder) for view, r in zip(of_class, known, strict=True)]
-            for of_class, known in zip(views, per_class, strict=True)
-        ]
-        instances = [torch.stack([view.prototype for view in of_class]) for of_class in views]
-        return build_bank(instances, patches if with_patches else None, self.data.classes)
+        return learn(split, per_class, self.encoder, self.device, with_patches, self.data.classes)
 
     def chosen(self, group: str) -> Any:
         """The component that the configuration chooses; it has what its group asks for."""

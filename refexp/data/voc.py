@@ -39,10 +39,10 @@ class VocDataset(CustomDataset):
         data = super().load()
         for annotation in data.targets.annotations:
             annotation[SHORT_TRUTH] = True
-        return replace(data, references=as_published(data.references)) if self.protocol == "published" else data
+        return replace(data, references=published_references(data.references)) if self.protocol == "published" else data
 
 
-def as_published(references: Split) -> Split:
+def published_references(references: Split) -> Split:
     """Give the annotations the published boxes and order. Ids stay, so that lists of references find them."""
     ordered = chain.from_iterable(sorted(of_image, key=_difficult) for of_image in references.by_image.values())
     return replace(references, annotations=[_shorten(annotation) for annotation in ordered])

@@ -236,7 +236,7 @@ class Extractor:
 
     def load_encoder(self) -> None:
         """Load the network of the encoder alone, unless it is loaded."""
-        if self.loaded or self.encoder_loaded:
+        if self.encoder_loaded:
             return
         log.info("network of the encoder on %s", device_name(self.device))
         with self.clock.stage("load networks"):

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -127,6 +127,25 @@ def patches_of(view: ReferenceView, split: Split, reference: Reference, encoder:
     inside = np.logical_or.reduce(decode([reference.known_mask, *masks]))
     touched = F.adaptive_max_pool2d(torch.from_numpy(inside[y1:y2, x1:x2]).float()[None], encoder.grid).flatten() > 0
     return Patches(view.tokens, view.weights, ~touched)
+
+
+def learn(
+    split: Split,
+    references: Sequence[Sequence[Reference]],
+    encoder: Encoder,
+    device: torch.device,
+    with_patches: bool,
+    classes: tuple[str, ...],
+) -> MemoryBank:
+    """Encode the references of each class, without a store, and make a memory bank of them."""
+    instances: list[torch.Tensor] = []
+    patches: list[list[Patches]] = []
+    for of_class in references:
+        views = [view_reference(split, reference, encoder, device) for reference in of_class]
+        instances.append(torch.stack([view.prototype for view in views]))
+        if with_patches:
+            patches.append([patches_of(view, split, r, encoder) for view, r in zip(views, of_class, strict=True)])
+    return build_bank(instances, patches if with_patches else None, classes)
 
 
 def build_bank(

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection
-from functools import cached_property
 from typing import Annotated
 
 import torch
@@ -11,13 +9,14 @@ from pydantic import Field, InstanceOf
 
 from refexp.files import sha256
 from refexp.inputs.geometry import beside, clipped, extent_of_box
-from refexp.inputs.results import Results, existing_file
+from refexp.inputs.results import existing_file
 from refexp.masks import Rle, areas, box_mask
 from refexp.proposers.base import Proposer, proposals_of, together
-from refexp.types import ImageId, MaskProposals, Target, Weights
+from refexp.proposers.from_results import ResultsProposer
+from refexp.types import MaskProposals, Target, Weights
 
 
-class BoxProposer(Proposer):
+class BoxProposer(ResultsProposer):
     """Reads boxes from a COCO results file. Another proposer makes one mask for each box.
 
     file: records with image_id, bbox (`x y w h` in pixels) and score in [0, 1]. The classes in it are ignored. The
@@ -31,9 +30,7 @@ class BoxProposer(Proposer):
     `load` raise RefexpError for a malformed file. `check` raises it if the file has no record of any target.
     """
 
-    inert = Proposer.inert | {"file"}
-    """`provenance` has the hash of its content."""
-    reads_ids = True
+    field = "bbox"
 
     def __init__(self, file: str, masks: InstanceOf[Proposer], k: Annotated[int, Field(ge=1)] = 100) -> None:
         if masks.mask_maker is None:
@@ -45,16 +42,8 @@ class BoxProposer(Proposer):
         boxes = Weights(f"boxes of {self.file.name}", self.file, sha256(self.file))
         return together([boxes, self.masks.provenance()])
 
-    @cached_property
-    def results(self) -> Results:
-        """The records of the file, which is read once."""
-        return Results(self.file, "bbox")
-
-    def check(self, image_ids: Collection[ImageId]) -> None:
-        self.results.check(image_ids)
-
     def load(self, device: torch.device) -> None:
-        _ = self.results
+        super().load(device)
         self.masks.load(device)
 
     @property

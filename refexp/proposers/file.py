@@ -2,23 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection
-from functools import cached_property
 from typing import Annotated
 
-import torch
 from pydantic import Field
 
 from refexp.data.coco import annotation_rle
 from refexp.errors import RefexpError
 from refexp.files import sha256
-from refexp.inputs.results import Results, existing_file
+from refexp.inputs.results import existing_file
 from refexp.masks import LOW_RES
-from refexp.proposers.base import Proposer, proposals_of
-from refexp.types import ImageId, MaskProposals, Target, Weights
+from refexp.proposers.base import proposals_of
+from refexp.proposers.from_results import ResultsProposer
+from refexp.types import MaskProposals, Target, Weights
 
 
-class FileProposer(Proposer):
+class FileProposer(ResultsProposer):
     """Reads masks from a COCO results file, for example the detections.json of another run.
 
     file: records with image_id, score in [0, 1], and segmentation (polygons or RLE at the size of the image). The
@@ -32,9 +30,7 @@ class FileProposer(Proposer):
     or mask. `check` raises it if the file has no record of any target.
     """
 
-    inert = Proposer.inert | {"file"}
-    """`provenance` has the hash of its content."""
-    reads_ids = True
+    field = "segmentation"
 
     def __init__(
         self,
@@ -46,17 +42,6 @@ class FileProposer(Proposer):
 
     def provenance(self) -> Weights:
         return Weights(f"masks of {self.file.name}", self.file, sha256(self.file))
-
-    @cached_property
-    def results(self) -> Results:
-        """The records of the file, which is read once."""
-        return Results(self.file, "segmentation")
-
-    def check(self, image_ids: Collection[ImageId]) -> None:
-        self.results.check(image_ids)
-
-    def load(self, device: torch.device) -> None:
-        _ = self.results
 
     def propose(self, target: Target) -> MaskProposals:
         scores, masks = [], []
