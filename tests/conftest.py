@@ -12,6 +12,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from hydra import compose, initialize_config_dir
+from hydra.core.hydra_config import HydraConfig
 from PIL import Image
 
 from refexp.config.composing import quoted
@@ -32,6 +33,13 @@ def plain_environment() -> Iterator[None]:
                 patch.delenv(name)
         patch.setenv("COLUMNS", "160")
         yield
+
+
+@pytest.fixture(autouse=True)
+def no_hydra_run() -> Iterator[None]:
+    """No test sees the Hydra configuration of a run that an earlier test made in this process."""
+    yield
+    HydraConfig.instance().cfg = None
 
 
 @pytest.fixture(scope="session")

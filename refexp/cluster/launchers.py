@@ -11,7 +11,8 @@ import copy
 import logging
 from abc import abstractmethod
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -161,12 +162,8 @@ class BaseLauncher(Launcher):
         config = self.hydra_context.config_loader.load_sweep_config(self.config, overrides)
         with open_dict(config):
             config.hydra.job.num = config.hydra.job.id = number
-        before = HydraConfig.instance().cfg
-        HydraConfig.instance().set_config(config)
-        try:
+        with hydra_knows(config):
             return str(config.hydra.sweep.subdir)
-        finally:
-            HydraConfig.instance().cfg = before
 
     @abstractmethod
     def run(self, sweep: Sweep, todo: Sequence[Job], settings: SweepSettings) -> None:
@@ -353,6 +350,17 @@ class SlurmLauncher(SubmititLauncher):
         ids = self.submit(sweep.folder, packs, params | {"name": f"{params['name']}-extract"})
         sweep.extracting(ids)
         return list(dict.fromkeys(id_.split("_")[0] for id_ in ids))
+
+
+@contextmanager
+def hydra_knows(config: DictConfig) -> Iterator[None]:
+    """Within, `HydraConfig.get()` is that of a job which has been composed but does not run."""
+    before = HydraConfig.instance().cfg
+    HydraConfig.instance().set_config(config)
+    try:
+        yield
+    finally:
+        HydraConfig.instance().cfg = before
 
 
 def folder_of(config: DictConfig) -> Path:

@@ -8,16 +8,15 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NoReturn
 
-from hydra.core.hydra_config import HydraConfig
 from hydra.core.utils import JobReturn
 from hydra.plugins.launcher import Launcher
 from hydra.types import HydraContext, TaskFunction
-from omegaconf import DictConfig, open_dict
+from omegaconf import DictConfig, OmegaConf
 from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from refexp.cluster.launchers import SerialLauncher
+from refexp.cluster.launchers import SerialLauncher, hydra_knows
 from refexp.config.components import Experiment, build_experiment, told_how_to_get
 from refexp.data.coco import Data
 from refexp.data.sampling import choose_references
@@ -114,11 +113,9 @@ class PlanLauncher(Launcher):
     def work(self, overrides: list[str]) -> Work:
         """Build the components of a job, and read its annotations unless another job has."""
         config = self.hydra_context.config_loader.load_sweep_config(self.config, overrides)
-        HydraConfig.instance().set_config(config)
-        with open_dict(config):
-            del config["hydra"]
-        with told_how_to_get(config):
-            job = build_experiment(config)
+        job_config = OmegaConf.masked_copy(config, [str(key) for key in config if key != "hydra"])
+        with hydra_knows(config), told_how_to_get(job_config):
+            job = build_experiment(job_config)
             name = json.dumps(job.config["dataset"], sort_keys=True)
             data = self.loaded[name] = self.loaded.get(name) or job.dataset.load()
         extractor = Extractor(job.encoder, job.proposer, job.store, job.config, job.device, Clock())
