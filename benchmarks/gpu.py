@@ -171,7 +171,8 @@ COLUMNS = (
     "networks", "precision", "survivors", "image, s", "reference, s", "ratio", "into the store, s (proposals)",
     "peak MiB", "kernel running", "by stage, ms",
 )  # fmt: skip
-LEGEND = """survivors: points of the grid whose predicted IoU passes the threshold.
+LEGEND = """SAM2's image features are blurred, so that masks have some 300 runs each, as those of trained weights have.
+survivors: points of the grid whose predicted IoU passes the threshold.
 image: one photo of 640 x 427, from its file to its store entry; the device is synchronised after every stage.
 reference: the same with plain.py, including matching and merging, on the same device and in the same precision.
 into the store: seconds per image in an extraction of other photos, and the mean number of proposals per image.

@@ -13,39 +13,40 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-DIGITS = 7
-"""Number of 5-bit digits needed for any 32-bit number."""
+LIMITS = [16 << 5 * place for place in range(6)]
+"""Numbers from -LIMITS[n] to LIMITS[n] - 1 need at most n + 1 digits. A number has at most 32 bits."""
 
 
 def run_length_codes(masks: Tensor) -> list[bytes]:
     """Encode masks, bool [M, H, W] on any device, as M codes, equal to pycocotools'.
 
-    It waits for the GPU four times, for any M.
+    It waits for the GPU four times, for any M. Memory grows with the pixels, and with 100 bytes a run.
     """
     if not masks.numel():
         return [b"0"] * len(masks)
     pixels = masks.transpose(1, 2).flatten(1)
-    changes = torch.ones(len(pixels), pixels.shape[1] + 1, dtype=torch.bool, device=masks.device)
+    changes = pixels.new_ones(len(pixels), pixels.shape[1] + 1)
     changes[:, 0] = pixels[:, 0]
-    changes[:, 1:-1] = pixels[:, 1:] != pixels[:, :-1]
-    mask, end = changes.nonzero(as_tuple=True)  # of each run, i64 [R]; the last run ends with the image
-    first = torch.searchsorted(mask, torch.arange(len(masks), device=masks.device))
-    nth = torch.arange(len(mask), device=masks.device) - first[mask]
-    run = end - torch.where(nth > 0, end.roll(1), 0)
-    code, length = characters(run - torch.where(nth > 2, run.roll(2), 0))
-    total = length.cumsum(0)
-    ends = torch.cat([total[first[1:] - 1], total[-1:]]).tolist()
+    torch.ne(pixels[:, 1:], pixels[:, :-1], out=changes[:, 1:-1])
+    end = changes.flatten().nonzero()[:, 0]  # of each run, i64 [R]; the last run ends with the image
+    mask = end // changes.shape[1]
+    starts = mask.diff(prepend=mask.new_tensor([-1])) > 0  # whether a run is the first of its mask
+    run = end.diff(prepend=end.new_tensor([-1])) - starts.long()
+    number = run.clone()
+    number[3:] -= torch.where(mask[3:] == mask[:-3], run[1:-2], 0)
+    code, code_end = characters(number.int())
+    ends = code_end[starts.roll(-1)].tolist()
     text = code.cpu().numpy().tobytes()
     return [text[start:end] for start, end in zip([0, *ends[:-1]], ends, strict=True)]
 
 
 def characters(numbers: Tensor) -> tuple[Tensor, Tensor]:
-    """Convert numbers, i64 [R], to their concatenated characters, u8, and the length of each, i64 [R]."""
-    place = torch.arange(DIGITS, device=numbers.device)
-    digit = (numbers[:, None] >> 5 * place) & 31
-    rest = numbers[:, None] >> 5 * (place + 1)
-    # A number is complete if the rest is only the sign that the 5th bit of the digit repeats.
-    complete = rest == torch.where(digit & 16 > 0, -1, 0)
-    length = 1 + (~complete).long().cumprod(dim=1).sum(dim=1)
-    more = place + 1 < length[:, None]
-    return (48 + digit + 32 * more).to(torch.uint8)[place < length[:, None]], length
+    """Convert numbers, i32 [R], to their concatenated characters, u8, and the end of each in them, i64 [R]."""
+    size = numbers ^ (numbers >> 31)  # -1 - number if it is negative
+    length = 1 + torch.bucketize(size, size.new_tensor(LIMITS), right=True)
+    end = length.cumsum(0)
+    which = torch.repeat_interleave(length, output_size=int(end[-1]))  # the number that each character belongs to
+    place = torch.arange(len(which), device=which.device) - (end - length)[which]
+    digit = (numbers[which] >> 5 * place.int()) & 31
+    more = place + 1 < length[which]
+    return (48 + digit + 32 * more).to(torch.uint8), end

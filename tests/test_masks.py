@@ -67,7 +67,7 @@ def test_no_mask_vanishes_at_low_resolution():
 def test_many_masks_are_never_decoded_together(monkeypatch):
     masks = np.random.default_rng(0).random((7, 300, 500)) > 0.6
     expected, decoded = to_low_res(masks), []
-    monkeypatch.setattr(of_masks, "PIXELS", 2 * 300 * 500)
+    monkeypatch.setitem(of_masks.AT_ONCE, "cpu", (32, 2 * 300 * 500))
     monkeypatch.setattr(of_masks, "decode", lambda rles: decoded.append(len(rles)) or decode(rles))
     assert torch.equal(rles_to_low_res(encode(masks)), expected)
     assert decoded == [2, 2, 2, 1]

@@ -42,7 +42,7 @@ def point_grid(image_size: int, points_per_side: int) -> torch.Tensor:
 class SAM2Proposer(Proposer):
     """Keeps, for each grid point, the best of the decoder's three masks if its predicted IoU exceeds `iou_threshold`.
 
-    points_per_batch: number of points decoded together. None takes 32 on a CPU and 64 on a GPU. It limits the memory
+    points_per_batch: number of points decoded together. None takes 32 on a CPU and 256 on a GPU. It limits the memory
         and does not change the results.
     no_mem_embed: add SAM2's "no memory" embedding for the grid points, as its image predictor does. The paper does not.
     precision: see `networks.computing`. "bfloat16" changes predicted IoUs by about 1e-3.
@@ -99,7 +99,7 @@ class SAM2Proposer(Proposer):
         if self.compile:
             self.model.image_encoder = torch.compile(self.model.image_encoder)
         self.device = device
-        self.batch = self.points_per_batch or (64 if device.type == "cuda" else 32)
+        self.batch = self.points_per_batch or (256 if device.type == "cuda" else 32)
         with torch.inference_mode(), computing(device):
             self.decoder = SharedDecoder(self.model.sam_mask_decoder)
             self.prompts = self.embed_prompts(self.points[:, None], (ON_OBJECT,))

@@ -111,6 +111,8 @@ def test_a_mistake_is_told_once(few, tmp_path):
 def started(tmp_path: Path, script: str, rank: int, count: int, port: int) -> subprocess.Popen[str]:
     """One rank that runs these lines, after which it meets the others."""
     (tmp_path / "rank.py").write_text(
+        "import signal\n"
+        "signal.signal(signal.SIGINT, signal.default_int_handler)\n"  # tests that a shell started with & ignore it
         "from refexp.command import job as cli\n"
         "from refexp.machine import ranks as distributed\n"
         f"{script}\n"
