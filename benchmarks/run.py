@@ -421,7 +421,9 @@ def main() -> None:
         print("\n".join(made), flush=True)
         lines += [f"## {title}", "", *made, ""]
     if not options.sections:
-        (HERE / "RESULTS.md").write_text("\n".join(lines).rstrip() + "\n")
+        results = HERE / "RESULTS.md"
+        _, heading, gpu = results.read_text().partition("\n## On a GPU\n")  # not made by this script
+        results.write_text("\n".join(lines).rstrip() + "\n" + heading + gpu)
 
 
 if __name__ == "__main__":
