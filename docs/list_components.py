@@ -10,7 +10,7 @@ from refexp.config.options import Option, options_of
 GROUPS = ("encoder", "proposer", "sampler", "matcher", "postprocess", "evaluation")
 HEAD = """# Components
 
-One table for each group. On the command line, `group=option` chooses an option. `refexp ls GROUP` prints the same, with
+A table for each group of components. On the command line, `group=option` chooses an option. `refexp ls GROUP` prints the same, with
 your own options and those of installed packages. `python docs/list_components.py` writes this page.
 """
 

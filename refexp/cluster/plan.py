@@ -6,7 +6,7 @@ import json
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any
 
 from hydra.core.utils import JobReturn
 from hydra.plugins.launcher import Launcher
@@ -17,16 +17,15 @@ from rich.markup import escape
 from rich.table import Table
 
 from refexp.cluster.launchers import SerialLauncher, hydra_knows
-from refexp.config.components import Experiment, build_experiment, told_how_to_get
+from refexp.config.components import build_experiment, told_how_to_get
 from refexp.data.coco import Data
-from refexp.data.sampling import choose_references
+from refexp.data.sampling import choose_without_images
 from refexp.errors import RefexpError
 from refexp.folders.record import RunRecord
 from refexp.folders.sweep_folder import Sweep
 from refexp.machine.provenance import Clock, device_name
 from refexp.method.extraction import Extractor
 from refexp.show.words import typed, varied
-from refexp.types import Reference
 
 IMAGE = ("extract", "wait for images")
 """Stages of images that the store lacks."""
@@ -79,10 +78,6 @@ class Planned:
     bytes: float | None
 
 
-class ByAppearance(Exception):
-    """The sampler must see the references before it chooses."""
-
-
 class PlanLauncher(Launcher):
     """Prints the jobs of a multirun and runs none.
 
@@ -119,23 +114,11 @@ class PlanLauncher(Launcher):
             name = json.dumps(job.config["dataset"], sort_keys=True)
             data = self.loaded[name] = self.loaded.get(name) or job.dataset.load()
         extractor = Extractor(job.encoder, job.proposer, job.store, job.config, job.device, Clock())
-        data, drawn = choose(job, data)
+        data, drawn = choose_without_images(data, job.sampler, job.shots, job.seed)
         targets = data.targets.first(job.input.limit)
         images = [extractor.target_path(targets, record) for record in targets.images.values()]
         references = [extractor.reference_path(data.references, one) for of_class in drawn for one in of_class]
         return Work(overrides, images, references, made_by(job.config, device_name(job.device)))
-
-
-def choose(job: Experiment, data: Data) -> tuple[Data, list[list[Reference]]]:
-    """The data and the references of a job; no references if their choice needs the encoder."""
-
-    def features(annotations: object) -> NoReturn:
-        raise ByAppearance
-
-    try:
-        return choose_references(data, job.sampler, job.shots, job.seed, features)
-    except ByAppearance:
-        return data, []
 
 
 def made_by(config: dict[str, Any], device: str) -> dict[str, Any]:

@@ -16,7 +16,7 @@ from refexp.config.components import Input, Vis
 from refexp.config.composing import compose_config, resolve
 from refexp.data.coco import Data
 from refexp.data.protocols import Protocol
-from refexp.data.sampling import Shots
+from refexp.data.sampling import Shots, choose_without_images
 from refexp.data.synthetic import SyntheticDataset
 from refexp.encoders.base import Encoder
 from refexp.errors import RefexpError, first_line
@@ -101,10 +101,17 @@ def built_steps(plain: dict[str, Any]) -> str:
 
 
 def read_annotations(plain: dict[str, Any]) -> str:
-    """How much there is of the dataset."""
+    """How much there is of the dataset, and of it for these shots. Draws the references."""
     data: Data = build(plain.get("dataset"), "dataset").load()
-    references, targets = len(data.references.images), len(data.targets.images)
-    return f"{len(data.classes)} classes; {references} images with references, {targets} targets"
+    found = f"{len(data.classes)} classes; {len(data.references.images)} images with references"
+    found += f", {len(data.targets.images)} targets"
+    try:
+        sampler, shots = build(plain.get("sampler"), "sampler"), build(plain.get("shots"), "shots", Shots)
+    except Exception:  # the lines of these parts say what is wrong
+        return found
+    left, drawn = choose_without_images(data, sampler, shots, plain["seed"])
+    some = f"; {sum(map(len, drawn))} references of {len(left.classes)} classes drawn" if drawn else ""
+    return found + some
 
 
 def try_component(config: DictConfig) -> list[Line]:

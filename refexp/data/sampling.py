@@ -8,7 +8,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, NoReturn
 
 import torch
 from pydantic import Field
@@ -314,6 +314,22 @@ def choose_references(
         log.warning("%d classes left out, %s: %s", len(names), why, ", ".join(names))
     remaining = data.restrict(kept)
     return remaining, [[remaining.references.reference(one) for one in chosen[label]] for label in kept]
+
+
+class ByAppearance(Exception):
+    """A sampler chooses by the features of images."""
+
+
+def choose_without_images(data: Data, sampler: Sampler, shots: Shots, seed: int) -> tuple[Data, list[list[Reference]]]:
+    """`choose_references` for who has no encoder. No references if the sampler chooses by appearance."""
+
+    def features(annotations: object) -> NoReturn:
+        raise ByAppearance
+
+    try:
+        return choose_references(data, sampler, shots, seed, features)
+    except ByAppearance:
+        return data, []
 
 
 def apply_missing(

@@ -39,7 +39,7 @@ def too_few(chosen: Chosen, data: Data, shots: Shots, sampler: Sampler) -> str:
             helps.append(f"{way} (enough for {', '.join(data.classes[label] for label in labels[:SHOWN])})")
     more = f"; {len(short) - SHOWN} more classes" if len(short) > SHOWN else ""
     what = f"too few valid references for {shots.n} shots: {'; '.join(shown)}{more}"
-    return f"{source}: {what}. What helps: {'; '.join([*helps, last])}."
+    return f"{source}: {what}. What helps: {', or '.join([*helps, last])}."
 
 
 def reasons(

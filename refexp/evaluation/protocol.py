@@ -52,7 +52,10 @@ class Evaluation(ABC):
 def need_instances(targets: Split) -> None:
     """Raise RefexpError if the chosen classes have no annotation apart from crowds."""
     if not any(not a.get("iscrowd", 0) for a in targets.annotations):
-        raise RefexpError(f"{targets.source}: no annotation of the chosen classes, so nothing to evaluate.")
+        raise RefexpError(
+            f"{targets.source}: no instance of the chosen classes in its {len(targets.images)} targets, so nothing to "
+            "evaluate; choose other dataset.classes, or a higher input.limit if it is set."
+        )
 
 
 def need_masks(targets: Split) -> None:

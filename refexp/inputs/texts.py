@@ -46,7 +46,7 @@ def decoded(data: bytes, path: Path) -> str:
     """Decode the content of a text file. Raises RefexpError with what the file is if it is not text."""
     encoding = next((name for mark, name in MARKS if data.startswith(mark)), None)
     if encoding is None and (kind := kind_of(data[:HEAD])) and kind not in ("a JSON file", "an XML file"):
-        raise RefexpError(f"{path} is {kind}.")
+        raise RefexpError(f"{path} is {kind}, not a text file.")
     if encoding is None and b"\0" in data[:4]:
         encoding = json.detect_encoding(data)  # UTF-16 and UTF-32 without a mark
     try:

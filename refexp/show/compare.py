@@ -50,7 +50,8 @@ class Comparison:
         gains = self.images["difference"].dropna()
         a, b = (run.record.metrics.overall[self.kind]["nAP"] for run in self.runs)
         text = (
-            f"{KINDS[self.kind]} nAP {percent(a)} to {percent(b)}; mean over {counted(len(gains), 'image', 'images')}"
+            f"{KINDS[self.kind]} nAP {percent(a)} to {percent(b)}; nAP of a single image, mean over the "
+            f"{counted(len(gains), 'image', 'images')} with instances"
         )
         won, lost = self.images["won"].sum(), self.images["lost"].sum()
         return f"{text}: {interval(gains)}; {counted(won, 'instance', 'instances')} won, {lost} lost"

@@ -123,7 +123,7 @@ SPOILERS = {
     missing_reference_images: r"image not found: .*references_\d+\.png",
     empty_targets_file: r"targets\.json is an empty file",
     targets_without_images: r"targets\.json: contains no images",
-    targets_without_annotations: r"targets\.json: no annotation of the chosen classes",
+    targets_without_annotations: r"targets\.json: no instance of the chosen classes",
     class_without_references: r"references\.json: too few valid references for 1 shots: leaf \(0\)",
     unknown_image_ids: r"targets\.json: \d+ of \d+ annotations cannot be used: \d+ its image_id is not in 'images'",
     unknown_category_ids: r"references\.json: .* its category_id is not in 'categories', first annotation \d+",

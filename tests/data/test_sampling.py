@@ -75,17 +75,17 @@ def cats(*kinds: str, **classes: list[str]) -> Data:
 
 
 REASONS = [
-    (["small", "small", "good"], "cat (1): 2 smaller than 32 pixels. What helps: fewer shots (at most 1); "
-     "shots.missing=repeat or keep; shots.valid=any (enough for cat); annotate more."),
-    (["border", "border"], "cat (0): 2 within 10 pixels of the border. What helps: shots.valid=any (enough for cat); "
-     "annotate more."),
+    (["small", "small", "good"], "cat (1): 2 smaller than 32 pixels. What helps: fewer shots (at most 1), or "
+     "shots.missing=repeat or keep, or shots.valid=any (enough for cat), or annotate more."),
+    (["border", "border"], "cat (0): 2 within 10 pixels of the border. What helps: shots.valid=any (enough for cat), "
+     "or annotate more."),
     (["crowd", "crowd"], "cat (0): 2 marked as a crowd. What helps: annotate more."),
     (["impossible", "small"], "cat (0): 1 marked impossible, 1 smaller than 32 pixels. What helps: shots.valid=any "
-     "(enough for cat); annotate more."),
-    (["good", "same"], "cat (1): 1 in an image that gave one already. What helps: fewer shots (at most 1); "
-     "shots.missing=repeat or keep; sampler=diverse (enough for cat); annotate more."),
-    (["good", "box"], "cat (1): 1 without a mask. What helps: fewer shots (at most 1); shots.missing=repeat or keep; "
-     "masks for the boxes (refexp data boxes2masks) (enough for cat); annotate more."),
+     "(enough for cat), or annotate more."),
+    (["good", "same"], "cat (1): 1 in an image that gave one already. What helps: fewer shots (at most 1), or "
+     "shots.missing=repeat or keep, or sampler=diverse (enough for cat), or annotate more."),
+    (["good", "box"], "cat (1): 1 without a mask. What helps: fewer shots (at most 1), or shots.missing=repeat or keep, "
+     "or masks for the boxes (refexp data boxes2masks) (enough for cat), or annotate more."),
     (["small"], "cat (0): 1 smaller than 32 pixels. What helps: annotate more."),
     ([], "cat (0): 0 annotations. What helps: annotate more."),
 ]  # fmt: skip
@@ -132,8 +132,8 @@ def test_too_few_in_a_file_names_the_file(tmp_path):
     with pytest.raises(RefexpError) as error:
         choose_references(data, FileSampler(str(path)), Shots(2), 0)
     assert str(error.value) == (
-        f"sampler.path: {path}: too few valid references for 2 shots: cat (1). What helps: fewer shots (at most 1); "
-        "shots.missing=repeat or keep; list more references in references.json."
+        f"sampler.path: {path}: too few valid references for 2 shots: cat (1). What helps: fewer shots (at most 1), or "
+        "shots.missing=repeat or keep, or list more references in references.json."
     )
 
 

@@ -35,7 +35,8 @@ def write_comparison(comparison: Comparison, out: Path, limit: int) -> Path:
     limit: number of images to show, half of them those that lost most, half those that won most. If the data set or its
     images are gone, the page has only numbers and says so.
     """
-    record, images, missing = comparison.runs[0].record, [], None
+    record, other = (run.record for run in comparison.runs)
+    images, missing = [], None
     try:
         images = write_images(comparison, out / "report", limit) if limit else []
     except (RefexpError, OSError) as error:
@@ -46,9 +47,9 @@ def write_comparison(comparison: Comparison, out: Path, limit: int) -> Path:
     folders = [str(run.path) for run in comparison.runs]
     page = {
         **about(out, FILES, ["refexp", "compare", *folders]),
-        "title": " against ".join(reversed(comparison.names)),
+        "title": " against ".join(comparison.names),
         "kinds": [],
-        "facts": [short(record.targets), *headline(record)],
+        "facts": [short(record.targets), *(fact for fact in headline(record) if fact in headline(other))],
         "pages": [(name, os.path.relpath(f"{path}/{NAME}", out)) for name, path in zip(layers, folders, strict=True)],
         "result": str(comparison),
         "notes": list(dict.fromkeys(run.record.note for run in comparison.runs if run.record.note)),
