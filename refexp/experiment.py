@@ -216,8 +216,8 @@ def announce(
 ) -> None:
     """Log what will run, how much of this rank's work the store holds already, and where the results go."""
     drawn = list({reference.id: reference for per_class in references for reference in per_class}.values())
-    held = sum(not extractor.needs_target(data.targets, record) for record in share)
-    known = sum(not extractor.needs_reference(data.references, reference) for reference in drawn)
+    held = sum(not extractor.needs(data.targets, record) for record in share)
+    known = sum(not extractor.needs(data.references, reference) for reference in drawn)
     parts = " ".join(chosen(part, getattr(experiment, part)) for part in ("encoder", "proposer"))
     images, classes = len(data.targets.images), len(data.classes)
     what = f"{images} images, {len(drawn)} references of {classes} classes"
@@ -236,7 +236,7 @@ def check_references(
     if experiment.stage == "ablate" and not again:
         return
     chosen = [reference for per_class in references for reference in per_class]
-    needed = dict.fromkeys(r.image_id for r in chosen if again or extractor.needs_reference(split, r))
+    needed = dict.fromkeys(r.image_id for r in chosen if again or extractor.needs(split, r))
     records = [split.images[image_id] for image_id in needed]
     bad = unreadable(split, records, lambda record: True, "check references")
     hint = "Replace these references" + ("; the matcher needs their images with every stage." if again else ".")
@@ -257,7 +257,7 @@ def readable_targets(
     if experiment.stage == "ablate" and not skip and not again:
         return targets, []
     share = ranks.share(list(targets.images.values()))
-    is_needed = (lambda record: True) if again else partial(extractor.needs_target, targets)
+    is_needed = (lambda record: True) if again else partial(extractor.needs, targets)
     bad_here = unreadable(targets, share, is_needed, "check images")
     sizes_here = {record["id"]: (record["height"], record["width"]) for record in share}
     reasons: dict[ImageId, str] = {}

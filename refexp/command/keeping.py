@@ -95,10 +95,19 @@ def list_store(folder: Path) -> None:
 @click.option("--delete", is_flag=True, help="Delete damaged entries. A later run computes them again.")
 @click.pass_obj
 def verify(folder: Path, delete: bool) -> None:
-    """Find damaged entries. The exit code is 1 if any are left."""
+    """Find damaged entries, and repair indexes. The exit code is 1 if any damaged entries are left."""
     from refexp.store.upkeep import verify
 
     sys.exit(1 if verify(folder, delete) else 0)
+
+
+@store.command()
+@click.pass_obj
+def migrate(folder: Path) -> None:
+    """Move the entries of older versions, one file each, into shards. The exit code is 1 if damaged ones are left."""
+    from refexp.store.upkeep import migrate
+
+    sys.exit(1 if migrate(folder) else 0)
 
 
 @store.command()
