@@ -126,8 +126,8 @@ class PlanLauncher(Launcher):
         targets = data.targets.first(job.input.limit)
         images = [extractor.first_key(targets, record) for record in targets.images.values()]
         references = [extractor.first_key(data.references, one) for of_class in drawn for one in of_class]
-        sizes = ({key: job.store.size(key) for key in keys} for keys in (images, references))
-        return Work(overrides, *sizes, made_by(job.config, device_name(job.device)))
+        held = [{key: job.store.size(key) for key in keys} for keys in (images, references)]
+        return Work(overrides, held[0], held[1], made_by(job.config, device_name(job.device)))
 
 
 def choose(job: Experiment, data: Data) -> tuple[Data, list[list[Reference]]]:

@@ -158,7 +158,9 @@ def _decoded(path: Path, content: bytes | None = None) -> tuple[Image.Image, int
     return _tried(path, partial(_with_pillow, path), partial(tiffs.read, path), content)
 
 
-def _tried(path: Path, read: Callable[[Source], T], read_tiff: Callable[[Source], T], content: bytes | None = None) -> T:
+def _tried(
+    path: Path, read: Callable[[Source], T], read_tiff: Callable[[Source], T], content: bytes | None = None
+) -> T:
     """Read a file, or its content, with Pillow. Where that fails, read it with tifffile, or without its metadata."""
     try:
         return read(path if content is None else BytesIO(content))

@@ -76,7 +76,7 @@ class Claims:
                 # After a timeout, the file can belong to another job.
                 if path.is_dir():
                     path.rmdir()
-                elif path.read_bytes() == expected:
+                elif _look(path)[1] == expected:
                     path.unlink()
 
     def owner(self, key: str) -> tuple[str, Path] | None:
@@ -127,7 +127,7 @@ class Claims:
                     return
             for path, text in held.items():
                 with suppress(OSError):
-                    if path.read_bytes() == text:
+                    if _look(path)[1] == text:
                         os.utime(path)
 
     def _why_abandoned(self, path: Path) -> str:

@@ -6,9 +6,9 @@
     refexp store migrate  # move the entries of older versions, one file each, into shards
 
 The key of an entry is the hash of everything that its content depends on: image bytes, resolved settings, SHA-256 of
-the weights, format version. So an entry is never outdated. Entries lie in shards (`shards.py`). Each entry has a checksum
-over all its bytes (`records.py`), which every read compares. Any number of jobs can read and write at the same time.
-Claims (`claims.py`) prevent two jobs from computing the same entry.
+the weights, format version. So an entry is never outdated. Entries lie in shards (`shards.py`). Each entry has a
+checksum over all its bytes (`records.py`), which every read compares. Any number of jobs can read and write at the same
+time. Claims (`claims.py`) prevent two jobs from computing the same entry.
 """
 
 from __future__ import annotations

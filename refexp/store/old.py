@@ -49,8 +49,9 @@ def paths(folder: Path) -> Iterator[Path]:
 
 def read(path: Path) -> tuple[Entry, dict[str, Any]]:
     """Return an old entry and the settings that made it. Raises Damaged, and OSError if the file cannot be read."""
+    content = io.BytesIO(path.read_bytes())
     try:
-        with zipfile.ZipFile(path) as archive:
+        with zipfile.ZipFile(content) as archive:
             arrays = {name.removesuffix(".npy"): _array(archive.read(name)) for name in archive.namelist()}
         settings = json.loads(arrays.pop(MADE_BY).tobytes())
         if not isinstance(settings, dict):
@@ -100,6 +101,8 @@ def pixels_of(codes: np.ndarray, lengths: np.ndarray) -> np.ndarray:
     if not len(lengths):
         return np.zeros(0, dtype=np.int64)
     values = codes.astype(np.int64) - 48
+    if len(values) and (values.min() < 0 or values.max() > 63):
+        raise ValueError("a mask has characters that no code has")
     last = np.flatnonzero((values & 32) == 0)  # of each run, its last character
     ends = np.searchsorted(last, lengths.cumsum() - 1)  # of each mask, its last run
     if not (len(last) and ends[-1] < len(last) and (last[ends] == lengths.cumsum() - 1).all()):

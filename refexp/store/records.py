@@ -40,7 +40,9 @@ class Record(NamedTuple):
     arrays: Entry
 
 
-def pack(key: str, made_by: str, arrays: Mapping[str, np.ndarray], settings: Mapping[str, Any] | None = None) -> Any:
+def pack(
+    key: str, made_by: str, arrays: Mapping[str, np.ndarray], settings: Mapping[str, Any] | None = None
+) -> np.ndarray:
     """Return the record as u8 [bytes]. key, made_by: 64 hex digits. Raises TypeError for arrays of Python objects."""
     packed = {name: np.asarray(array, order="C") for name, array in arrays.items()}
     if any(array.dtype.hasobject for array in packed.values()):
@@ -55,8 +57,8 @@ def pack(key: str, made_by: str, arrays: Mapping[str, np.ndarray], settings: Map
     record[HEAD.size : HEAD.size + len(about)] = np.frombuffer(about, dtype=np.uint8)
     for start, array in zip(starts, packed.values(), strict=True):
         record[start : start + array.nbytes] = array.reshape(-1).view(np.uint8)
-    HEAD.pack_into(record, 0, MAGIC, 0, bytes.fromhex(key), bytes.fromhex(made_by), end, len(about))
-    struct.pack_into("<Q", record, len(MAGIC), xxh3_64_intdigest(record[CHECKED:]))
+    HEAD.pack_into(record.data, 0, MAGIC, 0, bytes.fromhex(key), bytes.fromhex(made_by), end, len(about))
+    struct.pack_into("<Q", record.data, len(MAGIC), xxh3_64_intdigest(record.data[CHECKED:]))
     return record
 
 

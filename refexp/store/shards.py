@@ -4,9 +4,9 @@
     DIR/shards/3f1c....index    a line of 104 bytes for each record, written after it
 
 Why not a known format: many jobs on many machines append at the same time, also on network file systems. SQLite and
-lmdb need locks and shared memory that these lack. zarr is one file per chunk, as many as before. safetensors and Arrow
-files are written at once, not appended to. None of them has a checksum over names and shapes too. Here, nobody shares a
-file to write to, so there are no locks, a reader needs one `pread` for an entry, and its checksum covers everything.
+lmdb need locks and shared memory that these lack. zarr has a file per chunk, as many as before. safetensors and Arrow
+files are written at once, not appended to. None of them has a checksum over names and shapes too. Here, no two
+processes write to the same file, so there are no locks. A reader needs one `pread` per entry, checked as a whole.
 
 A record is complete before a line refers to it, so what a killed process leaves is a tail that nobody refers to. A line
 has a checksum of its own, and a damaged line counts as no line (`refexp store verify` writes it again). A line may refer
@@ -227,7 +227,7 @@ def read_bytes(file: BinaryIO, place: Place) -> np.ndarray:
         raise Damaged("its file is too short")
     content, done = np.empty(place.length, dtype=np.uint8), 0
     while done < place.length:
-        count = os.preadv(file.fileno(), [content[done:]], place.offset + done)
+        count = os.preadv(file.fileno(), [content.data[done:]], place.offset + done)
         if not count:
             raise Damaged("its file is too short")
         done += count

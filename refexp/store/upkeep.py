@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import tempfile
 from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
@@ -116,12 +115,12 @@ def prune(folder: Path, older_than_days: float | None, text: str | None, everyth
     freed, deleted = 0, 0
     shards = Shards(folder)
     shards.refresh()
+    settings = {made_by: shards.settings_of(made_by) for made_by in {p.made_by for p in shards.places.values()}}
     there: dict[str, list[Place]] = defaultdict(list)
     for place in shards.places.values():
         there[place.shard].append(place)
     for path in shard_files(folder):
-        goes_here = {made_by: goes(path, shards.settings_of(made_by)) for made_by in {p.made_by for p in there[path.stem]}}
-        gone = {place.offset for place in there[path.stem] if goes_here[place.made_by]}
+        gone = {place.offset for place in there[path.stem] if goes(path, settings[place.made_by])}
         if gone or everything:
             freed += repack(path, lambda offset, gone=gone: not everything and offset not in gone)  # type: ignore[misc]
             deleted += len(gone)
@@ -153,4 +152,4 @@ def _settings_of_old(path: Path) -> dict[str, Any] | None:
 def _time_of(folder: Path) -> float:
     """Return the time by the clock of a folder's file system, in seconds."""
     with tempfile.NamedTemporaryFile(dir=folder, prefix=".time-") as probe:
-        return os.stat(probe.name).st_mtime
+        return Path(probe.name).stat().st_mtime
