@@ -97,10 +97,12 @@ class Claims:
         since = time.strftime("%Y-%m-%dT%H:%M:%S%z")  # only for people: no decision rests on it
         text = f"process {os.getpid()} on {socket.gethostname()} since {since}, {secrets.token_hex(8)}".encode()
         try:
-            path.parent.mkdir(parents=True, exist_ok=True)
             file = path.open("xb", buffering=0)
+        except FileNotFoundError:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            return self._create(path)
         except OSError as error:
-            if (isinstance(error, FileExistsError) and path.parent.is_dir()) or error.errno in NOT_NOW:
+            if isinstance(error, FileExistsError) or error.errno in NOT_NOW:
                 return False
             raise
         try:

@@ -8,9 +8,9 @@ lmdb need locks and shared memory that these lack. zarr has a file per chunk, as
 files are written at once, not appended to. None of them has a checksum over names and shapes too. Here, no two
 processes write to the same file, so there are no locks. A reader needs one `pread` per entry, checked as a whole.
 
-A record is complete before a line refers to it, so what a killed process leaves is a tail that nobody refers to. A line
-has a checksum of its own, and a damaged line counts as no line (`refexp store verify` writes it again). A line may refer
-to any shard: so a record that proves damaged is dropped by a line in another index.
+A record is complete before a line refers to it, so what a killed process leaves is a tail that nobody refers to. Each
+line has a checksum. A damaged line counts as no line, and `refexp store verify` writes it again. A line may refer to
+any shard: a record that proves damaged is dropped by a line in another index.
 """
 
 from __future__ import annotations
