@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -23,6 +24,7 @@ from refexp.evaluation.diagnostics import Diagnostics, ImageDiagnosis
 from refexp.evaluation.protocol import Evaluation
 from refexp.folders.record import Metrics, RunRecord, partial_note
 from refexp.folders.run_folder import RunFolder, references_to_coco
+from refexp.inputs.names import images_elsewhere
 from refexp.inputs.refusals import limit_pixels
 from refexp.inputs.repairs import Repairs, collecting
 from refexp.machine.progress import track
@@ -50,12 +52,22 @@ def run(config: DictConfig, output: Path) -> RunFolder | None:
     """
     if config.get("needs") and this_rank().rank == 0:
         log.info("this recipe needs: %s", " ".join(config.needs.split()))
-    with told_how_to_get(config):
+    with told_how_to_get(config), without_images(config):
         experiment = build_experiment(config)
         limit_pixels(experiment.input.max_pixels)
         keep_heap()
         with join(experiment.runtime.silence).run() as ranks, collecting(experiment.input.strict) as repairs:
             return run_ranks(experiment, RunFolder(output), ranks, repairs)
+
+
+@contextmanager
+def without_images(config: DictConfig) -> Iterator[None]:
+    """Let images be missing if stage=ablate reads a store into which a data set was imported."""
+    token = images_elsewhere.set(config.stage == "ablate" and Path(config.store.dir, "manifests").is_dir())
+    try:
+        yield
+    finally:
+        images_elsewhere.reset(token)
 
 
 @dataclass(frozen=True)

@@ -14,7 +14,7 @@ from refexp.errors import MissingData
 from refexp.files import sha256
 from refexp.inputs.frames import FileSize
 from refexp.inputs.images import file_sizes, read_rgb
-from refexp.inputs.names import check_files, locate
+from refexp.inputs.names import check_files, images_elsewhere, locate
 from refexp.inputs.repairs import repaired
 
 
@@ -58,8 +58,8 @@ class CustomDataset:
 
 
 def existing_folder(path: str, key: str) -> Path:
-    """Return the folder. Raises MissingData with the config key if it does not exist."""
-    if not Path(path).is_dir():
+    """Return the folder. Raises MissingData with the config key if it does not exist and must."""
+    if not Path(path).is_dir() and not images_elsewhere.get():
         raise MissingData(f"{key}: no such folder: {path}")
     return Path(path)
 

@@ -6,6 +6,8 @@ import inspect
 import logging
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
+from functools import cached_property
+from pathlib import Path
 from typing import Any, TypeVar
 
 import numpy as np
@@ -14,7 +16,7 @@ import torch
 from refexp.data.ahead import ReadAhead
 from refexp.data.coco import Record, Split, has_mask
 from refexp.encoders.base import Encoder
-from refexp.errors import RefexpError
+from refexp.errors import MissingData, RefexpError
 from refexp.inputs.images import to_square
 from refexp.machine.provenance import Clock, device_name
 from refexp.masks import Rle
@@ -24,6 +26,7 @@ from refexp.method.pipeline import extract, with_tokens
 from refexp.method.source import code_of
 from refexp.proposers.base import Proposer
 from refexp.store.entries import FORMAT, Entry, Store, digest
+from refexp.store.travel import fingerprints
 from refexp.types import ImageId, Patches, Proposals, Reference, Target, Weights
 
 log = logging.getLogger(__name__)
@@ -209,9 +212,32 @@ class Extractor:
         more: Sequence[Any],
         decoded: str | None,
     ) -> str:
-        image = [decoded or split.fingerprint(record), record["height"], record["width"]]
+        image = [decoded or self._fingerprint(split, record), record["height"], record["width"]]
         sources = [[settings, weights.sha256 or weights.origin] for settings, weights in made_by]
         return digest([FORMAT[kind], kind, self.store.dtype, image, sources, more])
+
+    def _fingerprint(self, split: Split, record: Record) -> str:
+        """The hash of an image's file; where the file is missing, that in the manifests of the store.
+
+        Raises MissingData if there is neither.
+        """
+        try:
+            return split.fingerprint(record)
+        except MissingData:
+            known = self.elsewhere.get((record["file_name"], record["height"], record["width"]), ())
+            if len(known) == 1:
+                return next(iter(known))
+            if known:
+                raise RefexpError(
+                    f"{record['file_name']}: manifests of the store '{self.store.dir}' name {len(known)} images so; "
+                    "import one of the data sets into another store (store.dir)."
+                ) from None
+            raise
+
+    @cached_property
+    def elsewhere(self) -> Mapping[tuple[str, int, int], set[str]]:
+        """The hashes of images in the manifests of the store, by file name, height and width."""
+        return fingerprints(Path(self.store.dir))
 
     def _entries(self, items: Sequence[Item], key: Callable[[Item], str], *how: Any) -> Iterator[tuple[Item, Entry]]:
         """Each item, an image's record or a reference, with its entry. how: the other arguments of `Store.share`."""

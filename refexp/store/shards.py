@@ -272,9 +272,11 @@ class Writer:
 
     def _write(self, line: Line, record: np.ndarray) -> Line:
         # Closed after each record: a network file system then shows the record before the line.
-        with (self.folder / f"{self.name}.shard").open("r+b") as file:
+        with (self.folder / f"{self.name}.shard").open("r+b", buffering=0) as file:
             file.seek(self.end)
-            file.write(record.data)
+            written = 0
+            while written < len(record):
+                written += file.write(record.data[written:])
         line = line._replace(place=line.place._replace(shard=self.name, offset=self.end))
         self.write_line(line)
         self.end += len(record)

@@ -132,15 +132,21 @@ def test_a_killed_writer_leaves_whole_entries(tmp_path):
 def test_a_failed_write_leaves_the_shard_usable(tmp_path, monkeypatch):
     """A full disk: the entry is refused by name, and the next one takes its place."""
     store = filled(tmp_path, 2)
-    write = shards_module.Writer.write_line
-    monkeypatch.setattr(
-        shards_module.Writer, "write_line", lambda self, line: (_ for _ in ()).throw(OSError(28, "full"))
-    )
-    with pytest.raises(RefexpError, match=r"store\.dir: cannot write to .*full"):
-        store.save(digest(2), value(2), MADE_BY)
-    monkeypatch.setattr(shards_module.Writer, "write_line", write)
+    (path,) = shard_files(tmp_path)
+
+    def half(self, line):
+        with path.with_suffix(".index").open("ab") as file:
+            file.write(line.packed()[:50])
+        raise OSError(28, "No space left on device")
+
+    with monkeypatch.context() as full:
+        full.setattr(shards_module.Writer, "write_line", half)
+        with pytest.raises(RefexpError, match=r"store\.dir: cannot write to .*No space"):
+            store.save(digest(2), value(2), MADE_BY)
     store.save(digest(3), value(3), MADE_BY)
-    assert found(tmp_path, 4) == [0, 1, 3]
+    store.save(digest(4), value(4), MADE_BY)
+    assert found(tmp_path, 5) == [0, 1, 3, 4]
+    assert len(records(tmp_path)) == 4
 
 
 def test_a_lost_index_is_written_again(tmp_path, capsys):
@@ -180,6 +186,8 @@ def test_a_writer_survives_pruning(tmp_path):
     repack(path, lambda offset: offset == kept.offset)
     store.save(digest(3), value(3), MADE_BY)
     assert found(tmp_path, 4) == [1, 3]
+    other.refresh()
+    assert [other.size(digest(number)) is None for number in range(4)] == [True, False, True, False]
     assert [other.load(digest(number)) is None for number in range(4)] == [True, False, True, False]
     assert sorted(path.stat().st_mtime > 0 for path in shard_files(tmp_path)) == [False, True]
     assert refexp("store", "--dir", tmp_path, "prune", "--older-than", "1") == 0
