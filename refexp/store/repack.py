@@ -16,13 +16,13 @@ from refexp.store.shards import ENTRY, SETTINGS, Line, Place, Writer, lines_of
 
 def shard_files(folder: Path) -> list[Path]:
     """Return the shards of a store's folder."""
-    return sorted((folder / "shards").glob("*.shard"))
+    return sorted((folder / "shards").glob("[!.]*.shard"))
 
 
 def all_lines(folder: Path) -> dict[str, list[Line]]:
     """Read all indexes of a store's folder. Returns the undamaged lines by shard."""
     found: dict[str, list[Line]] = {}
-    for path in sorted((folder / "shards").glob("*.index")):
+    for path in sorted((folder / "shards").glob("[!.]*.index")):
         for _, line in lines_of(path.read_bytes()):
             found.setdefault(line.place.shard, []).append(line)
     return found

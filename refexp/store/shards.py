@@ -23,6 +23,7 @@ import struct
 import threading
 from collections import OrderedDict
 from collections.abc import Iterator, Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, BinaryIO, NamedTuple
 
@@ -155,18 +156,18 @@ class Shards:
 
     def _files(self) -> tuple[dict[str, int], set[str]]:
         """Return the size of each index, and the names of the shards."""
-        sizes, shards = {}, set()
-        try:
-            with os.scandir(self.folder) as found:
-                for file in found:
-                    name, _, suffix = file.name.rpartition(".")
-                    if suffix == "index":
+        sizes: dict[str, int] = {}
+        shards: set[str] = set()
+        with suppress(FileNotFoundError), os.scandir(self.folder) as found:  # without a folder, there is no store yet
+            for file in found:
+                name, _, suffix = file.name.rpartition(".")
+                if suffix == "shard" and name[:1] != ".":
+                    shards.add(name)
+                elif suffix == "index" and name[:1] != ".":
+                    with suppress(FileNotFoundError):  # somebody is pruning
                         sizes[name] = file.stat().st_size
-                    elif suffix == "shard":
-                        shards.add(name)
-        except FileNotFoundError:  # no store yet, or a file that was deleted in between: the next time tells
-            pass
-        return sizes, shards
+        # A shard is created before its index and deleted after it, but a listing can miss what is being created.
+        return sizes, shards | sizes.keys()
 
     def _new_lines(self, name: str) -> list[Line]:
         """Read on in an index. A damaged tail is read again the next time: it may be a line that is being written."""
