@@ -7,6 +7,7 @@ import multiprocessing
 import os
 import shutil
 import time
+from contextlib import contextmanager
 
 import numpy as np
 import pytest
@@ -195,6 +196,19 @@ def test_a_writer_survives_pruning(tmp_path):
     shutil.rmtree(tmp_path)
     store.save(digest(4), value(4), MADE_BY)
     assert found(tmp_path, 5) == [4]
+
+
+def test_a_listing_that_misses_a_new_shard_loses_nothing(tmp_path, monkeypatch):
+    filled(tmp_path, 2)
+    true = os.scandir
+
+    @contextmanager
+    def partial(folder):
+        with true(folder) as listing:
+            yield [file for file in listing if not file.name.endswith(".shard")]
+
+    monkeypatch.setattr(os, "scandir", partial)
+    assert found(tmp_path, 2) == [0, 1]
 
 
 def test_a_read_only_store_is_read(tmp_path, monkeypatch, caplog):
