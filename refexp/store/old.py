@@ -13,6 +13,7 @@ import logging
 import zipfile
 import zlib
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -49,22 +50,41 @@ def paths(folder: Path) -> Iterator[Path]:
 
 def read(path: Path) -> tuple[Entry, dict[str, Any]]:
     """Return an old entry and the settings that made it. Raises Damaged, and OSError if the file cannot be read."""
-    content = io.BytesIO(path.read_bytes())
-    try:
-        with zipfile.ZipFile(content) as archive:
-            arrays = {name.removesuffix(".npy"): _array(archive.read(name)) for name in archive.namelist()}
-        settings = json.loads(arrays.pop(MADE_BY).tobytes())
-        if not isinstance(settings, dict):
-            raise ValueError("its settings are not a mapping")
+    with _opened(io.BytesIO(path.read_bytes())) as archive:
+        arrays = {name.removesuffix(".npy"): _array(archive, name) for name in archive.namelist()}
+        settings = _settings(arrays.pop(MADE_BY))
         check(arrays)
-    except ERRORS as error:
-        raise Damaged(f"{type(error).__name__}: {error}") from None
     return arrays, settings
 
 
-def _array(content: bytes) -> np.ndarray:
-    """Return the array of an npy file."""
-    return np.lib.format.read_array(io.BytesIO(content), allow_pickle=False)
+def read_settings(path: Path) -> dict[str, Any] | None:
+    """Return the settings that made an old entry. None if they are damaged."""
+    try:
+        with _opened(path) as archive:
+            return _settings(_array(archive, f"{MADE_BY}.npy"))
+    except (Damaged, OSError):
+        return None
+
+
+@contextmanager
+def _opened(file: Path | io.BytesIO) -> Iterator[zipfile.ZipFile]:
+    """Open an archive. Within the block, errors of damaged content become Damaged."""
+    try:
+        with zipfile.ZipFile(file) as archive:
+            yield archive
+    except ERRORS as error:
+        raise Damaged(f"{type(error).__name__}: {error}") from None
+
+
+def _array(archive: zipfile.ZipFile, name: str) -> np.ndarray:
+    return np.lib.format.read_array(io.BytesIO(archive.read(name)), allow_pickle=False)
+
+
+def _settings(note: np.ndarray) -> dict[str, Any]:
+    settings = json.loads(note.tobytes())
+    if not isinstance(settings, dict):
+        raise ValueError("its settings are not a mapping")
+    return settings
 
 
 def check(entry: Entry) -> None:

@@ -20,7 +20,9 @@ DAY = 86400
 
 def describe(about: Mapping[str, Any] | None) -> str:
     """Format the settings that made an entry, as `ls` shows them."""
-    return "UNKNOWN settings" if about is None else ", ".join(f"{key}={about[key]}" for key in sorted(about))
+    return (
+        "UNKNOWN settings (see verify)" if about is None else ", ".join(f"{key}={about[key]}" for key in sorted(about))
+    )
 
 
 def list_entries(folder: Path) -> None:
@@ -32,11 +34,7 @@ def list_entries(folder: Path) -> None:
     for place in shards.places.values():
         sizes[names[place.made_by]].append(place.length)
     for path in old.paths(folder):
-        try:
-            name = describe(old.read(path)[1])
-        except (Damaged, OSError):
-            name = "DAMAGED (see verify)"
-        sizes[name].append(path.stat().st_size)
+        sizes[describe(old.read_settings(path))].append(path.stat().st_size)
     everything = [size for of_name in sizes.values() for size in of_name]
     for name, of_name in [*sorted(sizes.items()), (f"in {folder}", everything)]:
         print(f"{len(of_name):7d} entries {sum(of_name) / 2**20:10.1f} MiB  {name}")
@@ -128,7 +126,7 @@ def prune(folder: Path, older_than_days: float | None, text: str | None, everyth
             freed += repack(path, lambda offset, gone=gone: not everything and offset not in gone)  # type: ignore[misc]
             deleted += len(gone)
     for path in old.paths(folder):
-        if goes(path, _settings_of_old(path)):
+        if goes(path, old.read_settings(path)):
             freed, deleted = freed + path.stat().st_size, deleted + 1
             path.unlink(missing_ok=True)
     for path in leftovers(folder, now):
@@ -142,14 +140,6 @@ def leftovers(folder: Path, now: float) -> Iterator[Path]:
         for path in folder.glob(pattern):
             if now - path.stat().st_mtime > DAY and path.is_file():
                 yield path
-
-
-def _settings_of_old(path: Path) -> dict[str, Any] | None:
-    """Read the settings that made an old entry. A damaged entry has none, so that `prune --all` can still delete it."""
-    try:
-        return old.read(path)[1]
-    except (Damaged, OSError):
-        return None
 
 
 def _time_of(folder: Path) -> float:

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from runs import refexp
 from stores import flip, save_old
 
 from refexp.masks import areas, decode, encode
@@ -100,3 +101,14 @@ def test_entries_of_older_versions_hit(tmp_path):
     found = unpack(Store(str(tmp_path)).load(KEY))
     assert decode(found.masks).shape == (3, 30, 40) and areas(found.masks).all()
     assert Store(str(tmp_path)).size(KEY) == path.stat().st_size
+
+
+def test_old_stores_are_listed_and_pruned(tmp_path, capsys):
+    shutil.copytree(V0, tmp_path, dirs_exist_ok=True)
+    flip(next(tmp_path.glob("4b/*.npz")), 3)
+    assert refexp("store", "--dir", tmp_path, "ls") == 0
+    shown = capsys.readouterr().out
+    assert "2 entries" in shown and "kind=proposals" in shown and "UNKNOWN settings" in shown and "5 entries" in shown
+    assert refexp("store", "--dir", tmp_path, "prune", "--made-by", "kind=proposals") == 0
+    assert refexp("store", "--dir", tmp_path, "verify", "--delete") == 0
+    assert len(list(old.paths(tmp_path))) == 2
