@@ -3,8 +3,8 @@
     DIR/claims/KEY.0    the claim of the first job; KEY.1 that of a job that took over after the first died, and so on
 
 A file is created exclusively, so only one job gets it, also when several want to take over. A job touches its claims
-every few seconds. Whoever waits looks whether the file changes, and measures the time with a clock of its own process,
-so it does not matter what the clocks of other machines say. A claim is abandoned if its process has ended on this
+every few seconds. A waiting job checks whether the file changes, and measures the time with the monotonic clock of its
+own process, so the clocks of other machines do not matter. A claim is abandoned if its process has ended on this
 machine, if it has not changed for `timeout`, or if it is not a claim at all.
 """
 

@@ -69,9 +69,10 @@ def repack(path: Path, keep: Callable[[int], bool]) -> int:
     if writer.name:
         # `prune --older-than` goes by this time, so a copy is as old as what it is a copy of.
         os.utime(path.parent / f"{writer.name}.shard", ns=(status.st_mtime_ns, status.st_mtime_ns))
+    size = path.stat().st_size
     for old in (path.with_suffix(".index"), path):
         old.unlink(missing_ok=True)
-    return done - writer.written
+    return size - writer.written
 
 
 def index_again(folder: Path, shard: str, records: list[tuple[int, int, str, str, bool]]) -> None:
