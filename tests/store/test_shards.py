@@ -198,16 +198,26 @@ def test_a_writer_survives_pruning(tmp_path):
     assert found(tmp_path, 5) == [4]
 
 
-def test_a_listing_that_misses_a_new_shard_loses_nothing(tmp_path, monkeypatch):
+class Gone:
+    """A file that was deleted after it was listed."""
+
+    name = f"{'0' * 16}.index"
+
+    def stat(self):
+        raise FileNotFoundError
+
+
+def test_a_listing_beside_other_processes_loses_nothing(tmp_path, monkeypatch):
+    """It can miss a shard that is being created, and name an index that is being deleted."""
     filled(tmp_path, 2)
     true = os.scandir
 
     @contextmanager
-    def partial(folder):
+    def listed(folder):
         with true(folder) as listing:
-            yield [file for file in listing if not file.name.endswith(".shard")]
+            yield [Gone(), *(file for file in listing if not file.name.endswith(".shard"))]
 
-    monkeypatch.setattr(os, "scandir", partial)
+    monkeypatch.setattr(os, "scandir", listed)
     assert found(tmp_path, 2) == [0, 1]
 
 
