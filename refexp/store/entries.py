@@ -118,7 +118,7 @@ class Store:
 
     @cached_property
     def _warned(self) -> set[Path]:
-        """Damaged files of older versions. They stay until `refexp store verify --delete`, so refexp warns once of each."""
+        """Damaged files of older versions, of which refexp has warned. They stay until `refexp store verify --delete`."""
         return set()
 
     def save(self, key: str, entry: Entry, made_by: Mapping[str, Any]) -> None:
