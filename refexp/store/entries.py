@@ -118,7 +118,7 @@ class Store:
 
     @cached_property
     def _warned(self) -> set[Path]:
-        """Damaged files of older versions, of which refexp has warned. They stay until `refexp store verify --delete`."""
+        """Damaged files of older versions that refexp has warned of. `refexp store verify --delete` deletes them."""
         return set()
 
     def save(self, key: str, entry: Entry, made_by: Mapping[str, Any]) -> None:
