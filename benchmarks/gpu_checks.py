@@ -48,6 +48,7 @@ from refexp.postprocess.steps import ClassNMS, SoftMerge, TopK
 from refexp.proposers import sam2
 from refexp.proposers.sam2 import SAM2Proposer
 from refexp.run_lengths import run_length_codes
+from refexp.store.entries import Store
 from refexp.types import Candidates, Proposals
 
 CPU = torch.device("cpu")
@@ -375,8 +376,10 @@ def unmatched(found: list[dict[str, Any]], expected: list[dict[str, Any]]) -> tu
 
 
 def entries(store: Path) -> dict[str, dict[str, bytes]]:
-    """The bytes of all arrays of a store, by entry."""
-    return {p.name: {k: a.tobytes() for k, a in np.load(p).items()} for p in sorted(store.rglob("*.npz"))}
+    """The bytes of all arrays of a store, by key."""
+    held = Store(str(store))
+    found = {key: held.load(key) or {} for key in sorted(held.shards.places)}
+    return {key: {name: array.tobytes() for name, array in entry.items()} for key, entry in found.items()}
 
 
 def two_ranks(bench: Bench, device: str) -> bytes:

@@ -240,7 +240,7 @@ def store_section() -> list[str]:
         miss, entry = seconds(lambda: pack(extract([target], encoder, proposer, CPU)[0], "float32"))
         store.save(digest(1), entry, {})
         hit, _ = seconds(lambda: unpack(store.load(digest(1))), 5)
-        size = store.path(digest(1)).stat().st_size
+        size = store.size(digest(1)) or 0
     return [f"miss {miss:.1f} s, hit {1000 * hit:.1f} ms (**{miss / hit:.0f} times**), {size / 1024:.0f} KiB an image."]
 
 

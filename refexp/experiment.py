@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -23,6 +24,7 @@ from refexp.evaluation.diagnostics import Diagnostics, ImageDiagnosis
 from refexp.evaluation.protocol import Evaluation
 from refexp.folders.record import Metrics, RunRecord, partial_note
 from refexp.folders.run_folder import RunFolder, references_to_coco
+from refexp.inputs.names import images_elsewhere
 from refexp.inputs.refusals import limit_pixels
 from refexp.inputs.repairs import Repairs, collecting
 from refexp.machine.progress import track
@@ -50,12 +52,22 @@ def run(config: DictConfig, output: Path) -> RunFolder | None:
     """
     if config.get("needs") and this_rank().rank == 0:
         log.info("this recipe needs: %s", " ".join(config.needs.split()))
-    with told_how_to_get(config):
+    with told_how_to_get(config), without_images(config):
         experiment = build_experiment(config)
         limit_pixels(experiment.input.max_pixels)
         keep_heap()
         with join(experiment.runtime.silence).run() as ranks, collecting(experiment.input.strict) as repairs:
             return run_ranks(experiment, RunFolder(output), ranks, repairs)
+
+
+@contextmanager
+def without_images(config: DictConfig) -> Iterator[None]:
+    """Let images be missing if stage=ablate reads a store into which a data set was imported."""
+    token = images_elsewhere.set(config.stage == "ablate" and Path(config.store.dir, "manifests").is_dir())
+    try:
+        yield
+    finally:
+        images_elsewhere.reset(token)
 
 
 @dataclass(frozen=True)
@@ -216,8 +228,8 @@ def announce(
 ) -> None:
     """Log what will run, how much of this rank's work the store holds already, and where the results go."""
     drawn = list({reference.id: reference for per_class in references for reference in per_class}.values())
-    held = sum(not extractor.needs_target(data.targets, record) for record in share)
-    known = sum(not extractor.needs_reference(data.references, reference) for reference in drawn)
+    held = sum(not extractor.needs(data.targets, record) for record in share)
+    known = sum(not extractor.needs(data.references, reference) for reference in drawn)
     parts = " ".join(chosen(part, getattr(experiment, part)) for part in ("encoder", "proposer"))
     images, classes = len(data.targets.images), len(data.classes)
     what = f"{images} images, {len(drawn)} references of {classes} classes"
@@ -236,7 +248,7 @@ def check_references(
     if experiment.stage == "ablate" and not again:
         return
     chosen = [reference for per_class in references for reference in per_class]
-    needed = dict.fromkeys(r.image_id for r in chosen if again or extractor.needs_reference(split, r))
+    needed = dict.fromkeys(r.image_id for r in chosen if again or extractor.needs(split, r))
     records = [split.images[image_id] for image_id in needed]
     bad = unreadable(split, records, lambda record: True, "check references")
     hint = "Replace these references" + ("; the matcher needs their images with every stage." if again else ".")
@@ -257,7 +269,7 @@ def readable_targets(
     if experiment.stage == "ablate" and not skip and not again:
         return targets, []
     share = ranks.share(list(targets.images.values()))
-    is_needed = (lambda record: True) if again else partial(extractor.needs_target, targets)
+    is_needed = (lambda record: True) if again else partial(extractor.needs, targets)
     bad_here = unreadable(targets, share, is_needed, "check images")
     sizes_here = {record["id"]: (record["height"], record["width"]) for record in share}
     reasons: dict[ImageId, str] = {}

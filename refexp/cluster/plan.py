@@ -39,11 +39,14 @@ SHOWN = ("overlays", "page")
 
 @dataclass(frozen=True)
 class Work:
-    """A job. images, references: the store's file of each, there or not. made_by: encoder, proposer and device."""
+    """A job. made_by: encoder, proposer and device.
+
+    images, references: the store's key of each, with the size of its entry in bytes. None: the store lacks it.
+    """
 
     overrides: list[str]
-    images: list[Path]
-    references: list[Path]
+    images: dict[str, int | None]
+    references: dict[str, int | None]
     made_by: dict[str, Any]
 
 
@@ -116,9 +119,10 @@ class PlanLauncher(Launcher):
         extractor = Extractor(job.encoder, job.proposer, job.store, job.config, job.device, Clock())
         data, drawn = choose_without_images(data, job.sampler, job.shots, job.seed)
         targets = data.targets.first(job.input.limit)
-        images = [extractor.target_path(targets, record) for record in targets.images.values()]
-        references = [extractor.reference_path(data.references, one) for of_class in drawn for one in of_class]
-        return Work(overrides, images, references, made_by(job.config, device_name(job.device)))
+        images = [extractor.first_key(targets, record) for record in targets.images.values()]
+        references = [extractor.first_key(data.references, one) for of_class in drawn for one in of_class]
+        held = [{key: job.store.size(key) for key in keys} for keys in (images, references)]
+        return Work(overrides, held[0], held[1], made_by(job.config, device_name(job.device)))
 
 
 def made_by(config: dict[str, Any], device: str) -> dict[str, Any]:
@@ -132,12 +136,12 @@ def made_by(config: dict[str, Any], device: str) -> dict[str, Any]:
 def plan(works: Sequence[Work], runs: Sequence[Path]) -> list[Planned]:
     """Count and estimate. What several jobs need is new in the first of them."""
     planned: list[Planned] = []
-    taken: set[Path] = set()
+    taken: set[str] = set()
     known: dict[str, Rates | None] = {}
     for work in works:
-        sizes = [path.stat().st_size for path in work.images if path.exists()]
+        sizes = [size for size in work.images.values() if size is not None]
         images, references = (
-            {path for path in of if not path.exists()} - taken for of in (work.images, work.references)
+            {key for key, size in of.items() if size is None} - taken for of in (work.images, work.references)
         )
         taken |= images | references
         name = json.dumps(work.made_by, sort_keys=True)
@@ -205,7 +209,7 @@ def sums(planned: Sequence[Planned], runs: Sequence[Path]) -> list[str]:
     if not planned:
         return ["nothing to run"]
     places = " and ".join(map(str, runs))
-    images = {path for job in planned for path in job.work.images}
+    images = {key for job in planned for key in job.work.images}
     new, added = sum(job.new_images for job in planned), total([job.bytes for job in planned])
     size = "of unknown size: the store has none like them" if added is None else f"about {added / 2**20:.1f} MiB"
     stored = f"{len(planned)} jobs on {len(images)} images: {len(images) - new} in the store, {new} new"

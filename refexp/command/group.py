@@ -24,7 +24,7 @@ COMMANDS = {
     "push": ("refexp.command.looking:push", "Send finished runs to Weights & Biases."),
     "dashboard": ("refexp.command.looking:dashboard", "Build a W&B report that compares the runs of a sweep."),
     "sweep": ("refexp.command.keeping:sweep", "Plan a sweep, or manage its jobs: status, collect, cancel, retry."),
-    "store": ("refexp.command.keeping:store", "Manage the store: ls, verify, prune."),
+    "store": ("refexp.command.keeping:store", "Manage the store: ls, verify, prune, migrate, export, import."),
     "weights": ("refexp.command.keeping:weights", "Download official weights and check their SHA-256."),
     "data": ("refexp.datatools.cli:data", "Check, download and convert data sets."),
 }

@@ -11,7 +11,7 @@ from pathlib import Path
 import click
 
 from refexp.command.looking import FOLDER
-from refexp.command.running import RAW, run_hydra
+from refexp.command.running import RAW, own_folder, run_hydra
 
 WITH_A_FOLDER = {
     "status": "Print a table of all jobs, with the progress of running jobs.",
@@ -74,11 +74,13 @@ for name, line in WITH_A_FOLDER.items():
 
 
 @click.group()
-@click.option("--dir", "folder", type=FOLDER, default=Path("store"), envvar="REFEXP_STORE", show_default=True,
-              show_envvar=True, help="The store (store.dir).")  # fmt: skip
+@click.option("--dir", "folder", type=click.Path(file_okay=False, path_type=Path), default=Path("store"),
+              envvar="REFEXP_STORE", show_default=True, show_envvar=True, help="The store (store.dir).")  # fmt: skip
 @click.pass_context
 def store(context: click.Context, folder: Path) -> None:
     """Manage a store."""
+    if context.invoked_subcommand != "import" and not folder.is_dir():
+        raise click.BadParameter(f"Directory '{folder}' does not exist.", param_hint="'--dir'")
     context.obj = folder
 
 
@@ -95,10 +97,52 @@ def list_store(folder: Path) -> None:
 @click.option("--delete", is_flag=True, help="Delete damaged entries. A later run computes them again.")
 @click.pass_obj
 def verify(folder: Path, delete: bool) -> None:
-    """Find damaged entries. The exit code is 1 if any are left."""
+    """Find damaged entries, and repair indexes. The exit code is 1 if any damaged entries are left."""
     from refexp.store.upkeep import verify
 
     sys.exit(1 if verify(folder, delete) else 0)
+
+
+@store.command()
+@click.pass_obj
+def migrate(folder: Path) -> None:
+    """Move the entries of older versions, one file each, into shards. The exit code is 1 if damaged ones are left."""
+    from refexp.store.upkeep import migrate
+
+    sys.exit(1 if migrate(folder) else 0)
+
+
+@store.command(context_settings=RAW | {"help_option_names": ["-h", "--help"]})
+@click.argument("out", type=click.Path(path_type=Path, file_okay=False))
+@click.argument("overrides", nargs=-1, type=click.UNPROCESSED)
+@click.pass_obj
+def export(folder: Path, out: Path, overrides: tuple[str, ...]) -> None:
+    """Write the entries of a data set into the folder OUT, for a machine without its images.
+
+    OVERRIDES are those of `refexp run`. All targets must be in the store. On the other machine, run
+    `refexp store import OUT`, and then stage=ablate.
+
+    \b
+    refexp store export OUT dataset=custom dataset.images=... encoder=dinov2_vitl14
+    """
+    from refexp.command.exporting import export
+    from refexp.config.composing import compose_config
+
+    own_folder(overrides)
+    config = compose_config(overrides)
+    config.store.dir = str(folder)
+    click.echo(export(config, out))
+
+
+@store.command("import")
+@click.argument("source", type=FOLDER)
+@click.pass_context
+def import_(context: click.Context, source: Path) -> None:
+    """Take in the entries that `refexp store export` wrote into the folder SOURCE."""
+    from refexp.store.travel import import_store
+
+    shards, manifests = import_store(context.obj, source)
+    click.echo(f"{shards} shards and {manifests} manifests imported into {context.obj}")
 
 
 @store.command()

@@ -36,6 +36,8 @@ class Split:
     places: category id -> place among all categories of the file, from 0, whatever the classes.
     read: image record -> u8 [H, W, 3]. fingerprint: image record -> hash of the image's content.
     size: image record -> size of the image's file, None without a file.
+    read_hashed: image record -> the image, and the hash of the very bytes that it was decoded from: a file can be
+        replaced between `fingerprint` and `read`. None for images that are not files.
     """
 
     source: str
@@ -45,6 +47,7 @@ class Split:
     read: Callable[[Record], np.ndarray]
     fingerprint: Callable[[Record], str]
     size: Callable[[Record], FileSize | None] = lambda record: None
+    read_hashed: Callable[[Record], tuple[np.ndarray, str]] | None = None
     places: dict[int | str, int] = field(default_factory=dict)
 
     @cached_property
@@ -90,6 +93,19 @@ class Split:
         if file and (record["height"], record["width"]) not in file:
             settle_contradiction(record, file, self.by_image[record["id"]], self.source)
         self._settled.add(record["id"])
+
+    def hashed(self, record: Record) -> tuple[np.ndarray, str]:
+        """Read an image, u8 [H, W, 3], and return the hash of the very bytes that it was decoded from."""
+        return self.read_hashed(record) if self.read_hashed else (self.read(record), self.fingerprint(record))
+
+    def noting(self, hashes: dict[ImageId, str]) -> Split:
+        """Return this split with a `read` that notes the hash of what it decodes, by image id."""
+
+        def read(record: Record) -> np.ndarray:
+            rgb, hashes[record["id"]] = self.hashed(record)
+            return rgb
+
+        return replace(self, read=read)
 
     def reference(self, annotation: Record) -> Reference:
         """Convert an annotation to a reference. Raises RefexpError if its mask cannot be read."""
@@ -214,10 +230,12 @@ def make_split(
     read: Callable[[Record], np.ndarray],
     fingerprint: Callable[[Record], str],
     size: Callable[[Record], FileSize | None] = lambda record: None,
+    read_hashed: Callable[[Record], tuple[np.ndarray, str]] | None = None,
 ) -> Split:
     """Make a split of a checked COCO dict, restricted to `classes` (by name)."""
     index = {name: label for label, name in enumerate(classes)}
     labels = {c["id"]: index[c["name"]] for c in content["categories"] if c["name"] in index}
     annotations = [a for a in content["annotations"] if a["category_id"] in labels]
     places = {c["id"]: place for place, c in enumerate(content["categories"])}
-    return Split(source, {i["id"]: i for i in content["images"]}, annotations, labels, read, fingerprint, size, places)
+    images = {image["id"]: image for image in content["images"]}
+    return Split(source, images, annotations, labels, read, fingerprint, size, read_hashed, places)

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -13,7 +14,7 @@ from refexp.errors import MissingData
 from refexp.files import sha256
 from refexp.inputs.frames import FileSize
 from refexp.inputs.images import file_sizes, read_rgb
-from refexp.inputs.names import check_files, locate
+from refexp.inputs.names import check_files, images_elsewhere, locate
 from refexp.inputs.repairs import repaired
 
 
@@ -57,16 +58,23 @@ class CustomDataset:
 
 
 def existing_folder(path: str, key: str) -> Path:
-    """Return the folder. Raises MissingData with the config key if it does not exist."""
-    if not Path(path).is_dir():
+    """Return the folder. Raises MissingData with the config key if it does not exist and must."""
+    if not Path(path).is_dir() and not images_elsewhere.get():
         raise MissingData(f"{key}: no such folder: {path}")
     return Path(path)
 
 
-def access(
-    folder: Path,
-) -> tuple[Callable[[Record], np.ndarray], Callable[[Record], str], Callable[[Record], FileSize | None]]:
-    """Return three functions of an image record in `folder`: read the image, hash its content, read its file's size."""
+class Access(NamedTuple):
+    """Functions of an image record: read the image, hash its content, read its file's size, and `Split.read_hashed`."""
+
+    read: Callable[[Record], np.ndarray]
+    fingerprint: Callable[[Record], str]
+    size: Callable[[Record], FileSize | None]
+    read_hashed: Callable[[Record], tuple[np.ndarray, str]]
+
+
+def access(folder: Path) -> Access:
+    """Return the functions of an image record in `folder`."""
     look = file_sizes(folder)
 
     def path(record: Record) -> Path:
@@ -75,10 +83,18 @@ def access(
     def read(record: Record) -> np.ndarray:
         return read_rgb(path(record), record["height"], record["width"])
 
+    def read_hashed(record: Record) -> tuple[np.ndarray, str]:
+        file = path(record)
+        try:
+            content = file.read_bytes()
+        except (OSError, ValueError):
+            return read(record), fingerprint(record)  # `read` says what is wrong with the file
+        return read_rgb(file, record["height"], record["width"], content), hashlib.sha256(content).hexdigest()
+
     def fingerprint(record: Record) -> str:
         try:
             return sha256(path(record))
         except OSError as error:
             raise MissingData(f"image not found: {path(record)} ({error.strerror})") from None
 
-    return read, fingerprint, lambda record: look(record["file_name"])
+    return Access(read, fingerprint, lambda record: look(record["file_name"]), read_hashed)

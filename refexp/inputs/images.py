@@ -33,6 +33,8 @@ with suppress(ImportError):
 
 log = logging.getLogger(__name__)
 T = TypeVar("T")
+Source = Path | BytesIO
+"""A file, or its content."""
 BITS = "bits"
 """The key of `Image.info` with the depth that a file says it uses."""
 PAGED = ("GIF", "PNG", "WEBP", "AVIF")
@@ -85,15 +87,15 @@ def file_size(path: Path) -> FileSize:
     return FileSize((height, width), (width, height) if turn >= 5 else (height, width))
 
 
-def read_rgb(path: Path, height: int, width: int) -> np.ndarray:
-    """Read an image file as u8 [height, width, 3].
+def read_rgb(path: Path, height: int, width: int, content: bytes | None = None) -> np.ndarray:
+    """Read an image file as u8 [height, width, 3]. content: the bytes of the file, if they are read already.
 
     The EXIF rotation is applied, unless only the unrotated image has the annotated size: then the annotations were
     made on the unrotated pixels. The rest is that of `as_rgb`.
 
     Raises the errors of `open_upright`, and RefexpError if the image does not have the annotated size.
     """
-    image, turn = _decoded(path)
+    image, turn = _decoded(path, content)
     upright = turned(image, turn)
     for view in (upright, image):
         if view.size == (width, height):
@@ -148,15 +150,20 @@ def to_square(rgb: np.ndarray, side: int) -> torch.Tensor:
     return torch.from_numpy(resized).permute(2, 0, 1).float() / 255
 
 
-def _decoded(path: Path) -> tuple[Image.Image, int]:
-    """Return an image as its file stores it, and its EXIF orientation. Raises the errors of `open_upright`."""
-    return _tried(path, partial(_with_pillow, path), tiffs.read)
+def _decoded(path: Path, content: bytes | None = None) -> tuple[Image.Image, int]:
+    """Return an image as its file stores it, and its EXIF orientation. Raises the errors of `open_upright`.
+
+    content: the bytes of the file. None reads them.
+    """
+    return _tried(path, partial(_with_pillow, path), partial(tiffs.read, path), content)
 
 
-def _tried(path: Path, read: Callable[[Any], T], read_tiff: Callable[[Path], T]) -> T:
-    """Read a file with Pillow. Where that fails, read it with tifffile, or without its metadata."""
+def _tried(
+    path: Path, read: Callable[[Source], T], read_tiff: Callable[[Source], T], content: bytes | None = None
+) -> T:
+    """Read a file, or its content, with Pillow. Where that fails, read it with tifffile, or without its metadata."""
     try:
-        return read(path)
+        return read(path if content is None else BytesIO(content))
     except RefexpError:
         raise
     except (FileNotFoundError, NotADirectoryError):
@@ -165,7 +172,7 @@ def _tried(path: Path, read: Callable[[Any], T], read_tiff: Callable[[Path], T])
         if "\0" in str(path) or getattr(error, "errno", None) == errno.ENAMETOOLONG:
             raise MissingData(f"image not found: {shown(str(path))}") from None
         why = error
-    for again in _other_ways(path, read, read_tiff):
+    for again in _other_ways(path, read, read_tiff, content):
         try:
             return again()
         except tiffs.MissingCodec:
@@ -178,16 +185,19 @@ def _tried(path: Path, read: Callable[[Any], T], read_tiff: Callable[[Path], T])
     raise refusal(path, why)
 
 
-def _other_ways(path: Path, read: Callable[[Any], T], read_tiff: Callable[[Path], T]) -> Iterator[Callable[[], T]]:
-    if not path.is_file():
+def _other_ways(
+    path: Path, read: Callable[[Source], T], read_tiff: Callable[[Source], T], content: bytes | None
+) -> Iterator[Callable[[], T]]:
+    if content is None and not path.is_file():
         return
-    if tiffs.is_tiff(path):
-        yield partial(read_tiff, path)
-    for bare in without_metadata(path):
+    content = path.read_bytes() if content is None else content
+    if tiffs.is_tiff(content):
+        yield partial(read_tiff, BytesIO(content))
+    for bare in without_metadata(content):
         yield partial(read, BytesIO(bare))
 
 
-def _header(path: Path, source: Path | BytesIO) -> tuple[tuple[int, int], int]:
+def _header(path: Path, source: Source) -> tuple[tuple[int, int], int]:
     """Return ((width, height), orientation) as stored."""
     with Image.open(source) as image:
         check_pixels(path, image.size)
@@ -198,12 +208,12 @@ def _header(path: Path, source: Path | BytesIO) -> tuple[tuple[int, int], int]:
         return (tags[256], tags[257]), orientation(image)  # some versions of Pillow give the size after rotation
 
 
-def _with_pillow(path: Path, source: Path | BytesIO) -> tuple[Image.Image, int]:
+def _with_pillow(path: Path, source: Source) -> tuple[Image.Image, int]:
     """Decode an image as it is stored; its EXIF orientation. source: `path`, or its content without metadata."""
     with Image.open(source) as image:
         check_pixels(path, image.size)
         if image.format == "TIFF":
-            return _tiff(path, image)
+            return _tiff(path, source, image)
         if image.format in PAGED:
             _note_pages(path, lambda: image.n_frames)  # type: ignore[attr-defined]
         decoder, layout = (image.tile[0][0], image.tile[0][3]) if image.tile else ("", "")
@@ -217,19 +227,19 @@ def _with_pillow(path: Path, source: Path | BytesIO) -> tuple[Image.Image, int]:
         return image.convert("I;16") if image.mode == "I" and image.format in ("PNG", "PPM") else image, turn
 
 
-def _tiff(path: Path, image: Any) -> tuple[Image.Image, int]:
+def _tiff(path: Path, source: Source, image: Any) -> tuple[Image.Image, int]:
     """Decode a TIFF image that Pillow has opened, with tifffile where Pillow garbles it."""
     tags, turn = image.tag_v2, orientation(image)
     tiffs.check_first_page(path, tags)
     if image.is_animated:
-        _note_pages(path, lambda: tiffs.pages_of(path))
+        _note_pages(path, lambda: tiffs.pages_of(source))
     deep, bits = tiffs.depth(tags) > 8, tiffs.stated_bits(tags)
     if tiffs.is_garbled(tags):
-        return tiffs.read(path)
+        return tiffs.read(path, source)
     image.filename = ""  # else Pillow maps an uncompressed file into memory, with the sides of a turned one swapped
     image.load()
     if deep and (_is_dim(image) if image.mode in ("RGB", "RGBA") else _has_overflown(image, tags)):
-        return tiffs.read(path)
+        return tiffs.read(path, source)
     if orientation(image) != turn:  # some versions of Pillow rotate TIFF files on loading
         image = turned_back(image, turn)
     if deep and bits:
@@ -248,7 +258,7 @@ def _has_overflown(image: Image.Image, tags: Any) -> bool:
     return image.mode == "I" and not tiffs.is_signed(tags) and image.getextrema()[0] < 0  # type: ignore[operator]
 
 
-def _both_bytes(path: Path, source: Path | BytesIO, upper: Image.Image, layout: str) -> Image.Image:
+def _both_bytes(path: Path, source: Source, upper: Image.Image, layout: str) -> Image.Image:
     """Decode a 16-bit PNG again for the lower bytes, and scale both to 8 bits."""
     with Image.open(source) as image:
         (decoder, extents, offset, _), *_ = image.tile

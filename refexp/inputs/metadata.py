@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import zlib
 from collections.abc import Iterator
-from pathlib import Path
 
 from PIL import Image
 
@@ -42,9 +41,8 @@ def turned_back(image: Image.Image, turn: int) -> Image.Image:
     return turned(image, {6: 8, 8: 6}.get(turn, turn))
 
 
-def without_metadata(path: Path) -> Iterator[bytes]:
+def without_metadata(data: bytes) -> Iterator[bytes]:
     """Yield the content of a PNG or JPEG file without metadata: first with its orientation, then without."""
-    data = path.read_bytes()
     if data.startswith(PNG):
         yield _bare_png(data, b"eXIf")
         yield _bare_png(data, b"")

@@ -12,6 +12,7 @@ import os
 import re
 import unicodedata
 from collections.abc import Callable, Iterable, Iterator
+from contextvars import ContextVar
 from functools import lru_cache
 from itertools import islice
 from pathlib import Path, PurePosixPath
@@ -95,6 +96,10 @@ def _index(folder: Path, spelling: int) -> dict[str, list[str]]:
     return found
 
 
+images_elsewhere: ContextVar[bool] = ContextVar("images_elsewhere", default=False)
+"""Whether missing images are not an error, because a manifest of the store has their hashes (`store/travel.py`)."""
+
+
 def check_files(names: Iterable[str], folder: Path, source: str, key: str = "dataset.images") -> None:
     """Note the images that are found under another spelling of their names.
 
@@ -108,7 +113,7 @@ def check_files(names: Iterable[str], folder: Path, source: str, key: str = "dat
         elif path != folder / name:
             other = path.relative_to(folder).as_posix()
             repaired("image found under another spelling of its name", f"{source}, {shown(name)} is {shown(other)}")
-    if missing:
+    if missing and not images_elsewhere.get():
         there = {file.rsplit("/", 1)[-1]: file for file in _files(folder)}
         near = difflib.get_close_matches(PurePosixPath(missing[0]).name, list(there)[:10_000], n=1)
         similar = f" The most similar file there is {shown(there[near[0]])}." if near else ""

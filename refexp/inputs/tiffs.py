@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from io import BytesIO
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -29,10 +30,9 @@ class MissingCodec(Unreadable):
     """A TIFF file with a compression that tifffile reads only with another package."""
 
 
-def is_tiff(path: Path) -> bool:
-    """Whether a file begins like a TIFF file."""
-    with path.open("rb") as file:
-        return file.read(4) in HEADS
+def is_tiff(content: bytes) -> bool:
+    """Whether the content of a file begins like a TIFF file."""
+    return content[:4] in HEADS
 
 
 def depth(tags: Any) -> int:
@@ -66,31 +66,26 @@ def stated_bits(tags: Any) -> int | None:
     return used if 8 < used < bits else bits if bits % 8 else None
 
 
-def pages_of(path: Path) -> int:
+def pages_of(source: Path | BytesIO) -> int:
     """Return the number of pages of a TIFF file."""
-    from tifffile import TiffFile
-
-    with TiffFile(path) as file:
+    with _opened(source) as file:
         return len(file.pages)
 
 
-def size_of(path: Path) -> tuple[tuple[int, int], int]:
+def size_of(source: Path | BytesIO) -> tuple[tuple[int, int], int]:
     """Return ((width, height), orientation) of the first page, as it is stored."""
-    from tifffile import TiffFile
-
-    with TiffFile(path) as file:
+    with _opened(source) as file:
         page: Any = file.pages.first
         return (page.imagewidth, page.imagelength), _turn(page)
 
 
-def read(path: Path) -> tuple[Image.Image, int]:
+def read(path: Path, source: Path | BytesIO) -> tuple[Image.Image, int]:
     """Read the first page as it is stored, and its orientation. Gray keeps its depth; more bands become 8 bits.
 
-    Raises Unreadable for layouts that are not read, and whatever tifffile raises for damaged files.
+    source: `path`, or its content. Raises Unreadable for layouts that are not read, and whatever tifffile raises for
+    damaged files.
     """
-    from tifffile import TiffFile
-
-    with TiffFile(path) as file:
+    with _opened(source) as file:
         page: Any = file.pages.first
         check_pixels(path, (page.imagewidth, page.imagelength))
         _check_layout(path, page)
@@ -107,6 +102,14 @@ def read(path: Path) -> tuple[Image.Image, int]:
         if values.size != page.imagewidth * page.imagelength * page.samplesperpixel:
             raise Unreadable(path, f"it is damaged ({values.size} values for {_layout(page)})")
         return _image(path, page, values), _turn(page)
+
+
+def _opened(source: Path | BytesIO) -> Any:
+    from tifffile import TiffFile
+
+    if not isinstance(source, Path):
+        source.seek(0)
+    return TiffFile(source)
 
 
 def _turn(page: TiffPage) -> int:

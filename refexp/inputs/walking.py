@@ -12,7 +12,10 @@ from pathlib import Path
 
 RESULT_FOLDERS = ("overlays", "masks", "report", "wandb")
 """The folders in which a run keeps pictures. In a run folder, `memory_bank.png` is one, too."""
-ENTRY = re.compile(r"[0-9a-f]{64}\.(npz|claim)")
+OF_STORE = {"shards": re.compile(r"[0-9a-f]{16}\.(shard|index)"), "claims": re.compile(r"[0-9a-f]{64}\.[0-9]+")}
+"""The files in each folder of the store."""
+OF_OLD_STORE = re.compile(r"[0-9a-f]{64}\.(npz|claim)")
+"""The files in a folder `ab` of a store of older versions. Their names begin with the folder's."""
 
 Passed = Mapping[str, Collection[Path]]
 """What was passed over: the folders of each kind ("runs", "sweeps", "stores", "results of the run")."""
@@ -62,9 +65,11 @@ def _holds_run(folder: Path) -> bool:
 
 
 def _is_part_of_store(folder: Path, names: Collection[str]) -> bool:
-    """Whether a folder holds entries of the store: `ab/ab....npz`."""
+    """Whether a folder holds files of the store: `shards/1f....shard`, or `ab/ab....npz` of older versions."""
+    if folder.name in OF_STORE:
+        return any(OF_STORE[folder.name].fullmatch(name) for name in names)
     digits = re.fullmatch("[0-9a-f]{2}", folder.name)
-    return bool(digits) and any(ENTRY.fullmatch(name) and name.startswith(folder.name) for name in names)
+    return bool(digits) and any(OF_OLD_STORE.fullmatch(name) and name.startswith(folder.name) for name in names)
 
 
 def _pictures(names: Collection[str]) -> set[str]:

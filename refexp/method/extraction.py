@@ -6,6 +6,7 @@ import inspect
 import logging
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
+from functools import cached_property
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -15,7 +16,7 @@ import torch
 from refexp.data.ahead import ReadAhead
 from refexp.data.coco import Record, Split, has_mask
 from refexp.encoders.base import Encoder
-from refexp.errors import RefexpError
+from refexp.errors import MissingData, RefexpError
 from refexp.inputs.images import to_square
 from refexp.machine.provenance import Clock, device_name
 from refexp.masks import Rle
@@ -25,6 +26,7 @@ from refexp.method.pipeline import extract, with_tokens
 from refexp.method.source import code_of
 from refexp.proposers.base import Proposer
 from refexp.store.entries import FORMAT, Entry, Store, digest
+from refexp.store.travel import fingerprints
 from refexp.types import ImageId, Patches, Proposals, Reference, Target, Weights
 
 log = logging.getLogger(__name__)
@@ -63,27 +65,30 @@ class Extractor:
 
     def proposals(self, split: Split, records: Sequence[Record]) -> Iterator[tuple[ImageId, Proposals]]:
         """Each of these images of the targets with its proposals, in an order that other jobs' work may change."""
+        decoded: dict[ImageId, str] = {}  # the hash of the bytes from which the entry of an image is computed
 
         def key(record: Record) -> str:
-            return self.target_key(split, record, self._truth(split, record))
+            return self.target_key(split, record, self._truth(split, record), decoded.get(record["id"]))
 
-        def read(record: Record) -> Target:
-            rgb = split.read(record)
+        def read(record: Record) -> tuple[Target, str]:
+            rgb, hashed = split.hashed(record)
             square = to_square(rgb, self.proposer.image_size)
             # Pinned, the copy to a GPU does not wait for the work before it.
             square = square.pin_memory() if self.device.type == "cuda" else square
-            return Target(record["id"], rgb, square, self._truth(split, record))
+            return Target(record["id"], rgb, square, self._truth(split, record)), hashed
 
         def compute(batch: Sequence[Record]) -> list[Entry]:
             self.load()
             with self.clock.stage("wait for images", len(batch)):
-                targets = [ahead.get(record) for record in batch]
+                pairs = [ahead.get(record) for record in batch]
+            targets = [target for target, _ in pairs]
+            decoded.update((target.id, hashed) for target, hashed in pairs)
             with self.clock.stage("extract", len(batch)):
                 found = extract(targets, self.encoder, self.proposer, self.device)
             return [pack(proposals, self.store.dtype) for proposals in found]
 
         made_by = {"kind": "proposals"} | {part: name_of(self.settings[part]) for part in ("proposer", "encoder")}
-        ahead = ReadAhead(records, read, wanted=lambda record: self.needs_target(split, record))
+        ahead = ReadAhead(records, read, wanted=lambda record: self.needs(split, record))
         try:
             for record, entry in self._entries(records, key, compute, made_by, self.encoder.batch):
                 yield record["id"], unpack(entry)
@@ -92,15 +97,17 @@ class Extractor:
 
     def prototypes(self, split: Split, references: Sequence[Reference]) -> Iterator[tuple[ImageId, torch.Tensor]]:
         """Every reference's id with its instance prototype f32 [C]."""
+        decoded: dict[ImageId, str] = {}
+        noting = split.noting(decoded)
 
         def key(reference: Reference) -> str:
-            return self.reference_key(split, reference)
+            return self.reference_key(split, reference, decoded.get(reference.image_id))
 
         def compute(batch: Sequence[Reference]) -> list[Entry]:
             (reference,) = batch
             self.load()
             with self.clock.stage("remember"):
-                prototype = view_reference(split, reference, self.encoder, self.device).prototype
+                prototype = view_reference(noting, reference, self.encoder, self.device).prototype
             return [{"prototype": prototype.numpy().astype(self.store.dtype)}]
 
         made_by = {"kind": "prototype", "encoder": name_of(self.settings["encoder"])}
@@ -115,13 +122,16 @@ class Extractor:
         by_image = without_mask(reference for per_class in references for reference in per_class)
         lacking = list({reference.id: reference for of_image in by_image.values() for reference in of_image}.values())
 
+        decoded: dict[ImageId, str] = {}
+        noting = split.noting(decoded)
+
         def key(reference: Reference) -> str:
-            return self.box_key(split, reference)
+            return self.box_key(split, reference, decoded.get(reference.image_id))
 
         def compute(batch: Sequence[Reference]) -> list[Entry]:
             self.load()
             with self.clock.stage("masks of boxes"):
-                (masked,) = complete(split, batch, self.proposer)
+                (masked,) = complete(noting, batch, self.proposer)
             return [{"mask": np.frombuffer(masked.known_mask["counts"], dtype=np.uint8)}]
 
         made_by = {"kind": "mask of a box", "proposer": name_of(self.maker[0])}
@@ -152,22 +162,15 @@ class Extractor:
             target = Target(record["id"], rgb, to_square(rgb, self.proposer.image_size))
             return with_tokens(proposals, target, self.encoder, self.device)
 
-    def target_path(self, split: Split, record: Record) -> Path:
-        """Where the store keeps the proposals of an image, or will keep them."""
-        return self.store.path(self.target_key(split, record, self._truth(split, record)))
+    def first_key(self, split: Split, item: Record | Reference) -> str:
+        """Key of what is computed first from an image: a target's proposals; a reference's mask, or its prototype."""
+        if not isinstance(item, Reference):
+            return self.target_key(split, item, self._truth(split, item))
+        return self.box_key(split, item) if item.mask is None else self.reference_key(split, item)
 
-    def needs_target(self, split: Split, record: Record) -> bool:
-        """Whether the store lacks the proposals of an image."""
-        return not self.target_path(split, record).exists()
-
-    def reference_path(self, split: Split, reference: Reference) -> Path:
-        """Where the store keeps what is computed first from a reference's image: its mask, or its prototype."""
-        key = self.box_key if reference.mask is None else self.reference_key
-        return self.store.path(key(split, reference))
-
-    def needs_reference(self, split: Split, reference: Reference) -> bool:
-        """Whether the store lacks what is computed first from a reference's image."""
-        return not self.reference_path(split, reference).exists()
+    def needs(self, split: Split, item: Record | Reference) -> bool:
+        """Whether the store lacked that entry when this process last looked."""
+        return self.store.size(self.first_key(split, item)) is None
 
     def _truth(self, split: Split, record: Record) -> tuple[Rle, ...]:
         """The masks of an image's annotations, if the proposer sees them."""
@@ -176,24 +179,29 @@ class Extractor:
         seen = split.by_image[record["id"]]
         return tuple(split.mask(a) for a in seen if has_mask(a) and not a.get("iscrowd", 0))
 
-    def target_key(self, split: Split, record: Record, truth: Sequence[Rle]) -> str:
-        """Key of an image's proposals; `truth` only where the proposer sees it."""
+    def target_key(self, split: Split, record: Record, truth: Sequence[Rle], decoded: str | None = None) -> str:
+        """Key of an image's proposals; `truth` only where the proposer sees it.
+
+        decoded: hash of the bytes that were decoded. None takes that of the image's file, for all keys.
+        """
         seen: list[Any] = [mask["counts"].decode() for mask in truth]
         if self.proposer.reads_ids:
             seen.append({"id": record["id"]})
         encoder = {name: value for name, value in self.settings["encoder"].items() if name not in OF_REFERENCES}
         made_by = [(encoder, self.weights["encoder"]), (self.settings["proposer"], self.weights["proposer"])]
-        return self._key("proposals", split, record, made_by, seen)
+        return self._key("proposals", split, record, made_by, seen, decoded)
 
-    def reference_key(self, split: Split, reference: Reference) -> str:
+    def reference_key(self, split: Split, reference: Reference, decoded: str | None = None) -> str:
         """Key of a reference's prototype."""
         image = split.images[reference.image_id]
         seen = [reference.known_mask["counts"].decode(), list(reference.box)]
-        return self._key("prototype", split, image, [(self.settings["encoder"], self.weights["encoder"])], seen)
+        made_by = [(self.settings["encoder"], self.weights["encoder"])]
+        return self._key("prototype", split, image, made_by, seen, decoded)
 
-    def box_key(self, split: Split, reference: Reference) -> str:
+    def box_key(self, split: Split, reference: Reference, decoded: str | None = None) -> str:
         """Key of the mask that the proposer makes of a reference's box."""
-        return self._key("box mask", split, split.images[reference.image_id], [self.maker], list(reference.box))
+        image = split.images[reference.image_id]
+        return self._key("box mask", split, image, [self.maker], list(reference.box), decoded)
 
     def _key(
         self,
@@ -202,10 +210,34 @@ class Extractor:
         record: Record,
         made_by: Sequence[tuple[Mapping[str, Any], Weights]],
         more: Sequence[Any],
+        decoded: str | None,
     ) -> str:
-        image = [split.fingerprint(record), record["height"], record["width"]]
+        image = [decoded or self._fingerprint(split, record), record["height"], record["width"]]
         sources = [[settings, weights.sha256 or weights.origin] for settings, weights in made_by]
         return digest([FORMAT[kind], kind, self.store.dtype, image, sources, more])
+
+    def _fingerprint(self, split: Split, record: Record) -> str:
+        """The hash of an image's file; where the file is missing, that in the manifests of the store.
+
+        Raises MissingData if there is neither.
+        """
+        try:
+            return split.fingerprint(record)
+        except MissingData:
+            known = self.elsewhere.get((record["file_name"], record["height"], record["width"]), ())
+            if len(known) == 1:
+                return next(iter(known))
+            if known:
+                raise RefexpError(
+                    f"{record['file_name']}: manifests of the store '{self.store.dir}' name {len(known)} images so; "
+                    "import one of the data sets into another store (store.dir)."
+                ) from None
+            raise
+
+    @cached_property
+    def elsewhere(self) -> Mapping[tuple[str, int, int], set[str]]:
+        """The hashes of images in the manifests of the store, by file name, height and width."""
+        return fingerprints(Path(self.store.dir))
 
     def _entries(self, items: Sequence[Item], key: Callable[[Item], str], *how: Any) -> Iterator[tuple[Item, Entry]]:
         """Each item, an image's record or a reference, with its entry. how: the other arguments of `Store.share`."""
@@ -320,7 +352,7 @@ def unpack(entry: Entry) -> Proposals:
     return Proposals(
         quality=torch.from_numpy(entry["quality"]),
         boxes_lr=torch.from_numpy(entry["boxes_lr"].astype(np.float32)),
-        features=torch.from_numpy(entry["features"].astype(np.float32)),
+        features=torch.from_numpy(entry["features"].astype(np.float32, copy=False)),
         masks=masks,
         size=(size[0], size[1]),
     )

@@ -15,7 +15,8 @@ from rich.console import Console
 
 from refexp.config.building import build, check
 from refexp.config.components import SummaryFormat, Vis
-from refexp.errors import RefexpError, reason, shown
+from refexp.data.coco import Split
+from refexp.errors import MissingData, RefexpError, reason, shown
 from refexp.folders.run_folder import RunFolder
 from refexp.folders.status import run_log
 from refexp.folders.sweep_folder import Sweep
@@ -27,6 +28,7 @@ from refexp.show.instances import Instance, detected
 from refexp.show.memory_bank import draw_memory_bank
 from refexp.show.page.report import NAME, write_report
 from refexp.show.terminal import print_diagnosis, print_findings, print_metrics, print_places
+from refexp.types import ImageId
 
 log = logging.getLogger(__name__)
 
@@ -114,6 +116,8 @@ def draw_pictures(run: RunFolder, vis: Vis) -> str | None:
     try:
         data = run.data
         chosen = set(spread(data.targets.images, vis.limit))
+        if chosen and all(is_missing(data.targets, image_id) for image_id in chosen):
+            raise MissingData(f"pictures are missing, because the images of {data.targets.source} are not there")
         draw_references(folder, data, run.references, note)
         targets = [found for found in run.detections if found.image_id in chosen]
         draw_targets(folder, data, targets, vis.score_threshold, note)
@@ -121,6 +125,15 @@ def draw_pictures(run: RunFolder, vis: Vis) -> str | None:
         log.warning("overlays were not drawn: %s", reason(error))
         return reason(error)
     return None
+
+
+def is_missing(split: Split, image_id: ImageId) -> bool:
+    """Whether the file of an image does not exist."""
+    try:
+        split.fingerprint(split.images[image_id])
+    except MissingData:
+        return True
+    return False
 
 
 @contextmanager

@@ -3,11 +3,12 @@
     refexp store ls       # list the entries by the settings that made them, with their size
     refexp store verify   # list damaged entries; --delete removes them
     refexp store prune    # free space: --older-than DAYS, --made-by TEXT, --all
+    refexp store migrate  # move the entries of older versions, one file each, into shards
 
 The key of an entry is the hash of everything that its content depends on: image bytes, resolved settings, SHA-256 of
-the weights, format version. So an entry is never outdated. Entries are npz archives without pickles, with a checksum
-for each array. Writes are atomic, so any number of jobs can read and write at the same time. Claims prevent two jobs
-from computing the same entry.
+the weights, format version. So an entry is never outdated. Entries lie in shards (`shards.py`). Each entry has a
+checksum over all its bytes (`records.py`), which every read compares. Any number of jobs can read and write at the same
+time. Claims (`claims.py`) prevent two jobs from computing the same entry.
 """
 
 from __future__ import annotations
@@ -15,38 +16,27 @@ from __future__ import annotations
 import hashlib
 import json
 import logging
-import os
-import socket
-import time
-import zipfile
-import zlib
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
-from typing import Annotated, Any, Literal, TypeVar
+from typing import Annotated, Any, Literal, NoReturn, TypeVar
 
-import numpy as np
 from pydantic import Field
 
 from refexp.errors import RefexpError
-from refexp.files import atomic_path
-from refexp.machine.processes import is_alive
+from refexp.store import old
+from refexp.store.claims import Claims, Patience
+from refexp.store.records import Damaged, Entry
+from refexp.store.shards import Shards
 
 log = logging.getLogger(__name__)
 
 FORMAT = {"proposals": 2, "prototype": 1, "box mask": 3}
 """Format version of each kind of entry. A new version, for changed results or layout, makes old entries invisible."""
 
-MADE_BY = "made_by"
-NAMELESS_SECONDS = 10.0
-"""Age at which a claim without an owner counts as abandoned. Writing the owner takes only microseconds."""
-POLL_SECONDS = 0.2
-"""Time between two looks at entries that other jobs compute."""
-DAMAGE = (zipfile.BadZipFile, zlib.error, ValueError, KeyError, EOFError, NotImplementedError)
-
-Entry = dict[str, np.ndarray]
 Item = TypeVar("Item")
 
 
@@ -57,93 +47,102 @@ def digest(content: Any) -> str:
 
 @dataclass(frozen=True)
 class Store:
-    """A store in the folder `dir`.
+    """A store in the folder `dir`. Keys are 64 hex digits (`digest`).
 
     dtype: of the stored features. float32 is exact. float16 halves the size and changes scores by about 1e-4.
     references: which prototypes a run computes: those of the "chosen" references, or of "all" valid ones. With "all",
         later runs with other seeds or shots find every prototype in the store.
-    claim_timeout: seconds after which another job's claim counts as abandoned. It must be longer than the time for any
-        single image.
+    claim_timeout: seconds without a heartbeat after which another job's claim counts as abandoned.
     """
 
     dir: str
     dtype: Literal["float32", "float16"] = "float32"
     references: Literal["chosen", "all"] = "chosen"
-    claim_timeout: Annotated[float, Field(gt=0, allow_inf_nan=False)] = 600.0
+    claim_timeout: Annotated[float, Field(gt=0, allow_inf_nan=False)] = 60.0
 
-    def path(self, key: str) -> Path:
-        """Return the path of the entry with this key, even if the entry does not exist."""
-        return Path(self.dir) / key[:2] / f"{key}.npz"
+    @cached_property
+    def shards(self) -> Shards:
+        """The files of the entries, as of now."""
+        shards = Shards(Path(self.dir))
+        try:
+            shards.refresh()
+        except OSError as error:
+            self._refuse("read", error)
+        return shards
+
+    @cached_property
+    def claims(self) -> Claims:
+        """The claims of this process, and its view of those of others."""
+        return Claims(Path(self.dir), self.claim_timeout)
+
+    def refresh(self) -> None:
+        """Look for the entries that other jobs have added. `load` does so itself; `size` and `share` rely on it."""
+        try:
+            self.shards.refresh()
+        except OSError as error:
+            self._refuse("read", error)
+
+    def size(self, key: str) -> int | None:
+        """Return the size of an entry in bytes. None if it does not exist, as far as the last `refresh` tells."""
+        if place := self.shards.places.get(key):
+            return place.length
+        try:
+            return old.path_of(Path(self.dir), key).stat().st_size
+        except OSError:
+            return None
 
     def load(self, key: str) -> Entry | None:
         """Return the entry, or None if it does not exist. For a damaged entry, warn and return None."""
-        path = self.path(key)
+        entry = self._held(key)
+        if entry is None:
+            self.refresh()
+            entry = self._held(key)
+        return entry
+
+    def _held(self, key: str) -> Entry | None:
+        """Return the entry if it is where the last refresh found it, or in a file of its own."""
+        path = old.path_of(Path(self.dir), key)
         try:
-            return read_entry(path)
+            if record := self.shards.read(key):
+                return record.arrays
+            return old.read(path)[0]
         except FileNotFoundError:
             return None
         except OSError as error:
-            raise RefexpError(f"store.dir: cannot read {path}: {error.strerror}.") from None
-        except DAMAGE as error:
-            log.warning("store entry %s is damaged and is computed again (%s: %s)", path, type(error).__name__, error)
+            self._refuse("read", error)
+        except Damaged as error:
+            if path not in self._warned:
+                log.warning("store entry %s is damaged and is computed again (%s)", path, error)
+            self._warned.add(path)
             return None
 
+    @cached_property
+    def _warned(self) -> set[Path]:
+        """Damaged files of older versions that refexp has warned of. `refexp store verify --delete` deletes them."""
+        return set()
+
     def save(self, key: str, entry: Entry, made_by: Mapping[str, Any]) -> None:
-        """Write an entry. made_by: the settings that made it, stored inside the entry for `refexp store ls`."""
-        note = np.frombuffer(json.dumps(made_by, sort_keys=True, default=str).encode(), dtype=np.uint8)
-        arrays: dict[str, Any] = {MADE_BY: note} | entry
+        """Write an entry. made_by: the settings that made it, for `refexp store ls`."""
         try:
-            with atomic_path(self.path(key)) as temporary, temporary.open("wb") as file:
-                np.savez(file, **arrays)
+            self.shards.save(key, entry, digest(made_by), made_by)
         except OSError as error:
-            raise RefexpError(f"store.dir: cannot write to {self.dir}: {error.strerror}.") from None
+            self._refuse("write to", error)
 
     @contextmanager
     def claim(self, key: str) -> Iterator[bool]:
         """Yield whether this job may compute the entry.
 
-        If so, no other job computes it until the block ends or the claim times out.
+        If so, no other job computes it until the block ends or this process does.
         """
-        path = self.path(key).with_suffix(".claim")
         try:
-            path.parent.mkdir(parents=True, exist_ok=True)
-            taken = self._take(path)
+            claim = self.claims.take(key)
         except OSError as error:
-            raise RefexpError(f"store.dir: cannot write to {self.dir}: {error.strerror}.") from None
+            self._refuse("write to", error)
         try:
-            yield taken
+            yield claim is not None
         finally:
-            # After a timeout, the claim can belong to another job.
-            if taken and path.exists() and path.read_text() == _owner():
-                path.unlink(missing_ok=True)
-
-    def _take(self, path: Path) -> bool:
-        """Create the claim, or take over an abandoned one. Returns whether this job now holds it."""
-        if _create(path):
-            return True
-        try:
-            owner, age = path.read_text(), time.time() - path.stat().st_mtime
-        except FileNotFoundError:
-            return False  # another job has just released it, so the next round tries again
-        # A claim without an owner is being written, or its owner died while writing it. The age decides.
-        host, pid = owner.split() if owner else ("unknown host", "?")
-        dead = age > NAMELESS_SECONDS if not owner else host == socket.gethostname() and not is_alive(int(pid))
-        if not dead and age < self.claim_timeout:
-            return False
-        reason = "ended" if dead else "timed out"
-        log.warning("taking over the store entry of process %s on %s, which has %s", pid, host, reason)
-        # Renaming is atomic, so only one of several jobs moves the abandoned claim away.
-        moved = path.with_suffix(f".{socket.gethostname()}-{os.getpid()}")
-        try:
-            path.rename(moved)
-            if moved.read_text() != owner:  # another job has made a new claim in the meantime, so restore it
-                os.link(moved, path)
-                return False
-        except (FileNotFoundError, FileExistsError):
-            return False
-        finally:
-            moved.unlink(missing_ok=True)
-        return _create(path)
+            if claim:
+                self.claims.release(claim)
 
     def share(
         self,
@@ -157,9 +156,11 @@ class Store:
 
         Jobs that run this at the same time share the work: only one of them computes each entry. `compute` gets at most
         `batch` items at a time. Items that another job computes are postponed, so the order differs from `items`.
+        An entry is saved under the key that `key` returns after `compute`: an image may have changed in between.
         """
-        waiting = deque(items)
+        waiting, patience = deque(items), Patience(self.claims)
         while waiting:
+            self.refresh()
             before = len(waiting)
             group: dict[str, Item] = {}
             ready: list[tuple[Item, Entry]] = []
@@ -167,58 +168,43 @@ class Store:
                 for _ in range(before):
                     item = waiting.popleft()
                     name = key(item)
-                    entry = self.load(name)
+                    entry = self._held(name)
                     if entry is not None:
                         ready.append((item, entry))
                     elif not claims.enter_context(self.claim(name)):
                         waiting.append(item)
-                    elif self.path(name).exists() and (entry := self.load(name)) is not None:
-                        ready.append((item, entry))  # another job finished it between the load and the claim
+                    elif (entry := self.load(name)) is not None:
+                        ready.append((item, entry))  # another job finished it between the look and the claim
                     else:
                         group[name] = item
                     if len(group) == batch or (ready and group):
-                        # Compute before yielding: the caller can be slow, and the claims would time out.
-                        ready += self._compute(group, compute, made_by)
+                        # Compute before yielding: the caller can be slow, and other jobs would wait for the claims.
+                        ready += self._compute(list(group.values()), key, compute, made_by)
                         group.clear()
                     if not group:
                         claims.close()
                         yield from ready
                         ready.clear()
-                ready += self._compute(group, compute, made_by) if group else []
+                ready += self._compute(list(group.values()), key, compute, made_by) if group else []
             yield from ready
-            if len(waiting) == before:
-                time.sleep(POLL_SECONDS)
+            if len(waiting) < before:
+                patience.over()
+            else:
+                patience.wait(key(waiting[0]), len(waiting))
 
     def _compute(
         self,
-        group: Mapping[str, Item],
+        items: Sequence[Item],
+        key: Callable[[Item], str],
         compute: Callable[[Sequence[Item]], Sequence[Entry]],
         made_by: Mapping[str, Any],
     ) -> list[tuple[Item, Entry]]:
-        """Compute and save the entries of a group of items by key."""
-        entries = compute(list(group.values()))
-        for name, entry in zip(group, entries, strict=True):
-            self.save(name, entry, made_by)
-        return list(zip(group.values(), entries, strict=True))
+        """Compute and save the entries of some items."""
+        found = list(zip(items, compute(items), strict=True))
+        for item, entry in found:
+            self.save(key(item), entry, made_by)
+        return found
 
-
-def read_entry(path: Path) -> Entry:
-    """Read all arrays of an entry and verify their checksums. Raises one of DAMAGE for a damaged file."""
-    with np.load(path, allow_pickle=False) as arrays:
-        return {name: arrays[name] for name in arrays.files if name != MADE_BY}
-
-
-def _create(path: Path) -> bool:
-    """Create a claim with this process as its owner. Returns False if the claim exists."""
-    try:
-        handle = os.open(path, os.O_CREAT | os.O_EXCL | os.O_WRONLY)
-    except FileExistsError:
-        return False
-    with os.fdopen(handle, "w") as file:
-        file.write(_owner())
-    return True
-
-
-def _owner() -> str:
-    """Return host and process id of this process, the content of its claims."""
-    return f"{socket.gethostname()} {os.getpid()}"
+    def _refuse(self, what: str, error: OSError) -> NoReturn:
+        where = error.filename or self.dir
+        raise RefexpError(f"store.dir: cannot {what} {where}: {error.strerror}.") from None

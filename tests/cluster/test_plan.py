@@ -43,11 +43,9 @@ def test_rates_come_from_runs_with_the_same_networks(runs):
     assert Rates(7, 2, None, 0.5).seconds(10, 1, 4) is None
 
 
-def test_what_several_jobs_need_is_new_once(runs, tmp_path):
+def test_what_several_jobs_need_is_new_once(runs):
     folder = runs("warm", extract=(2, 2), remember=(1, 1), detect=(2, 2))
-    stored, lacking, reference = (tmp_path / name for name in ("stored", "lacking", "reference"))
-    stored.write_bytes(b"x" * 2**20)
-    work = Work(["seed=0"], [stored, lacking], [reference], MADE_BY)
+    work = Work(["seed=0"], {"stored": 2**20, "lacking": None}, {"reference": None}, MADE_BY)
     first, second = plan([work, work], [folder])
     assert (first.new_images, first.new_references, first.seconds, first.bytes) == (1, 1, 4, 2**20)
     assert (second.new_images, second.new_references, second.seconds, second.bytes) == (0, 0, 2, 0)
@@ -57,7 +55,7 @@ def test_what_several_jobs_need_is_new_once(runs, tmp_path):
 
 
 def test_what_cannot_be_known_is_said(tmp_path):
-    lines = sums(plan([Work([], [tmp_path / "lacking"], [], MADE_BY)], [tmp_path]), [tmp_path])
+    lines = sums(plan([Work([], {"lacking": None}, {}, MADE_BY)], [tmp_path]), [tmp_path])
     assert lines[0].endswith("1 new, of unknown size: the store has none like them")
     assert lines[1].startswith("time unknown: no earlier run in ") and lines[1].endswith("input.limit=50")
 

@@ -46,6 +46,7 @@ def test_sweeps_the_store_and_plots(tmp_path):
     key = "ab" + "0" * 62
     touch(tmp_path, "sweep/sweep.json", "sweep/multirun.yaml", "sweep/0/status.json", "sweep/nAP.png")
     touch(tmp_path, f"store/ab/{key}.npz", f"store/cd/cd{key[2:]}.claim", "store/photo.jpg")
+    touch(tmp_path, f"store/shards/{key[:16]}.shard", f"store/shards/{key[:16]}.index", f"store/claims/{key}.0")
     touch(tmp_path, "runs.csv", "table.md", "nAP.png", "nAP.svg", "photo.png")
     found, passed = below(tmp_path)
     assert found == ["nAP.svg", "photo.png", "runs.csv", "store/photo.jpg", "table.md"]

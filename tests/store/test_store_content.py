@@ -23,6 +23,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from stores import records
 
 from refexp.config.components import build_networks
 from refexp.config.composing import compose_config, resolve
@@ -31,8 +32,7 @@ from refexp.data.rendering import render_split
 from refexp.machine.provenance import Clock
 from refexp.masks import decode, encode
 from refexp.method.extraction import Extractor, unpack
-from refexp.store.entries import FORMAT, Entry, Store, read_entry
-from refexp.store.upkeep import entries, made_by
+from refexp.store.entries import FORMAT, Entry, Store
 
 FIXTURE = Path(__file__).parents[1] / "fixtures" / "entries.npz"
 REMAKE = "python tests/store/test_store_content.py"
@@ -65,7 +65,8 @@ def make(networks: str) -> dict[str, Entry]:
     settings = resolve(compose_config(NETWORKS[networks]))
     proposer, encoder = build_networks(settings)
     with tempfile.TemporaryDirectory() as folder:
-        extractor = Extractor(encoder, proposer, Store(folder), settings, torch.device("cpu"), Clock())
+        store = Store(folder)
+        extractor = Extractor(encoder, proposer, store, settings, torch.device("cpu"), Clock())
         extractor.load()
         if networks == "sam2":
             proposer.model.forward_image = asked_once(proposer.model.forward_image)
@@ -73,7 +74,7 @@ def make(networks: str) -> dict[str, Entry]:
         list(extractor.prototypes(split, [reference]))
         if (networks, "box mask") in PINNED:
             extractor.with_masks(split, [[replace(reference, mask=None)]])
-        found = {made_by(path)["kind"]: read_entry(path) for path in entries(Path(folder))}
+        found = {store.shards.settings_of(record.made_by)["kind"]: record.arrays for record in records(Path(folder))}
     if "mask of a box" in found:
         found["box mask"] = found.pop("mask of a box")
     return {kind: {name: pinned(name, array) for name, array in entry.items()} for kind, entry in found.items()}
@@ -143,7 +144,7 @@ def verdict(networks: str, kind: str, now: Entry, then: Entry, made_at: dict[str
     if changed := difference(kind, now, then):
         return (
             f"'{kind}' entries of {networks} are not what they were ({changed}): a store would hold stale ones. "
-            f"Raise FORMAT['{kind}'] in refexp/store.py and remake the fixture: {REMAKE}"
+            f"Raise FORMAT['{kind}'] in refexp/store/entries.py and remake the fixture: {REMAKE}"
         )
     return None
 

@@ -1,0 +1,85 @@
+"""Look into shards as they are, not as their indexes say, and write them anew without what is not to be kept."""
+
+from __future__ import annotations
+
+import mmap
+import os
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from refexp.store.records import MAGIC, Damaged, Record, length_at, pack, unpack
+from refexp.store.shards import ENTRY, SETTINGS, Line, Place, Writer, lines_of
+
+
+def shard_files(folder: Path) -> list[Path]:
+    """Return the shards of a store's folder."""
+    return sorted((folder / "shards").glob("[!.]*.shard"))
+
+
+def all_lines(folder: Path) -> dict[str, list[Line]]:
+    """Read all indexes of a store's folder. Returns the undamaged lines by shard."""
+    found: dict[str, list[Line]] = {}
+    for path in sorted((folder / "shards").glob("[!.]*.index")):
+        for _, line in lines_of(path.read_bytes()):
+            found.setdefault(line.place.shard, []).append(line)
+    return found
+
+
+def sound_records(path: Path, start: int = 0) -> Iterator[tuple[int, int, Record]]:
+    """Yield the undamaged records of a shard from the byte `start` on: offset, length, record.
+
+    Needs no index: a record tells its length. After damage, it looks for the next head.
+    """
+    size = path.stat().st_size
+    if size <= start:  # an empty file cannot be mapped
+        return
+    with path.open("rb") as file, mmap.mmap(file.fileno(), size, access=mmap.ACCESS_READ) as content:
+        at = content.find(MAGIC, start)
+        while at >= 0:
+            length = length_at(content, at)
+            try:
+                record = unpack(np.frombuffer(content[at : at + length], dtype=np.uint8))
+            except Damaged:
+                at = content.find(MAGIC, at + 1)
+                continue
+            yield at, length, record
+            at = content.find(MAGIC, at + length)
+
+
+def repack(path: Path, keep: Callable[[int], bool]) -> int:
+    """Replace a shard by one with its undamaged entries for which keep(offset) is true. Returns the bytes freed.
+
+    A process that still appends to the old shard notices that it is gone, and begins another one.
+    """
+    status, writer, done, before = path.stat(), Writer(path.parent), 0, -1
+    settings: dict[str, dict[str, Any]] = {}
+    while done > before:  # again, because the shard can grow meanwhile
+        before = done
+        for offset, length, record in sound_records(path, done):
+            done = offset + length
+            if record.settings is not None:
+                settings[record.key] = record.settings
+            elif keep(offset):
+                line = Line(ENTRY, record.key, Place("", 0, length, record.made_by))
+                content = pack(record.key, record.made_by, record.arrays)
+                writer.append(line, content, settings.get(record.made_by))
+    if writer.name:
+        # `prune --older-than` goes by this time, so a copy is as old as what it is a copy of.
+        os.utime(path.parent / f"{writer.name}.shard", ns=(status.st_mtime_ns, status.st_mtime_ns))
+    size = path.stat().st_size
+    for old in (path.with_suffix(".index"), path):
+        old.unlink(missing_ok=True)
+    return size - writer.written
+
+
+def index_again(folder: Path, shard: str, records: list[tuple[int, int, str, str, bool]]) -> None:
+    """Write lines for records of a shard that no index names, into an index of its own.
+
+    records: of each, offset, length, key, digest of the settings, and whether it holds settings itself.
+    """
+    writer = Writer(folder / "shards")
+    for offset, length, key, made_by, holds_settings in records:
+        writer.write_line(Line(SETTINGS if holds_settings else ENTRY, key, Place(shard, offset, length, made_by)))

@@ -1,0 +1,85 @@
+"""Take a data set's entries to another machine, where its images need not be.
+
+The keys of entries rest on the bytes of images. A manifest in `DIR/manifests` gives the hash of each image, so that a
+run with stage=ablate finds the entries of images that are not there.
+"""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from refexp.errors import RefexpError
+from refexp.files import atomic_path, read_json, write_json
+from refexp.store.entries import Store, digest
+from refexp.store.old import path_of, read
+from refexp.store.repack import shard_files
+
+Name = tuple[str, int, int]
+"""An image: file name, height, width."""
+
+
+class Manifest(NamedTuple):
+    """A data set's images, and what made their entries.
+
+    images: of each split, `id`, `file_name`, `height`, `width` and `fingerprint` of each image.
+    settings: of dataset, encoder and proposer.
+    """
+
+    images: dict[str, list[dict[str, Any]]]
+    settings: dict[str, Any]
+
+    def write(self, folder: Path) -> None:
+        """Write it into the store in `folder`. Raises OSError."""
+        content = json.loads(json.dumps(self._asdict(), default=str))
+        path = folder / "manifests" / f"{digest(content)[:16]}.json"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        write_json(path, content)
+
+
+def fingerprints(folder: Path) -> Mapping[Name, set[str]]:
+    """Return the hashes of all images in the manifests of a store. Raises RefexpError for a damaged manifest."""
+    found: dict[Name, set[str]] = {}
+    for path in sorted((folder / "manifests").glob("*.json")):
+        try:
+            for image in [image for images in read_json(path)["images"].values() for image in images]:
+                name = image["file_name"], image["height"], image["width"]
+                found.setdefault(name, set()).add(image["fingerprint"])
+        except (KeyError, TypeError, AttributeError):
+            raise RefexpError(f"{path} is not a manifest of a store; import the exported store again.") from None
+    return found
+
+
+def copy_entries(store: Store, keys: Iterable[str], out: Path) -> int:
+    """Copy entries into the store in the folder `out`. Returns their number. The store must hold all keys."""
+    there, count = Store(str(out)), 0
+    for key in dict.fromkeys(keys):
+        record = store.shards.read(key)
+        if record:
+            entry, settings = record.arrays, store.shards.settings_of(record.made_by) or {}
+        else:
+            entry, settings = read(path_of(Path(store.dir), key))
+        there.save(key, entry, settings)
+        count += 1
+    return count
+
+
+def import_store(folder: Path, source: Path) -> tuple[int, int]:
+    """Copy the shards and manifests of an exported store. Returns the numbers of shards and manifests.
+
+    Names of shards are random, so none stands for two. Raises RefexpError if `source` holds no manifest.
+    """
+    manifests = sorted((source / "manifests").glob("*.json"))
+    if not manifests:
+        raise RefexpError(f"{source} holds no exported store; make one with: refexp store export {source} dataset=...")
+    shards = shard_files(source)
+    # A shard comes before its index, as when it is written.
+    for path in [one for shard in shards for one in (shard, shard.with_suffix(".index"))] + manifests:
+        target = folder / path.relative_to(source)
+        if not target.exists():
+            with atomic_path(target) as temporary:
+                shutil.copyfile(path, temporary)
+    return len(shards), len(manifests)
