@@ -85,7 +85,8 @@ REASONS = [
     (["good", "same"], "cat (1): 1 in an image that gave one already. What helps: fewer shots (at most 1), or "
      "shots.missing=repeat or keep, or sampler=diverse (enough for cat), or annotate more."),
     (["good", "box"], "cat (1): 1 without a mask. What helps: fewer shots (at most 1), "
-     "or shots.missing=repeat or keep, or masks for the boxes (refexp data boxes2masks) (enough for cat), or annotate more."),
+     "or shots.missing=repeat or keep, or masks for the boxes (refexp data boxes2masks) (enough for cat), "
+     "or annotate more."),
     (["small"], "cat (0): 1 smaller than 32 pixels. What helps: annotate more."),
     ([], "cat (0): 0 annotations. What helps: annotate more."),
 ]  # fmt: skip
