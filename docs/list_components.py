@@ -10,8 +10,8 @@ from refexp.config.options import Option, options_of
 GROUPS = ("encoder", "proposer", "sampler", "matcher", "postprocess", "evaluation")
 HEAD = """# Components
 
-A table for each group of components. On the command line, `group=option` chooses an option. `refexp ls GROUP` prints the
-same, with your own options and those of installed packages. `python docs/list_components.py` writes this page.
+A table for each group of components. On the command line, `group=option` chooses an option. `refexp ls GROUP` prints
+the same, with your own options and those of installed packages. `python docs/list_components.py` writes this page.
 """
 
 
