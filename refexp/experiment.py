@@ -126,7 +126,7 @@ def run_ranks(experiment: Experiment, folder: RunFolder, ranks: Ranks, repairs: 
     # The order of the file, whatever the number of ranks and the order in which the store returned the images.
     by_image = {detections.image_id: detections for of_rank, _ in gathered for detections in of_rank}
     detections = [by_image[image_id] for image_id in data.targets.images]
-    folder.write_detections(detections, data, experiment.published_detections)
+    folder.write_detections(detections, data, experiment.detections, experiment.published_detections)
     metrics = evaluate(experiment, data, detections, folder, clock)
     if diagnostics:
         with clock.stage("diagnose", 0):

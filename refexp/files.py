@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import gzip
 import hashlib
 import json
 import os
 import sys
+import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import lru_cache
@@ -37,8 +39,12 @@ def write_text(path: Path, text: str) -> None:
 
 
 def write_json(path: Path, content: Any, indent: int | None = None) -> None:
-    """Write strict JSON (no NaN) atomically."""
-    write_text(path, json.dumps(content, indent=indent, allow_nan=False))
+    """Write strict JSON (no NaN) atomically, compressed if the name ends with .gz."""
+    text = json.dumps(content, indent=indent, allow_nan=False)
+    if path.suffix != ".gz":
+        return write_text(path, text)
+    with atomic_path(path) as temporary:
+        temporary.write_bytes(gzip.compress(text.encode(), compresslevel=6, mtime=0))  # the same bytes at any time
 
 
 def finite(content: Any) -> Any:
@@ -47,12 +53,14 @@ def finite(content: Any) -> Any:
 
 
 def read_json(path: Path) -> Any:
-    """Read a JSON file. Returns None if it does not exist. Raises RefexpError if it is damaged."""
+    """Read a JSON file, compressed or not. Returns None if it does not exist. Raises RefexpError if it is damaged."""
     try:
-        return json.loads(path.read_text(encoding="utf-8"))
+        content = path.read_bytes()
     except OSError:
         return None
-    except (ValueError, RecursionError) as error:
+    try:
+        return json.loads((gzip.decompress(content) if path.suffix == ".gz" else content).decode("utf-8"))
+    except (ValueError, RecursionError, OSError, EOFError, zlib.error) as error:
         raise RefexpError(f"{path} is damaged ({first_line(error)}); restore it or remove it.") from None
 
 

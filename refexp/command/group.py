@@ -21,6 +21,7 @@ COMMANDS = {
     "show": ("refexp.command.looking:show", "Print the tables and rebuild the pages of a run or a sweep."),
     "summary": ("refexp.command.looking:summary", "Summarise many runs in tables and plots."),
     "compare": ("refexp.command.looking:compare", "Compare two runs: what was won and lost, by image and by class."),
+    "export": ("refexp.command.looking:export", "Make the detections of a run again, from the store."),
     "push": ("refexp.command.looking:push", "Send finished runs to Weights & Biases."),
     "dashboard": ("refexp.command.looking:dashboard", "Build a W&B report that compares the runs of a sweep."),
     "sweep": ("refexp.command.keeping:sweep", "Plan a sweep, or manage its jobs: status, collect, cancel, retry."),

@@ -72,6 +72,21 @@ def summary(folders: tuple[Path, ...], **keys: Any) -> None:
 
 
 @click.command()
+@click.argument("folder", type=FOLDER)
+def export(folder: Path) -> None:
+    """Make the detections of a run again from the store, as FOLDER/detections.json.
+
+    For a run with detections=none or detections=gz. The store must still hold the entries of the run.
+
+    \b
+    refexp export outputs/synthetic/run/2026-01-31_12-00-00-000000
+    """
+    from refexp.command.again import make_detections
+
+    click.echo(make_detections(folder.absolute()))
+
+
+@click.command()
 @click.argument("first", type=FOLDER, metavar="A")
 @click.argument("second", type=FOLDER, metavar="B")
 @click.option(

@@ -31,6 +31,8 @@ from refexp.store.entries import Store
 
 SummaryFormat = Literal["csv", "json"]
 """Format of the table of detections (task=predict)."""
+Kept = Literal["json", "gz", "none"]
+"""How a run keeps its detections: detections.json, the same compressed, or not at all."""
 
 
 @dataclass(frozen=True)
@@ -67,7 +69,8 @@ class Input:
 class Experiment:
     """The components of an experiment, built and checked. No data or weights are loaded yet.
 
-    protocol: of the references and of the evaluation. published_detections: also write detections_published.json.
+    protocol: of the references and of the evaluation. detections: how they are kept.
+    published_detections: also write detections_published.json.
     """
 
     config: dict[str, Any]
@@ -75,6 +78,7 @@ class Experiment:
     seed: int
     objective: str | None
     protocol: Protocol
+    detections: Kept
     published_detections: bool
     dataset: Any
     sampler: Sampler
@@ -155,6 +159,7 @@ def build_experiment(config: DictConfig) -> Experiment:
         seed=check(plain["seed"], int, "seed"),
         objective=check(plain.get("objective"), str | None, "objective"),
         protocol=check(plain.get("protocol", "standard"), Protocol, "protocol"),
+        detections=check(plain.get("detections", "json"), Kept, "detections"),
         published_detections=check(plain.get("published_detections", False), bool, "published_detections"),
         shots=build(plain.get("shots"), "shots", Shots),
         vis=build(plain.get("vis"), "vis", Vis),

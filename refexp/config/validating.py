@@ -12,7 +12,7 @@ import torch
 from omegaconf import DictConfig
 
 from refexp.config.building import build, build_all, check
-from refexp.config.components import Input, Vis
+from refexp.config.components import Input, Kept, Vis
 from refexp.config.composing import compose_config, resolve
 from refexp.data.coco import Data
 from refexp.data.protocols import Protocol
@@ -42,6 +42,7 @@ GROUPS: dict[str, type | None] = {
 CHOICES: dict[str, Any] = {
     "stage": Literal["all", "extract", "ablate"], "seed": int, "objective": str | None, "precision": Precision,
     "protocol": Protocol, "both_protocols": bool, "published_detections": bool,
+    "detections": Kept,
 }  # fmt: skip
 
 Answer = TypeVar("Answer")

@@ -21,7 +21,7 @@ import torch
 from omegaconf import OmegaConf
 
 from refexp.config.building import build
-from refexp.config.components import Input
+from refexp.config.components import Input, Kept
 from refexp.data.coco import Data, has_mask, make_split
 from refexp.data.protocols import one_short
 from refexp.data.readable import without
@@ -40,12 +40,17 @@ from refexp.types import Detections, ImageId, MemoryBank, Reference
 log = logging.getLogger(__name__)
 
 RESULTS = (
-    "metrics.json", "detections.json", "detections_published.json", "curves.npz", "matches.npz", "per_image.csv",
+    "metrics.json", "detections.json", "detections.json.gz", "detections_published.json", "curves.npz", "matches.npz",
+    "per_image.csv",
     "diagnostics.json", "memory_bank.npz", "report.html",
     "memory_bank.png", "WEIGHTS.txt", "summary.csv", "summary.json", "metrics.csv", "per_class.csv",
     "report/*/*.js*", "report/*/*.jpg", "report/*.js*", "overlays/**/*.jpg", "masks/**/[0-9][0-9][0-9]*_*.png",
 )  # fmt: skip
 """Files that only some runs write."""
+
+
+KEPT = {"json": "detections.json", "gz": "detections.json.gz"}
+"""The file with the detections, by the setting `detections`."""
 
 
 class RunFolder:
@@ -79,15 +84,21 @@ class RunFolder:
         if note:
             write_text(self.path / "WEIGHTS.txt", note + "\n")
 
-    def write_detections(self, detections: Sequence[Detections], data: Data, published: bool = False) -> None:
+    def write_detections(
+        self, detections: Sequence[Detections], data: Data, kept: Kept = "json", published: bool = False
+    ) -> None:
         """Write COCO results: image id, category id of the targets file, box `x y w h`, score, compressed RLE.
 
-        published: also write detections_published.json, where w and h are one pixel less.
+        kept: "gz" compresses the file, "none" writes none. published: also write detections_published.json, where w and
+        h are one pixel less.
         """
         self._data, self._detections = data, detections
         category = {label: id_ for id_, label in data.targets.labels.items()}
+        if kept == "none" and not published:
+            return
         rows = [row for found in detections for row in found.to_coco(category)]
-        write_json(self.path / "detections.json", rows)
+        if kept != "none":
+            write_json(self.path / KEPT[kept], rows)
         if published:
             short = [row | {"bbox": one_short(row["bbox"])} for row in rows]
             write_json(self.path / "detections_published.json", short)
@@ -178,12 +189,19 @@ class RunFolder:
                 offered.targets.settle_size(image)
         return offered.restrict([offered.classes.index(name) for name in self.record.classes])
 
+    @property
+    def detections_file(self) -> Path | None:
+        """The file with the detections. None if the run has not kept them."""
+        return next((path for name in KEPT.values() if (path := self.path / name).exists()), None)
+
     @cached_property
     def detections(self) -> list[Detections]:
         """One entry per target, in target order. Without the data set, one entry per image with detections."""
         if self._detections is not None:
             return list(self._detections)
-        record, path = self.record, self.path / "detections.json"
+        record, path = self.record, self.detections_file or self.path / "detections.json"
+        if not path.exists() and record.config.get("detections") == "none":
+            raise RefexpError(f"{self.path} has kept no detections (detections=none): refexp export {self.path}")
         labels = {id_: label for label, id_ in enumerate(record.categories or ())} or self.data.targets.labels
         rows: dict[ImageId, list[dict[str, Any]]] = {}
         with whole(path):

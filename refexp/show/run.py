@@ -102,7 +102,7 @@ def show_extremes(folder: Path) -> list[Path]:
     done.sort(key=lambda run: run.record.objective or 0)
     extremes = list(dict.fromkeys([*done[-1:], *done[:1]]))
     for run in extremes:
-        if not (run.path / NAME).exists():
+        if not (run.path / NAME).exists() and run.detections_file:
             show_run(run, tables=False)
     return [run.path for run in extremes if (run.path / NAME).exists()]
 

@@ -319,8 +319,10 @@ def send(run: Any, folder: Path, state: dict[str, Any]) -> None:
         run.log(pictures)
     for name in state["artifacts"]:
         artifact = wandb.Artifact(f"{name}-{run.id}", type=name)
-        artifact.add_file(str(folder / f"{name}.json"))
-        run.log_artifact(artifact)
+        files = [file for file in (folder / f"{name}.json", folder / f"{name}.json.gz") if file.exists()]
+        if files:  # a run may keep no detections
+            artifact.add_file(str(files[0]))
+            run.log_artifact(artifact)
 
 
 def target_pictures(folder: Path, record: RunRecord, limit: int) -> Iterator[Any]:

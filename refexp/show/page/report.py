@@ -47,7 +47,8 @@ CROPS = 18
 """Number of misses, and of false positives, that are shown as crops."""
 PLURALS = {**NOUNS, "semantic": "semantic"}
 FILES = (
-    "metrics.json", "per_image.csv", "detections.json", "detections_published.json", "references.json",
+    "metrics.json", "per_image.csv", "detections.json", "detections.json.gz", "detections_published.json",
+    "references.json",
     "diagnostics.json", "curves.npz", "matches.npz", "config.yaml", "run.log",
 )  # fmt: skip
 """The files of a run to which its page links."""

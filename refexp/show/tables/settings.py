@@ -18,7 +18,8 @@ from refexp.folders.record import RunRecord
 UNIMPORTANT = (
     "store.dir", "store.references", "store.claim_timeout", "checkpoints", "data_root", "vis", "runtime", "sweep",
     "hydra", "name", "stage", "logger", "summary", "masks", "evaluation.diagnostics", "evaluation.confusion_threshold",
-    "evaluation.engine", "evaluation.both", "both_protocols", "published_detections", "needs", "objective",
+    "evaluation.engine", "evaluation.both", "both_protocols", "detections", "published_detections", "needs",
+    "objective",
 )  # fmt: skip
 """Settings, or groups of settings, that do not change results."""
 RECIPES = ("experiment", "task")
