@@ -112,8 +112,7 @@ def run_ranks(experiment: Experiment, folder: RunFolder, ranks: Ranks, repairs: 
         store_candidates(task.offered.references, experiment.shots, extractor)
     bank = remember(references, data, extractor, experiment)
     if experiment.stage == "extract":
-        extracted = track(extractor.proposals(data.targets, share), len(share), "targets")
-        images = ranks.gather(sum(1 for _ in extracted)) or ()
+        images = ranks.gather(sum(1 for _ in proposals_of(data.targets, share, extractor, experiment))) or ()
         log.info("extracted: %d images and their references are in the store '%s'", sum(images), experiment.store.dir)
         tell_skipped(task.skipped)
         return None
@@ -265,7 +264,7 @@ def readable_targets(
     input.unreadable=error, or if none can be read.
     """
     skip = experiment.input.unreadable == "skip"
-    again = needs(experiment.matcher, "tokens") and experiment.stage != "extract"
+    again = needs(experiment.matcher, "tokens")
     if experiment.stage == "ablate" and not skip and not again:
         return targets, []
     share = ranks.share(list(targets.images.values()))

@@ -96,7 +96,8 @@ class Proposals:
 
     quality: f32 [M]. boxes_lr: f32 [M, 4], tight boxes on the 256 x 256 grid.
     features: f32 [M, C], L2-normalised (METHOD 3.1). masks: M RLEs. size: (H, W).
-    tokens: f32 [G * G, C], the patch tokens of the image. None unless the matcher needs them. The store never has them.
+    tokens: f32 [G * G, C], the patch tokens of the image. None unless the matcher needs them.
+        Rounded to f16, as in the store.
     """
 
     quality: torch.Tensor

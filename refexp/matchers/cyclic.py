@@ -25,7 +25,8 @@ class CyclicMatcher(SimilarityMatcher):
     covers half of none has those that it covers most.
     NOCTIS compares crops. Here both sides are patches of whole images (or of `encoder.reference_context`'s crop).
     Source: NOCTIS, arXiv 2507.01463.
-    Cost: the encoder runs on each target again in each run, because the store has no tokens, and once per reference.
+    Cost: the encoder runs on each target once more, whose tokens the store keeps (2.8 MB an image for ViT-L), and once
+        per reference in each run.
     Then O(G * G * Q * C) per image for Q patches of all references, and for each of M masks O(patches of it * Q).
     """
 

@@ -22,7 +22,7 @@ from refexp.machine.provenance import Clock, device_name
 from refexp.masks import Rle
 from refexp.method.box_masks import complete, without_mask
 from refexp.method.memory import patches_of, view_reference
-from refexp.method.pipeline import extract, with_tokens
+from refexp.method.pipeline import extract, tokens_of
 from refexp.method.source import code_of
 from refexp.proposers.base import Proposer
 from refexp.store.entries import FORMAT, Entry, Store, digest
@@ -39,7 +39,7 @@ OF_REFERENCES = ("reference_context", "reference_views")
 
 class Extractor:
     """Encoder and proposer behind a store. Both networks are built when the first entry is missing, or never.
-    What the store does not keep, patches and tokens, needs the encoder alone.
+    What the store does not keep, patches of references, needs the encoder alone.
 
     settings: the resolved configuration of "encoder" and "proposer"; with the weights' SHA-256 part of every key.
     may_compute: False makes a missing entry an error (stage=ablate).
@@ -155,12 +155,22 @@ class Extractor:
             yield reference.id, patches
 
     def with_tokens(self, split: Split, record: Record, proposals: Proposals) -> Proposals:
-        """Encode a target again, also with stage=ablate, and add its tokens to its proposals."""
-        self.load_encoder()
-        with self.clock.stage("target tokens"):
-            rgb = split.read(record)
-            target = Target(record["id"], rgb, to_square(rgb, self.proposer.image_size))
-            return with_tokens(proposals, target, self.encoder, self.device)
+        """Add a target's tokens to its proposals. Those that the store lacks are computed, also with stage=ablate."""
+        decoded: dict[ImageId, str] = {}
+
+        def key(record: Record) -> str:
+            return self.tokens_key(split, record, decoded.get(record["id"]))
+
+        def compute(batch: Sequence[Record]) -> list[Entry]:
+            self.load_encoder()
+            with self.clock.stage("target tokens"):
+                rgb, decoded[record["id"]] = split.hashed(record)
+                target = Target(record["id"], rgb, to_square(rgb, self.proposer.image_size))
+                return [{"tokens": tokens_of(target, self.encoder, self.device).numpy()}]
+
+        made_by = {"kind": "tokens", "encoder": name_of(self.settings["encoder"])}
+        ((_, entry),) = self.store.share([record], key, compute, made_by)
+        return replace(proposals, tokens=torch.from_numpy(entry["tokens"]).float())
 
     def first_key(self, split: Split, item: Record | Reference) -> str:
         """Key of what is computed first from an image: a target's proposals; a reference's mask, or its prototype."""
@@ -187,9 +197,20 @@ class Extractor:
         seen: list[Any] = [mask["counts"].decode() for mask in truth]
         if self.proposer.reads_ids:
             seen.append({"id": record["id"]})
-        encoder = {name: value for name, value in self.settings["encoder"].items() if name not in OF_REFERENCES}
-        made_by = [(encoder, self.weights["encoder"]), (self.settings["proposer"], self.weights["proposer"])]
+        made_by = [
+            (self._encoder_of_targets, self.weights["encoder"]),
+            (self.settings["proposer"], self.weights["proposer"]),
+        ]
         return self._key("proposals", split, record, made_by, seen, decoded)
+
+    def tokens_key(self, split: Split, record: Record, decoded: str | None = None) -> str:
+        """Key of a target's tokens, which depend on the square that the proposer gets, too."""
+        made_by = [(self._encoder_of_targets, self.weights["encoder"])]
+        return self._key("tokens", split, record, made_by, [self.proposer.image_size], decoded)
+
+    @property
+    def _encoder_of_targets(self) -> dict[str, Any]:
+        return {name: value for name, value in self.settings["encoder"].items() if name not in OF_REFERENCES}
 
     def reference_key(self, split: Split, reference: Reference, decoded: str | None = None) -> str:
         """Key of a reference's prototype."""

@@ -62,9 +62,14 @@ def extract(targets: Sequence[Target], encoder: Encoder, proposer: Proposer, dev
 
 def with_tokens(proposals: Proposals, target: Target, encoder: Encoder, device: torch.device) -> Proposals:
     """The proposals of a target together with its tokens: the encoder runs on the target again."""
+    return replace(proposals, tokens=tokens_of(target, encoder, device).float())
+
+
+def tokens_of(target: Target, encoder: Encoder, device: torch.device) -> torch.Tensor:
+    """Encode a target. Returns its tokens f16 [G * G, C], as the store keeps them: half the size of f32."""
     with computing(device):
         tokens = check_tokens(encoder, encoder.encode(target.square.to(device)[None]), 1)
-    return replace(proposals, tokens=tokens[0].cpu())
+    return tokens[0].half().cpu().contiguous()  # as read from the store: products depend on the layout
 
 
 def detect(

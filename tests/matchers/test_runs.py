@@ -14,6 +14,7 @@ from refexp.config.composing import compose_config
 from refexp.config.validating import try_component
 from refexp.data.coco import annotation_of, make_split
 from refexp.errors import RefexpError
+from refexp.folders.run_folder import RunFolder
 from refexp.method.memory import patches_of, view_reference
 from refexp.store.entries import Store
 
@@ -28,6 +29,21 @@ def test_runs_from_the_store(folder, configure, tmp_path):
         metrics = run(configure(*common, "stage=ablate", f"matcher={name}"), tmp_path / name)
         assert metrics["segm/nAP50"] > 0.5
     assert stored and Store(str(tmp_path / "store")).shards.places == stored
+
+
+def test_the_tokens_of_targets_are_computed_once_and_added_to_what_is_stored(folder, configure, tmp_path):
+    common = [*folder.overrides(), "vis.limit=0", "vis.report=false"]
+    run(configure(*common), tmp_path / "prototype")
+    store = Store(str(tmp_path / "store"))
+    before = dict(store.shards.places)
+    metrics = [run(configure(*common, "matcher=cyclic"), tmp_path / name) for name in ("first", "second")]
+    store.refresh()
+    added = [store.load(key) for key in store.shards.places.keys() - before.keys()]
+    assert len(added) == 4 and all(entry["tokens"].dtype == np.float16 for entry in added)
+    assert before.items() <= store.shards.places.items() and metrics[0] == metrics[1]
+    stages = [RunFolder(tmp_path / name).record.stages for name in ("first", "second")]
+    assert stages[0]["target tokens"]["items"] == 4 and "target tokens" not in stages[1]
+    assert all("extract" not in of_run for of_run in stages)
 
 
 @pytest.mark.parametrize("name", NEEDY)

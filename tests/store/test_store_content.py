@@ -1,7 +1,8 @@
 """What store entries hold is pinned: it may change only when `store.FORMAT` of their kind goes up.
 
 An entry's key holds that number and nothing else of this package's code, so a run would take entries of older code for
-its own. fixtures/entries.npz holds what the code made when these numbers went up last; of features every 16th channel.
+its own. fixtures/entries.npz holds what the code made when these numbers went up last; of features every 16th channel,
+and of tokens also every 4th patch alone.
 
     python tests/store/test_store_content.py    # makes the fixture anew, if FORMAT went up where entries changed
 
@@ -47,6 +48,8 @@ NETWORKS = {
 PINNED = [(networks, kind) for networks in NETWORKS for kind in FORMAT if (networks, kind) != ("default", "box mask")]
 CLOSE = 1e-4
 """How far floats may be off, of their array's largest: processors differ in the last digits."""
+CHANGED = {"float32": np.float32(1.001), "float16": np.float16(1.01)}
+"""A change of arrays that must be noticed."""
 STRIDE = 16
 """Of channels, one in so many is pinned."""
 
@@ -70,7 +73,8 @@ def make(networks: str) -> dict[str, Entry]:
         extractor.load()
         if networks == "sam2":
             proposer.model.forward_image = asked_once(proposer.model.forward_image)
-        list(extractor.proposals(split, [image]))
+        ((_, proposals),) = extractor.proposals(split, [image])
+        extractor.with_tokens(split, image, proposals)
         list(extractor.prototypes(split, [reference]))
         if (networks, "box mask") in PINNED:
             extractor.with_masks(split, [[replace(reference, mask=None)]])
@@ -94,7 +98,7 @@ def asked_once(function: Callable[[torch.Tensor], Any]) -> Callable[[torch.Tenso
 
 def pinned(name: str, array: np.ndarray) -> np.ndarray:
     """An array as the fixture holds it."""
-    return array[:, ::STRIDE] if name == "features" else array
+    return array[:, ::STRIDE] if name == "features" else array[::4, ::STRIDE] if name == "tokens" else array
 
 
 def difference(kind: str, now: Entry, then: Entry) -> str | None:
@@ -106,7 +110,8 @@ def difference(kind: str, now: Entry, then: Entry) -> str | None:
         if now[name].shape != then[name].shape:
             return f"{name}: {now[name].shape}, before {then[name].shape}"
         off = np.abs(now[name].astype(float) - then[name]).max(initial=0)
-        limit = CLOSE * np.abs(then[name]).max(initial=0) if now[name].dtype.kind == "f" else name == "boxes_lr"
+        close = 1e-3 if now[name].dtype == np.float16 else CLOSE
+        limit = close * np.abs(then[name]).max(initial=0) if now[name].dtype.kind == "f" else name == "boxes_lr"
         if not off <= limit:
             return f"{name} by up to {off:.2g}"
     if not masks & now.keys():
@@ -183,7 +188,9 @@ def test_a_change_is_seen(networks, kind, fixture, monkeypatch):
     assert verdict(networks, kind, then, then, made_at) is None
     for name, array in then.items():
         if array.dtype.kind == "f":
-            assert f"Raise FORMAT['{kind}']" in verdict(networks, kind, then | {name: array * 1.001}, then, made_at)
+            assert f"Raise FORMAT['{kind}']" in verdict(
+                networks, kind, then | {name: array * CHANGED[array.dtype.name]}, then, made_at
+            )
     fewer = {name: array for name, array in then.items() if name != next(iter(then))}
     assert "the arrays" in verdict(networks, kind, fewer, then, made_at)
     monkeypatch.setitem(FORMAT, kind, FORMAT[kind] + 1)
