@@ -413,9 +413,14 @@ def test_components_that_break_it(group, name, says):
 
 
 def test_a_configuration_is_checked_without_a_run():
-    lines = {line.component: line[1:] for line in check_config(["dataset.references=2", "dataset.targets=1"])}
+    lines = {
+        line.component: line[1:] for line in check_config(["dataset.references=40", "dataset.targets=1", "shots=1"])
+    }
     assert all(ok for ok, _ in lines.values())
-    assert lines["dataset"] == (True, "8 classes; 2 images with references, 1 targets")
+    found = "8 classes; 40 images with references, 1 targets; 8 references of 8 classes drawn"
+    assert lines["dataset"] == (True, found)
+    too_few = check_config(["dataset.references=2", "dataset.targets=1"])[-1]
+    assert not too_few.ok and "too few valid references for 5 shots" in too_few.message
     assert lines["postprocess"] == (True, "nms, merge, topk")
     wrong = ["encoder=dinov2_vits14", "checkpoints.dir=/nowhere", "dataset=coco", "shots.n=0", "stage=some"]
     mistakes = {line.component: line.message for line in check_config(wrong) if not line.ok}

@@ -241,7 +241,7 @@ def test_no_prompt_has_image_tokens(network):
 @pytest.mark.parametrize("half", [None, torch.float16])
 def test_nothing_makes_a_gpu_wait(network, half, monkeypatch):
     """Fake tensors have no values: an operation that has to read one raises."""
-    monkeypatch.setattr(sam2_decoder, "at_once", lambda *_: (64, 16, 4096))  # as on a GPU
+    monkeypatch.setattr(sam2_decoder, "at_once", lambda *_: (256, 16, 4096))  # as on a GPU
     decoder, encoder = network(MODELS[0])
     prompts, image = make_prompts(encoder, "box", 5), make_image(16)
     with FakeTensorMode(allow_non_fake_inputs=True) as fake:
@@ -266,7 +266,7 @@ def test_pieces_cover_all_and_are_as_large_as_the_device_wants(monkeypatch):
         state = State(torch.empty(9, 1), torch.empty(9, 0, 1, dtype=dtype), torch.empty(9, 0, 1))
         assert sum(len(state[some].r_BN) for some in state.chunks()) == 9
         assert max(len(state[some].r_BN) for some in state.chunks()) == prompts
-    assert sam2_decoder.at_once(gpu, torch.float16) == (64, 16, 4096)
+    assert sam2_decoder.at_once(gpu, torch.float16) == (256, 16, 4096)
 
 
 def test_pieces_do_not_change_the_result(network, monkeypatch):
@@ -274,7 +274,7 @@ def test_pieces_do_not_change_the_result(network, monkeypatch):
     shared = SharedDecoder(decoder)
     image = shared.prepare(*make_image(16))
     results = []
-    for sizes in ((64, 16, 4096), (2, 2, 100)):
+    for sizes in ((256, 16, 4096), (2, 2, 100)):
         monkeypatch.setattr(sam2_decoder, "at_once", lambda *_, sizes=sizes: sizes)
         tokens, state = shared.attend(make_prompts(encoder, "point", 5), image)
         _, hyper = shared.best(tokens)
