@@ -41,8 +41,7 @@ log = logging.getLogger(__name__)
 
 RESULTS = (
     "metrics.json", "detections.json", "detections.json.gz", "detections_published.json", "curves.npz", "matches.npz",
-    "per_image.csv",
-    "diagnostics.json", "memory_bank.npz", "report.html",
+    "per_image.csv", "diagnostics.json", "memory_bank.npz", "report.html",
     "memory_bank.png", "WEIGHTS.txt", "summary.csv", "summary.json", "metrics.csv", "per_class.csv",
     "report/*/*.js*", "report/*/*.jpg", "report/*.js*", "overlays/**/*.jpg", "masks/**/[0-9][0-9][0-9]*_*.png",
 )  # fmt: skip

@@ -28,16 +28,23 @@ def describe(about: Mapping[str, Any] | None) -> str:
 def list_entries(folder: Path) -> None:
     """Print the number and size of the entries, grouped by the settings that made them."""
     sizes: dict[str, list[int]] = defaultdict(list)
-    shards = Shards(folder)
-    shards.refresh()
-    names = {made_by: describe(shards.settings_of(made_by)) for made_by in {p.made_by for p in shards.places.values()}}
-    for place in shards.places.values():
+    places, settings = _entries(folder)
+    names = {made_by: describe(about) for made_by, about in settings.items()}
+    for place in places:
         sizes[names[place.made_by]].append(place.length)
     for path in old.paths(folder):
         sizes[describe(old.read_settings(path))].append(path.stat().st_size)
     everything = [size for of_name in sizes.values() for size in of_name]
     for name, of_name in [*sorted(sizes.items()), (f"in {folder}", everything)]:
         print(f"{len(of_name):7d} entries {sum(of_name) / 2**20:10.1f} MiB  {name}")
+
+
+def _entries(folder: Path) -> tuple[Sequence[Place], Mapping[str, Mapping[str, Any] | None]]:
+    """Return where the entries in shards lie, and the settings that made them by their digest."""
+    shards = Shards(folder)
+    shards.refresh()
+    places = list(shards.places.values())
+    return places, {made_by: shards.settings_of(made_by) for made_by in {place.made_by for place in places}}
 
 
 def verify(folder: Path, delete: bool) -> int:
@@ -114,11 +121,9 @@ def prune(folder: Path, older_than_days: float | None, text: str | None, everyth
         return everything or old_enough or (text is not None and text in describe(settings))
 
     freed, deleted = 0, 0
-    shards = Shards(folder)
-    shards.refresh()
-    settings = {made_by: shards.settings_of(made_by) for made_by in {p.made_by for p in shards.places.values()}}
+    places, settings = _entries(folder)
     there: dict[str, list[Place]] = defaultdict(list)
-    for place in shards.places.values():
+    for place in places:
         there[place.shard].append(place)
     for path in shard_files(folder):
         gone = {place.offset for place in there[path.stem] if goes(path, settings[place.made_by])}

@@ -48,8 +48,7 @@ CROPS = 18
 PLURALS = {**NOUNS, "semantic": "semantic"}
 FILES = (
     "metrics.json", "per_image.csv", "detections.json", "detections.json.gz", "detections_published.json",
-    "references.json",
-    "diagnostics.json", "curves.npz", "matches.npz", "config.yaml", "run.log",
+    "references.json", "diagnostics.json", "curves.npz", "matches.npz", "config.yaml", "run.log",
 )  # fmt: skip
 """The files of a run to which its page links."""
 SORTS = {"file": "in the order of the data set", "score": "highest score first"}
