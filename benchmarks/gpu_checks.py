@@ -36,7 +36,7 @@ from refexp.encoders.base import Encoder
 from refexp.encoders.dinov2 import DINOv2
 from refexp.encoders.efficientnet import EfficientNetLite0
 from refexp.errors import RefexpError
-from refexp.experiment import run
+from refexp.experiment.run import run
 from refexp.machine.networks import computing
 from refexp.masks import decode, low_res_boxes, upscale_to_rle
 from refexp.matchers.prototype import PrototypeMatcher

@@ -204,7 +204,12 @@ class Detections:
     size: tuple[int, int] = (0, 0)
 
     def __len__(self) -> int:
-        return len(self.masks)
+        return len(self.labels)
+
+    def __reduce__(self) -> Any:
+        # As arrays: PyTorch would pickle each tensor as a file of its own.
+        arrays = self.labels.numpy(), self.scores.numpy()
+        return _detections, (self.image_id, *arrays, self.masks, self.classes, self.size)
 
     def decode(self) -> np.ndarray:
         """Decode the masks.
@@ -357,3 +362,8 @@ class Weights:
     def random(cls) -> Weights:
         """Describe seeded random weights, for tests and benchmarks."""
         return cls("RANDOM weights", kind="random")
+
+
+def _detections(image_id: ImageId, labels: np.ndarray, scores: np.ndarray, *rest: Any) -> Detections:
+    """Restore pickled detections."""
+    return Detections(image_id, torch.from_numpy(labels), torch.from_numpy(scores), *rest)

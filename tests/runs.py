@@ -11,8 +11,8 @@ from cluster import free_ports
 from conftest import ROOT
 from omegaconf import DictConfig
 
-from refexp import experiment
 from refexp.command import group
+from refexp.experiment import run as experiment
 from refexp.show.run import show_run
 
 MAIN = ROOT / "main.py"

@@ -15,7 +15,7 @@ from pycocotools import mask as coco_mask
 from runs import run
 
 from refexp.config.components import build_experiment
-from refexp.experiment import warn_without_effect
+from refexp.experiment.prepare import warn_without_effect
 
 
 @pytest.fixture(scope="module")

@@ -24,7 +24,7 @@ from refexp.config.components import build_experiment
 from refexp.data.folder import FolderDataset, read_reference_mask
 from refexp.datatools.draw import write_folder
 from refexp.errors import RefexpError
-from refexp.experiment import readable_targets
+from refexp.experiment.prepare import readable_targets
 from refexp.folders.run_folder import RunFolder
 from refexp.inputs.images import upright_size
 from refexp.inputs.repairs import Repairs

@@ -31,6 +31,7 @@ from pydantic import Field
 from refexp.cluster.identity import Known, Settings, as_run, refuse_changed, refuse_shared_folders, settings_of, telling
 from refexp.cluster.sweeps import report, wait_for
 from refexp.config.building import build
+from refexp.config.composing import resolve
 from refexp.errors import JobFailed, RefexpError, first_line
 from refexp.folders.record import RunRecord
 from refexp.folders.status import Status, read_status
@@ -58,7 +59,8 @@ class SweepSettings:
     and the jobs wait for it. "shared" lets each job do a part of the extraction. extract_jobs: number of cluster jobs
     that share the extraction. only: "unfinished" runs the jobs that are not completed, "all" and numbers also repeat
     completed ones. zip: keys whose values are paired, see `GridSweeper`. stop_after: number of jobs that fail with the
-    same error after which no further job runs. detach: submit the jobs and exit.
+    same error after which no further job runs. joint: jobs of one process that read the same entries of the store are
+    searched in one pass. detach: submit the jobs and exit.
     """
 
     pack: Annotated[int, Field(ge=1)] = 1
@@ -67,6 +69,7 @@ class SweepSettings:
     only: list[int] | Literal["all", "unfinished"] = "unfinished"
     zip: list[str] = field(default_factory=list)
     stop_after: Annotated[int, Field(ge=1)] | None = None
+    joint: bool = True
     detach: bool = False
 
 
@@ -80,6 +83,7 @@ class BaseLauncher(Launcher):
             name: OmegaConf.to_container(value) if OmegaConf.is_config(value) else value
             for name, value in params.items()
         }
+        self.configs: dict[tuple[str, ...], DictConfig] = {}
         self.composed: dict[tuple[str, ...], Settings] = {}
 
     def setup(self, *, hydra_context: HydraContext, task_function: TaskFunction, config: DictConfig) -> None:
@@ -153,7 +157,8 @@ class BaseLauncher(Launcher):
         """The settings of the job with these overrides. Composing takes long, so the launcher keeps them."""
         key = tuple(overrides)
         if key not in self.composed:
-            self.composed[key] = settings_of(self.hydra_context.config_loader.load_sweep_config(self.config, [*key]))
+            self.configs[key] = self.hydra_context.config_loader.load_sweep_config(self.config, [*key])
+            self.composed[key] = settings_of(self.configs[key])
         return self.composed[key]
 
     def _subdir(self, overrides: list[str], number: int) -> str:
@@ -174,15 +179,17 @@ class SerialLauncher(BaseLauncher):
     """One job after another, in this process."""
 
     def run(self, sweep: Sweep, todo: Sequence[Job], settings: SweepSettings) -> None:
-        Pack(self.hydra_context, self.task_function, self.config, todo, todo).run()
+        pack = Pack(self.hydra_context, self.task_function, self.config, todo, todo)
+        pack.composed = self.configs
+        pack.run()
 
 
 @dataclass(eq=False)
 class Pack:
     """Some jobs of a sweep that run serially in one process. submitit sends it to a cluster job.
 
-    todo: the jobs of all packs. extra: overrides for all jobs. If SLURM stops the cluster job, it is queued again and
-    skips the completed jobs.
+    todo: the jobs of all packs. extra: overrides for all jobs. composed: configurations by overrides, as far as known.
+    If SLURM stops the cluster job, it is queued again and skips the completed jobs.
     """
 
     hydra_context: HydraContext
@@ -193,6 +200,7 @@ class Pack:
     extra: Sequence[str] = ()
     subdir: str = ""
     singletons: Any = field(default_factory=Singleton.get_state)
+    composed: dict[tuple[str, ...], DictConfig] = field(default_factory=dict)
 
     def __call__(self) -> None:
         Singleton.set_state(self.singletons)
@@ -207,32 +215,52 @@ class Pack:
 
     def run(self) -> None:
         root = Path(str(self.config.hydra.sweep.dir))
-        for job in self.jobs:
-            subdir = str(Path(self.subdir) / job.folder)
-            if read_status(root / subdir).get("state") == "completed":
-                continue  # before this cluster job was stopped and queued again
-            if hopeless := self.hopeless(root):
-                if this_rank().rank == 0:
-                    Status(root / subdir, job.overrides).end("stopped", hopeless)
-                continue
-            configure_log(self.config.hydra.hydra_logging, self.config.hydra.verbose)
-            log.info("#%d : %s", job.number, " ".join(map(typed, job.overrides)))
-            config = self.hydra_context.config_loader.load_sweep_config(self.config, [*job.overrides, *self.extra])
-            with open_dict(config):
-                config.hydra.job.id = config.hydra.job.num = job.number
-                # Fix the folder: resolved again, it would change with the dataset if the jobs differ in it.
-                config.hydra.sweep.dir, config.hydra.sweep.subdir = str(root), subdir
-            run_job(
-                hydra_context=self.hydra_context, task_function=self.task_function, config=config,
-                job_dir_key="hydra.sweep.dir", job_subdir_key="hydra.sweep.subdir",
-            )  # fmt: skip
+        from refexp.experiment.joint import together  # imports torch, which would slow down --help
+
+        # Some may be completed from before this cluster job was stopped and queued again.
+        todo = [job for job in self.jobs if read_status(self.folder(root, job)).get("state") != "completed"]
+        shown = track(todo, len(todo), "jobs composed") if len(todo) >= MANY and not self.composed else todo
+        configs = {job.number: self.compose(root, job) for job in shown}
+        joint = len(todo) > 1 and (self.config.get("sweep") or {}).get("joint", True)
+        waiting = {self.folder(root, job): plain(configs[job.number]) for job in todo} if joint else {}
+        with together(waiting):
+            for job in todo:
+                self.run_one(root, job, configs.pop(job.number))
+
+    def run_one(self, root: Path, job: Job, config: DictConfig) -> None:
+        """Run a job, unless too many have failed before it."""
+        if hopeless := self.hopeless(root):
+            if this_rank().rank == 0:
+                Status(self.folder(root, job), job.overrides).end("stopped", hopeless)
+            return
+        configure_log(self.config.hydra.hydra_logging, self.config.hydra.verbose)
+        log.info("#%d : %s", job.number, " ".join(map(typed, job.overrides)))
+        run_job(
+            hydra_context=self.hydra_context, task_function=self.task_function, config=config,
+            job_dir_key="hydra.sweep.dir", job_subdir_key="hydra.sweep.subdir",
+        )  # fmt: skip
+
+    def folder(self, root: Path, job: Job) -> Path:
+        """The folder of a job."""
+        return root.absolute() / self.subdir / job.folder
+
+    def compose(self, root: Path, job: Job) -> DictConfig:
+        """The configuration of a job, with Hydra's part."""
+        key = (*job.overrides, *self.extra)
+        config = self.composed.pop(key, None)
+        config = config or self.hydra_context.config_loader.load_sweep_config(self.config, [*key])
+        with open_dict(config):
+            config.hydra.job.id = config.hydra.job.num = job.number
+            # Fix the folder: resolved again, it would change with the dataset if the jobs differ in it.
+            config.hydra.sweep.dir, config.hydra.sweep.subdir = str(root), str(Path(self.subdir) / job.folder)
+        return config
 
     def hopeless(self, root: Path) -> str:
         """Why no further job should run, if `sweep.stop_after` jobs have failed with the same error; else ""."""
         limit = (self.config.get("sweep") or {}).get("stop_after")
         if not limit:
             return ""
-        statuses = (read_status(root / self.subdir / job.folder) for job in self.todo)
+        statuses = (read_status(self.folder(root, job)) for job in self.todo)
         errors = Counter(status["error"]["message"] for status in statuses if status.get("state") == "failed")
         return next((f"not run, because {n} jobs failed: {error}" for error, n in errors.items() if n >= limit), "")
 
@@ -350,6 +378,15 @@ class SlurmLauncher(SubmititLauncher):
         ids = self.submit(sweep.folder, packs, params | {"name": f"{params['name']}-extract"})
         sweep.extracting(ids)
         return list(dict.fromkeys(id_.split("_")[0] for id_ in ids))
+
+
+def plain(config: DictConfig) -> dict[str, Any] | None:
+    """The settings of a job, resolved. None if that fails: the job itself then says why."""
+    with hydra_knows(config):
+        try:
+            return resolve(OmegaConf.masked_copy(config, [str(key) for key in config if key != "hydra"]))
+        except RefexpError:
+            return None
 
 
 @contextmanager

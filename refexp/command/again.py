@@ -8,7 +8,7 @@ from pathlib import Path
 from omegaconf import OmegaConf
 
 from refexp.errors import RefexpError
-from refexp.experiment import run
+from refexp.experiment.run import run
 from refexp.folders.run_folder import RunFolder
 from refexp.show.run import standing_in
 

@@ -87,7 +87,7 @@ def run_job(config: DictConfig, output: Path, overrides: Sequence[str]) -> float
 
         from refexp.config.building import build
         from refexp.config.composing import resolve
-        from refexp.experiment import run
+        from refexp.experiment.run import run
         from refexp.machine.provenance import versions
         from refexp.show.run import Options, show_run
         from refexp.tracking.logger import reading

@@ -27,6 +27,7 @@ WORTH_A_LINE_SECONDS = 1.0
 WATCHERS_EVERY_SECONDS = 3.0
 
 _watchers: list[Watcher] = []
+_silent: list[None] = []
 
 
 @contextmanager
@@ -39,10 +40,20 @@ def watched(watcher: Watcher) -> Iterator[None]:
         _watchers.remove(watcher)
 
 
+@contextmanager
+def silently() -> Iterator[None]:
+    """Within the block, show no progress: the stages are parts of one that is shown."""
+    _silent.append(None)
+    try:
+        yield
+    finally:
+        _silent.pop()
+
+
 def track(items: Iterable[T], total: int, what: str) -> Iterator[T]:
     """Yield `items` and show the progress. With several ranks, shows the progress of rank 0's share."""
     here = this_rank()
-    if here.rank:
+    if here.rank or _silent:
         return iter(items)
     items = _with_watchers(items, total, what) if _watchers else items
     if here.world_size > 1:

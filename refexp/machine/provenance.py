@@ -35,7 +35,11 @@ class Clock:
         """Add the time spent in the block to the stage `name`."""
         start = time.perf_counter()
         yield
-        self.seconds[name] += time.perf_counter() - start
+        self.add(name, time.perf_counter() - start, items)
+
+    def add(self, name: str, seconds: float, items: int) -> None:
+        """Add to the stage `name`."""
+        self.seconds[name] += seconds
         self.items[name] += items
 
     def report(self) -> dict[str, dict[str, float]]:

@@ -35,12 +35,19 @@ class Runtime:
     are distributed over its GPUs, and share them if there are more ranks than GPUs. "cuda:1" is that GPU for all ranks.
     threads: CPU threads of a process. None keeps PyTorch's default for a single process and splits the cores between
     the ranks of a machine.
+    workers: processes that match, merge and compare with the truth. None takes one for each core. Several ranks use one
+    each. The results are the same for any number.
     silence: seconds without a heartbeat before a rank is considered dead and the run ends.
     """
 
     device: Annotated[str, BeforeValidator(_known)] = "auto"
     threads: Annotated[int, Field(ge=1)] | None = None
+    workers: Annotated[int, Field(ge=1)] | None = None
     silence: Annotated[float, Field(ge=5, allow_inf_nan=False)] = 45.0
+
+    def processes(self, ranks: int) -> int:
+        """The number of processes that search the targets of a rank."""
+        return 1 if ranks > 1 else self.workers or available_cores()
 
     def prepare(self) -> torch.device:
         """Set the number of threads and return the device. Raises RefexpError if the device does not exist."""

@@ -18,6 +18,7 @@ from refexp.data.coco import Record, Split, has_mask
 from refexp.encoders.base import Encoder
 from refexp.errors import MissingData, RefexpError
 from refexp.inputs.images import to_square
+from refexp.machine.progress import track
 from refexp.machine.provenance import Clock, device_name
 from refexp.masks import Rle
 from refexp.method.box_masks import complete, without_mask
@@ -62,6 +63,33 @@ class Extractor:
         self.settings = {part: identity(component, settings[part]) for part, component in components.items()}
         self.maker = maker_of(proposer, settings["proposer"])
         self.loaded = self.encoder_loaded = False
+
+    def fill(self, split: Split, records: Sequence[Record], with_tokens: bool = False) -> None:
+        """Compute what the store lacks of these targets: proposals, and tokens if they are wanted."""
+        self.store.refresh()
+        if lacking := [record for record in records if self.needs(split, record)]:
+            for _ in track(self.proposals(split, lacking), len(lacking), "targets"):
+                pass
+        if with_tokens and (lacking := [one for one in records if self.needs_tokens(split, one)]):
+            for _ in track(self._tokens(split, lacking), len(lacking), "target tokens"):
+                pass
+
+    def stored(self, split: Split, record: Record, with_tokens: bool = False) -> Proposals | None:
+        """Read the proposals of a target from the store. None if the store lacks them or the wanted tokens."""
+        entry = self.store.load(self.first_key(split, record))
+        tokens = self.store.load(self.tokens_key(split, record)) if with_tokens else None
+        if entry is None or (with_tokens and tokens is None):
+            return None
+        return replace(unpack(entry), tokens=torch.from_numpy(tokens["tokens"]).float() if tokens else None)
+
+    def computed(
+        self, split: Split, records: Sequence[Record], with_tokens: bool
+    ) -> Iterator[tuple[ImageId, Proposals]]:
+        """The same for several targets. What the store lacks is computed."""
+        found = dict(self.proposals(split, records))
+        tokens = dict(self._tokens(split, records)) if with_tokens else {}
+        for image_id, proposals in found.items():
+            yield image_id, replace(proposals, tokens=tokens.get(image_id))
 
     def proposals(self, split: Split, records: Sequence[Record]) -> Iterator[tuple[ImageId, Proposals]]:
         """Each of these images of the targets with its proposals, in an order that other jobs' work may change."""
@@ -154,14 +182,15 @@ class Extractor:
                 patches = patches_of(view, split, reference, self.encoder)
             yield reference.id, patches
 
-    def with_tokens(self, split: Split, record: Record, proposals: Proposals) -> Proposals:
-        """Add a target's tokens to its proposals. Those that the store lacks are computed, also with stage=ablate."""
+    def _tokens(self, split: Split, records: Sequence[Record]) -> Iterator[tuple[ImageId, torch.Tensor]]:
+        """Each of these targets with its tokens. Those that the store lacks are computed, also with stage=ablate."""
         decoded: dict[ImageId, str] = {}
 
         def key(record: Record) -> str:
             return self.tokens_key(split, record, decoded.get(record["id"]))
 
         def compute(batch: Sequence[Record]) -> list[Entry]:
+            (record,) = batch
             self.load_encoder()
             with self.clock.stage("target tokens"):
                 rgb, decoded[record["id"]] = split.hashed(record)
@@ -169,8 +198,8 @@ class Extractor:
                 return [{"tokens": tokens_of(target, self.encoder, self.device).numpy()}]
 
         made_by = {"kind": "tokens", "encoder": name_of(self.settings["encoder"])}
-        ((_, entry),) = self.store.share([record], key, compute, made_by)
-        return replace(proposals, tokens=torch.from_numpy(entry["tokens"]).float())
+        for record, entry in self.store.share(records, key, compute, made_by):
+            yield record["id"], torch.from_numpy(entry["tokens"]).float()
 
     def first_key(self, split: Split, item: Record | Reference) -> str:
         """Key of what is computed first from an image: a target's proposals; a reference's mask, or its prototype."""
@@ -181,6 +210,10 @@ class Extractor:
     def needs(self, split: Split, item: Record | Reference) -> bool:
         """Whether the store lacked that entry when this process last looked."""
         return self.store.size(self.first_key(split, item)) is None
+
+    def needs_tokens(self, split: Split, record: Record) -> bool:
+        """Whether the store lacked the tokens of a target when this process last looked."""
+        return self.store.size(self.tokens_key(split, record)) is None
 
     def _truth(self, split: Split, record: Record) -> tuple[Rle, ...]:
         """The masks of an image's annotations, if the proposer sees them."""

@@ -11,9 +11,9 @@ import pytest
 import torch
 
 import refexp
-from refexp import experiment
 from refexp.config.building import build
 from refexp.errors import RefexpError
+from refexp.experiment import run as experiment
 from refexp.machine import runtime
 from refexp.machine.runtime import Runtime
 from refexp.rank import Rank
