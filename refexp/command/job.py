@@ -26,6 +26,11 @@ if TYPE_CHECKING:
 
 log = logging.getLogger("refexp")
 
+IMPORTED = (
+    "PIL", "click", "jinja2", "matplotlib", "numba", "numpy", "pandas", "pycocotools", "pydantic", "rich", "sam2",
+    "scipy", "skimage", "submitit", "tifffile", "timm", "torch", "torchvision", "wandb", "xxhash",
+)  # fmt: skip
+"""Packages that refexp imports after Hydra."""
 NO_PICTURES = {"limit": 0, "report": False}
 """Values of `vis` for the jobs of a multirun."""
 
@@ -35,6 +40,9 @@ def command_line(main: Callable[[], object]) -> int:
     # Without this, Hydra shortens tracebacks and calls sys.exit, so the errors below would never arrive here.
     os.environ["HYDRA_FULL_ERROR"] = "1"
     any_terminal()
+    if hidden := hidden_package():
+        print(f"error: {hidden} hides the installed package {hidden.stem}: rename it.", file=sys.stderr)
+        return 1
     multirun = bool({"-m", "--multirun"} & set(sys.argv))
     from hydra.errors import HydraException
     from omegaconf.errors import OmegaConfBaseException
@@ -64,6 +72,16 @@ def command_line(main: Callable[[], object]) -> int:
         print("interrupted. Run the same command again to resume.", file=sys.stderr)
         return 130
     return 0
+
+
+def hidden_package() -> Path | None:
+    """A folder or file beside main.py that Python would import instead of a package that refexp needs."""
+    beside = Path(sys.path[0])
+    for name in IMPORTED:
+        for path in (beside / name / "__init__.py", beside / f"{name}.py"):
+            if path.exists() and not (beside / "pip").exists():  # else it is the folder of the packages
+                return path.parent if path.name == "__init__.py" else path
+    return None
 
 
 @contextmanager

@@ -25,7 +25,7 @@ from typing import Annotated, Any, Literal
 
 import numpy as np
 from PIL import Image
-from pydantic import Field
+from pydantic import Field, ValidationError
 
 import refexp
 from refexp.errors import RefexpError, first_line, shown
@@ -65,7 +65,7 @@ class WandbLogger(Logger):
     offline, and a message says how to send it. The next jobs of a multirun then stay offline for ten minutes. group:
     "auto" takes the sweep's folder in a multirun. images: number of targets to send, out of those on the run's page.
     wait: maximum seconds to wait for W&B at the end of a run; `refexp push` can send the rest later. dir: folder for
-    W&B's own files; None takes the run's folder. Raises RefexpError if wandb is not installed.
+    W&B's own files; None takes the run's folder. Raises RefexpError if wandb is not installed, or refuses a variable.
     """
 
     mode: Literal["auto", "online", "offline", "disabled"] = "auto"
@@ -81,6 +81,7 @@ class WandbLogger(Logger):
 
     def __post_init__(self) -> None:
         need_wandb()
+        check_environment()
         place = str(Path(self.dir).absolute()) if self.dir else None
         self.settings = asdict(self) | {"tags": self.tags or [], "artifacts": self.artifacts or [], "dir": place}
         self.process: subprocess.Popen[bytes] | None = None
@@ -122,6 +123,20 @@ def need_wandb() -> None:
         raise RefexpError("W&B needs a package that is not installed: pip install 'wandb>=0.31'") from None
 
 
+def check_environment() -> None:
+    """Raise RefexpError for a variable that W&B would refuse, before the run computes anything."""
+    if not any(name.startswith("WANDB_") for name in os.environ):
+        return
+    import wandb
+
+    try:
+        wandb.Settings().update_from_env_vars(dict(os.environ))
+    except ValidationError as error:
+        first = error.errors()[0]
+        name = f"WANDB_{first['loc'][0]}".upper()
+        raise RefexpError(f"{name}={os.environ.get(name)!r}: {first['msg']}: unset {name}, or correct it.") from None
+
+
 _offline_until = 0.0
 _told: set[str] = set()
 """The commands that were logged already: one sends all runs of a sweep."""
@@ -131,7 +146,7 @@ def report_upload(folder: Path, ended: str = "") -> None:
     """Log one line about the upload, with the command that sends the rest. ended: why the reader process failed."""
     global _offline_until
     state = read_json(folder / NAME) or {}
-    fault = ended or state.get("fault")
+    fault = state.get("fault") or ended
     if fault:
         kept = state.get("folder")
         remedy = f"wandb sync {kept} sends the stored part" if kept else f"refexp push {folder} sends it"

@@ -13,7 +13,7 @@ import pytest
 import torch
 from runs import refexp
 
-from refexp.command.job import advising, failing, terminable
+from refexp.command.job import advising, failing, hidden_package, terminable
 from refexp.command.saying import OneLine, any_terminal
 from refexp.config.composing import resolve
 from refexp.errors import JobFailed, RefexpError
@@ -118,3 +118,13 @@ def test_an_exit_that_code_in_c_turns_into_an_error_is_still_an_exit():
     assert exit_.value.code == 128 + signal.SIGTERM
     with pytest.raises(TypeError), terminable():
         raise TypeError
+
+
+@pytest.mark.parametrize("made", ["sam2/__init__.py", "numpy.py"])
+def test_a_folder_beside_main_that_hides_a_package_is_named(made, tmp_path, monkeypatch):
+    monkeypatch.setattr(sys, "path", [str(tmp_path), *sys.path])
+    (tmp_path / "wandb").mkdir()  # of W&B itself: without __init__.py it hides nothing
+    assert hidden_package() is None
+    (tmp_path / made).parent.mkdir(exist_ok=True)
+    (tmp_path / made).touch()
+    assert hidden_package() == tmp_path / made.removesuffix("/__init__.py")

@@ -602,3 +602,10 @@ def test_push_goes_on_after_a_folder_without_a_run(folder_of, tmp_path, monkeypa
     done = CliRunner().invoke(refexp, ["push", str(tmp_path / "bad"), str(folder)])
     assert done.exit_code == 1 and "has no finished run" in done.output
     assert "W&B run" in done.output
+
+
+@pytest.mark.parametrize(("name", "value"), [("WANDB_MODE", "of"), ("WANDB_SILENT", "maybe")])
+def test_a_variable_that_wandb_refuses_is_named_before_the_run(name, value, monkeypatch):
+    monkeypatch.setenv(name, value)
+    with pytest.raises(RefexpError, match=f"{name}='{value}': Input should be .*: unset {name}, or correct it"):
+        build({"_target_": "refexp.tracking.wandb.WandbLogger"}, "logger")
