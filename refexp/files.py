@@ -39,8 +39,12 @@ def write_text(path: Path, text: str) -> None:
 
 
 def write_json(path: Path, content: Any, indent: int | None = None) -> None:
-    """Write strict JSON (no NaN) atomically, compressed if the name ends with .gz."""
-    text = json.dumps(content, indent=indent, allow_nan=False)
+    """Write strict JSON (no NaN) atomically."""
+    write_text(path, json.dumps(content, indent=indent, allow_nan=False))
+
+
+def write_packed(path: Path, text: str) -> None:
+    """Write a UTF-8 file atomically, compressed if the name ends with .gz."""
     if path.suffix != ".gz":
         return write_text(path, text)
     with atomic_path(path) as temporary:

@@ -8,8 +8,9 @@ from __future__ import annotations
 
 import csv
 import io
+import json
 import logging
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import replace
 from functools import cached_property
@@ -27,13 +28,13 @@ from refexp.data.protocols import one_short
 from refexp.data.readable import without
 from refexp.errors import RefexpError, first_line
 from refexp.evaluation.matches import Matches, numbers_by_image
-from refexp.files import atomic_path, finite, read_json, write_json, write_text
+from refexp.files import atomic_path, finite, read_json, write_json, write_packed, write_text
 from refexp.folders.record import RunRecord
 from refexp.folders.status import read_what_is_there
 from refexp.inputs.frames import CONTRADICTION
 from refexp.inputs.refusals import limit_pixels
 from refexp.inputs.walking import RESULT_FOLDERS
-from refexp.masks import to_json
+from refexp.masks import boxes_xywh, to_json
 from refexp.method.memory import ReferenceView
 from refexp.types import Detections, ImageId, MemoryBank, Reference
 
@@ -93,14 +94,10 @@ class RunFolder:
         """
         self._data, self._detections = data, detections
         category = {label: id_ for id_, label in data.targets.labels.items()}
-        if kept == "none" and not published:
-            return
-        rows = [row for found in detections for row in found.to_coco(category)]
         if kept != "none":
-            write_json(self.path / KEPT[kept], rows)
+            write_packed(self.path / KEPT[kept], coco_text(detections, category))
         if published:
-            short = [row | {"bbox": one_short(row["bbox"])} for row in rows]
-            write_json(self.path / "detections_published.json", short)
+            write_packed(self.path / "detections_published.json", coco_text(detections, category, one_short))
 
     def write_curves(self, curves: Mapping[str, np.ndarray]) -> None:
         """Write precision f64 [10 IoUs, 101 recalls, K] by kind ("bbox", "segm"). -1 where no instance counts."""
@@ -279,6 +276,30 @@ class RunFolder:
         ends = arrays["drawn"].cumsum().tolist()
         views = [every[end - count : end] for end, count in zip(ends, arrays["drawn"].tolist(), strict=True)]
         return views, MemoryBank(tensors["prototypes"], list(tensors["instances"].split(arrays["shots"].tolist())))
+
+
+def coco_text(
+    detections: Sequence[Detections],
+    category: Mapping[int, int | str],
+    shape: Callable[[list[float]], list[float]] = lambda box: box,
+) -> str:
+    """COCO results, as `json.dumps` writes the records of `Detections.to_coco`, in half the time.
+
+    shape: changes the boxes.
+    """
+    ids = {label: json.dumps(id_) for label, id_ in category.items()}
+    rows = []
+    for found in detections:
+        image, boxes = json.dumps(found.image_id), boxes_xywh(found.masks).tolist()
+        for label, score, box, mask in zip(
+            found.labels.tolist(), found.scores.tolist(), boxes, found.masks, strict=True
+        ):
+            counts = mask["counts"].decode("ascii").replace("\\", "\\\\")
+            rows.append(
+                f'{{"image_id": {image}, "category_id": {ids[label]}, "bbox": {shape(box)}, "score": {score!r}, '
+                f'"segmentation": {{"size": {list(mask["size"])}, "counts": "{counts}"}}}}'
+            )
+    return f"[{', '.join(rows)}]"
 
 
 @contextmanager

@@ -10,17 +10,21 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from conftest import ROOT
 from runs import refexp, run
 
 from refexp.config.components import build_experiment
 from refexp.config.composing import compose_config
 from refexp.data.coco import annotation_of, make_split
+from refexp.data.protocols import one_short
 from refexp.errors import RefexpError
 from refexp.folders.record import SCHEMA, Metrics, RunRecord
-from refexp.folders.run_folder import RunFolder
+from refexp.folders.run_folder import RunFolder, coco_text
 from refexp.machine.provenance import Clock
+from refexp.masks import encode
 from refexp.method.extraction import Extractor
+from refexp.types import Detections
 
 V0 = ROOT / "tests/fixtures/v0"
 """Left by the code before run folders had a schema; store by the code before it had kinds of entries."""
@@ -281,3 +285,25 @@ def test_numbers_that_json_lacks_do_not_lose_a_run(made, tmp_path):
     RunFolder(tmp_path).write_record(replace(record, config=config))
     again = RunRecord.read(tmp_path)
     assert again == replace(record, config=record.config | {"limit": "Infinity", "other": ["NaN"]})
+
+
+@pytest.mark.parametrize("category", [{0: 7, 1: 90}, {0: 'a "b"', 1: "Käfer"}])
+def test_detections_are_written_as_json_writes_them(category):
+    rng = np.random.default_rng(0)
+    masks = np.zeros((8, 97, 31), dtype=bool)
+    masks[:, 44:60, 0] = True  # 44 pixels before it make a backslash
+    masks[:, :, 5:] = rng.random((8, 97, 26)) < 0.3
+    found = [
+        Detections(
+            image_id,
+            torch.from_numpy(rng.integers(0, 2, count)),
+            torch.from_numpy(rng.random(count, dtype=np.float32)) * 10.0 ** -torch.arange(count),
+            encode(masks[:count]) if count else [],
+            size=(97, 31),
+        )
+        for image_id, count in ((3, 8), ("ä.jpg", 0), ('"quoted".jpg', 5))
+    ]
+    assert any(b"\\" in mask["counts"] for one in found for mask in one.masks)
+    rows = [row for one in found for row in one.to_coco(category)]
+    assert coco_text(found, category) == json.dumps(rows)
+    assert coco_text(found, category, one_short) == json.dumps([row | {"bbox": one_short(row["bbox"])} for row in rows])
