@@ -31,15 +31,15 @@ IMAGE = ("extract", "wait for images")
 """Stages of images that the store lacks."""
 REFERENCE = ("remember", "masks of boxes")
 """Stages of references that the store lacks."""
-JOB = ("read annotations", "load networks", "memory bank")
-"""Stages that depend on neither. All others depend on the number of images, in the store or not."""
-SHOWN = ("overlays", "page")
-"""Stages that the jobs of a sweep do not have."""
+ONCE = ("read annotations", "load networks", "memory bank")
+"""Stages that the first job of a data set has. All others depend on the number of images, in the store or not."""
+NOT_COUNTED = ("overlays", "page", "detect for other jobs")
+"""Stages that the jobs of a sweep do not have, or that other jobs count."""
 
 
 @dataclass(frozen=True)
 class Work:
-    """A job. made_by: encoder, proposer and device.
+    """A job. made_by: encoder, proposer and device. dataset: its settings, as text.
 
     images, references: the store's key of each, with the size of its entry in bytes. None: the store lacks it.
     """
@@ -48,13 +48,14 @@ class Work:
     images: dict[str, int | None]
     references: dict[str, int | None]
     made_by: dict[str, Any]
+    dataset: str = ""
 
 
 @dataclass(frozen=True)
 class Rates:
-    """Seconds in earlier runs: of a job, of an image in the store, and more of a new image or reference."""
+    """Seconds in earlier runs: once, for an image in the store, and more for a new image or reference."""
 
-    job: float
+    once: float
     image: float
     new_image: float | None
     new_reference: float | None
@@ -64,7 +65,7 @@ class Rates:
         if (new_images and self.new_image is None) or (new_references and self.new_reference is None):
             return None
         more = new_images * (self.new_image or 0.0) + new_references * (self.new_reference or 0.0)
-        return self.job + images * self.image + more
+        return images * self.image + more
 
 
 @dataclass(frozen=True)
@@ -122,7 +123,7 @@ class PlanLauncher(Launcher):
         images = [extractor.first_key(targets, record) for record in targets.images.values()]
         references = [extractor.first_key(data.references, one) for of_class in drawn for one in of_class]
         held = [{key: job.store.size(key) for key in keys} for keys in (images, references)]
-        return Work(overrides, held[0], held[1], made_by(job.config, device_name(job.device)))
+        return Work(overrides, held[0], held[1], made_by(job.config, device_name(job.device)), name)
 
 
 def made_by(config: dict[str, Any], device: str) -> dict[str, Any]:
@@ -137,6 +138,7 @@ def plan(works: Sequence[Work], runs: Sequence[Path]) -> list[Planned]:
     """Count and estimate. What several jobs need is new in the first of them."""
     planned: list[Planned] = []
     taken: set[str] = set()
+    begun: set[tuple[str, str]] = set()
     known: dict[str, Rates | None] = {}
     for work in works:
         sizes = [size for size in work.images.values() if size is not None]
@@ -149,6 +151,9 @@ def plan(works: Sequence[Work], runs: Sequence[Path]) -> list[Planned]:
             known[name] = rates_of(runs, work.made_by)
         counts, rates = (len(images), len(references)), known[name]
         seconds = rates.seconds(len(work.images), *counts) if rates else None
+        if rates and seconds is not None and (name, work.dataset) not in begun:
+            seconds += rates.once
+        begun.add((name, work.dataset))
         added = len(images) * sum(sizes) / len(sizes) if sizes else None if images else 0.0
         planned.append(Planned(work, *counts, seconds, added))
     return planned
@@ -169,9 +174,9 @@ def rates_of(runs: Sequence[Path], wanted: dict[str, Any]) -> Rates | None:
                 break
     if not found:
         return None
-    newest, others = found[0], set(found[0].stages) - {*IMAGE, *REFERENCE, *JOB, *SHOWN}
+    newest, others = found[0], set(found[0].stages) - {*IMAGE, *REFERENCE, *ONCE, *NOT_COUNTED}
     return Rates(
-        sum_of(newest, JOB), sum_of(newest, others) / newest.images, per_item(found, IMAGE), per_item(found, REFERENCE)
+        sum_of(newest, ONCE), sum_of(newest, others) / newest.images, per_item(found, IMAGE), per_item(found, REFERENCE)
     )
 
 

@@ -35,23 +35,23 @@ def runs(tmp_path):
 def test_rates_come_from_runs_with_the_same_networks(runs):
     runs("other", arch="l", extract=(1000, 1), detect=(1000, 1))
     runs("cold", extract=(6, 2), remember=(4, 8), detect=(100, 2), load=(1, 0))
-    folder = runs("warm", detect=(1, 2), other=(3, 0), page=(50, 0), **{"read annotations": (7, 1)})
-    assert rates_of([folder], MADE_BY) == Rates(job=7, image=2, new_image=3, new_reference=0.5)
+    folder = runs("warm", detect=(1, 2), other=(3, 0), page=(50, 0), **{"detect for other jobs": (90, 0), "read annotations": (7, 1)})
+    assert rates_of([folder], MADE_BY) == Rates(once=7, image=2, new_image=3, new_reference=0.5)
     assert rates_of([folder], MADE_BY | {"device": "cuda:0"}) is None
-    assert Rates(7, 2, 3, 0.5).seconds(10, 2, 4) == 7 + 20 + 6 + 2
-    assert Rates(7, 2, None, 0.5).seconds(10, 0, 4) == 29
+    assert Rates(7, 2, 3, 0.5).seconds(10, 2, 4) == 20 + 6 + 2
+    assert Rates(7, 2, None, 0.5).seconds(10, 0, 4) == 22
     assert Rates(7, 2, None, 0.5).seconds(10, 1, 4) is None
 
 
 def test_what_several_jobs_need_is_new_once(runs):
-    folder = runs("warm", extract=(2, 2), remember=(1, 1), detect=(2, 2))
+    folder = runs("warm", extract=(2, 2), remember=(1, 1), detect=(2, 2), **{"read annotations": (5, 1)})
     work = Work(["seed=0"], {"stored": 2**20, "lacking": None}, {"reference": None}, MADE_BY)
     first, second = plan([work, work], [folder])
-    assert (first.new_images, first.new_references, first.seconds, first.bytes) == (1, 1, 4, 2**20)
+    assert (first.new_images, first.new_references, first.seconds, first.bytes) == (1, 1, 9, 2**20)
     assert (second.new_images, second.new_references, second.seconds, second.bytes) == (0, 0, 2, 0)
     known, time = sums([first, second], [folder])
     assert known == "2 jobs on 2 images: 1 in the store, 1 new, about 1.0 MiB"
-    assert time == f"about 6 s one after another on cpu, by earlier runs in {folder}"
+    assert time == f"about 11 s one after another on cpu, by earlier runs in {folder}"
 
 
 def test_what_cannot_be_known_is_said(tmp_path):
