@@ -35,7 +35,8 @@ def runs(tmp_path):
 def test_rates_come_from_runs_with_the_same_networks(runs):
     runs("other", arch="l", extract=(1000, 1), detect=(1000, 1))
     runs("cold", extract=(6, 2), remember=(4, 8), detect=(100, 2), load=(1, 0))
-    folder = runs("warm", detect=(1, 2), other=(3, 0), page=(50, 0), **{"detect for other jobs": (90, 0), "read annotations": (7, 1)})
+    more = {"detect for other jobs": (90, 0), "read annotations": (7, 1)}
+    folder = runs("warm", detect=(1, 2), other=(3, 0), page=(50, 0), **more)
     assert rates_of([folder], MADE_BY) == Rates(once=7, image=2, new_image=3, new_reference=0.5)
     assert rates_of([folder], MADE_BY | {"device": "cuda:0"}) is None
     assert Rates(7, 2, 3, 0.5).seconds(10, 2, 4) == 20 + 6 + 2
