@@ -131,9 +131,10 @@ def readable_targets(
     if experiment.stage == "ablate" and not skip and not tokens:
         return targets, []
     share = ranks.share(list(targets.images.values()))
+    lacking = {record["id"] for record in extractor.lacking(targets, share)}
 
     def is_needed(record: Record) -> bool:
-        return extractor.needs(targets, record) or (tokens and extractor.needs_tokens(targets, record))
+        return record["id"] in lacking or (tokens and extractor.needs_tokens(targets, record))
 
     bad_here = unreadable(targets, share, is_needed, "check images")
     sizes_here = {record["id"]: (record["height"], record["width"]) for record in share}

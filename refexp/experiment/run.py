@@ -167,7 +167,7 @@ def announce(
 ) -> None:
     """Log what will run, how much of this rank's work the store holds already, and where the results go."""
     drawn = list({reference.id: reference for per_class in references for reference in per_class}.values())
-    held = sum(not extractor.needs(data.targets, record) for record in share)
+    held = len(share) - len(extractor.lacking(data.targets, share))
     known = sum(not extractor.needs(data.references, reference) for reference in drawn)
     parts = " ".join(chosen(part, getattr(experiment, part)) for part in ("encoder", "proposer"))
     images, classes = len(data.targets.images), len(data.classes)

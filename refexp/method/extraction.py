@@ -63,11 +63,12 @@ class Extractor:
         self.settings = {part: identity(component, settings[part]) for part, component in components.items()}
         self.maker = maker_of(proposer, settings["proposer"])
         self.loaded = self.encoder_loaded = False
+        self._held: set[str] = set()
 
     def fill(self, split: Split, records: Sequence[Record], with_tokens: bool = False) -> None:
         """Compute what the store lacks of these targets: proposals, and tokens if they are wanted."""
         self.store.refresh()
-        if lacking := [record for record in records if self.needs(split, record)]:
+        if lacking := self.lacking(split, records):
             for _ in track(self.proposals(split, lacking), len(lacking), "targets"):
                 pass
         if with_tokens and (lacking := [one for one in records if self.needs_tokens(split, one)]):
@@ -210,6 +211,22 @@ class Extractor:
     def needs(self, split: Split, item: Record | Reference) -> bool:
         """Whether the store lacked that entry when this process last looked."""
         return self.store.size(self.first_key(split, item)) is None
+
+    def lacking(self, split: Split, records: Sequence[Record]) -> list[Record]:
+        """The targets whose proposals the store lacked when this process last looked.
+
+        Keys take their time, so targets that were there are not looked for again: the jobs of a process ask often.
+        """
+        lacking = []
+        for record in records:
+            place = repr((record["id"], record["height"], record["width"], self._truth(split, record)))
+            if place in self._held:
+                continue
+            if self.needs(split, record):
+                lacking.append(record)
+            else:
+                self._held.add(place)
+        return lacking
 
     def needs_tokens(self, split: Split, record: Record) -> bool:
         """Whether the store lacked the tokens of a target when this process last looked."""

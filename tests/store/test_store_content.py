@@ -73,8 +73,7 @@ def make(networks: str) -> dict[str, Entry]:
         extractor.load()
         if networks == "sam2":
             proposer.model.forward_image = asked_once(proposer.model.forward_image)
-        ((_, proposals),) = extractor.proposals(split, [image])
-        extractor.with_tokens(split, image, proposals)
+        extractor.fill(split, [image], with_tokens=True)
         list(extractor.prototypes(split, [reference]))
         if (networks, "box mask") in PINNED:
             extractor.with_masks(split, [[replace(reference, mask=None)]])
