@@ -15,7 +15,10 @@ import numpy as np
 
 def compiled(function: Callable[..., Any]) -> Callable[..., Any]:
     """Compile a loop over arrays. Arithmetic is IEEE's, in the order of the source: no `fastmath`."""
-    return numba.njit(cache=True, nogil=True)(function)
+    try:
+        return numba.njit(cache=True, nogil=True)(function)
+    except RuntimeError:  # neither folder of the cache can be written, so each process compiles for itself
+        return numba.njit(nogil=True)(function)
 
 
 @compiled
