@@ -16,14 +16,18 @@ from __future__ import annotations
 import importlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import cached_property
 from pathlib import Path
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 import torch
 
 from refexp.errors import RefexpError
 from refexp.masks import Rle, boxes_xywh, decode, to_json
+
+if TYPE_CHECKING:
+    from refexp.mask_overlap import MaskOverlap
 
 ImageId = int | str
 
@@ -115,6 +119,13 @@ class Proposals:
         """The tokens, which must not be None."""
         assert self.tokens is not None, "only a matcher with needs_tokens gets the tokens of a target"
         return self.tokens
+
+    @cached_property
+    def overlap(self) -> MaskOverlap:
+        """How much the masks overlap and how alike the features are. It computes each pair once."""
+        from refexp.mask_overlap import MaskOverlap  # its compiled loops take a second to load
+
+        return MaskOverlap(self.masks, self.features.numpy(), self.size)
 
 
 @dataclass(frozen=True)

@@ -29,17 +29,19 @@ def spread(work: Callable[[int], T], count: int, workers: int) -> Iterator[tuple
     """Yield every number below `count` with its `work(number)`, in any order.
 
     With several workers, processes that are forked from this one compute them, so `work` may use all that this process
-    has in memory. Results must be picklable. Where the system cannot fork safely, this process computes all.
+    has in memory. This one computes the first number before they start, so what that compiles is compiled once. Results
+    must be picklable. Where the system cannot fork safely, this process computes all.
     Raises what `work` raises, and BrokenProcessPool if a process is killed.
     """
     workers = min(workers, count // FEWEST)
-    if workers < 2 or sys.platform != "linux":
-        for number in range(count):
-            yield number, work(number)
+    alone = count if workers < 2 or sys.platform != "linux" else 1
+    for number in range(alone):
+        yield number, work(number)
+    if alone == count:
         return
     global _work
     _work = work
-    parts = [range(start, min(start + PART, count)) for start in range(0, count, PART)]
+    parts = [range(start, min(start + PART, count)) for start in range(1, count, PART)]
     pool = ProcessPoolExecutor(workers, get_context("fork"), _prepare_worker, (os.getpid(),))
     try:
         for done in as_completed([pool.submit(_work_on, part) for part in parts]):

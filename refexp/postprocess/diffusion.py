@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from typing import Annotated
 
-import torch
+import numpy as np
 from pydantic import Field
 
-from refexp.postprocess.overlap import Count, Fraction, competing, coverage
+from refexp.kernels.ranked import diffused
+from refexp.postprocess.overlap import Count, Fraction, overlapping
 from refexp.types import Candidates, Proposals
 
 CLOSE = 1e-6
@@ -24,7 +25,7 @@ class GraphDiffusion:
     Ranks are the order of the candidates, which the step before decides. Masks overlap at their original size; the
     released code compares them on the encoder's patch grid.
     Source: FSOD-VFM, arXiv 2602.03137.
-    Cost: O(N_c^2) run-length intersections for the N_c candidates of a class.
+    Cost: O(N_c^2) intersections of masks for the N_c candidates of a class.
     """
 
     def __init__(
@@ -37,21 +38,13 @@ class GraphDiffusion:
         self.alpha, self.normalise, self.power, self.iterations = alpha, normalise, power, iterations
 
     def __call__(self, candidates: Candidates, proposals: Proposals) -> Candidates:
-        decay = torch.ones(len(candidates))
-        for rows in competing(candidates, "class"):
-            explained = self._diffuse(coverage(proposals, candidates.index[rows]).double().tril(diagonal=-1))
-            decay[rows] = (1 - explained).clamp(min=0).pow(self.power).float()
-        return Candidates(candidates.index, candidates.labels, candidates.scores * decay)
-
-    def _diffuse(self, weights: torch.Tensor) -> torch.Tensor:
-        """Return p, f64 [n], at least 0. weights: W, f64 [n, n]."""
-        direct = weights.amax(dim=1)
+        pairs = overlapping(candidates, proposals, "class", "masks")
+        weights = pairs.coverage()
+        direct = pairs.largest(weights)
         if self.normalise:
-            weights = weights / weights.sum(dim=1, keepdim=True).clamp(min=torch.finfo(weights.dtype).tiny)
-        explained = torch.full_like(direct, 1 / len(direct))
-        for _ in range(self.iterations):
-            before = explained
-            explained = self.alpha * (weights @ before) + (1 - self.alpha) * direct
-            if (explained - before).abs().max() < CLOSE:
-                break
-        return explained
+            weights = weights / np.bincount(pairs.low, weights)[pairs.low]
+        explained = diffused(
+            pairs.starts, pairs.low, pairs.high, weights, direct, self.alpha, self.iterations, CLOSE
+        )  # fmt: skip
+        decay = (1 - pairs.in_rank_order(explained)).clamp(min=0).pow(self.power).float()
+        return Candidates(candidates.index, candidates.labels, candidates.scores * decay)

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import numpy as np
 import torch
 
-from refexp.postprocess.overlap import Count, Rank, Within, best_first, competing
+from refexp.postprocess.overlap import Count, Rank, Within, best_first, groups
 from refexp.types import Candidates, Proposals
 
 
@@ -30,7 +31,6 @@ class TopK:
 
     def __call__(self, candidates: Candidates, proposals: Proposals) -> Candidates:
         ranked = best_first(candidates, proposals, "score")
-        stay = torch.zeros(len(ranked), dtype=torch.bool)
-        for rows in competing(ranked, self.within):
-            stay[rows[: self.k]] = True
-        return ranked.pick(stay)
+        order, starts = groups(ranked, self.within)
+        place = np.arange(len(order)) - np.repeat(starts[:-1], np.diff(starts))
+        return ranked.pick(torch.from_numpy(np.sort(order[place < self.k])))

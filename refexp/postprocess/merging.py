@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
+import numpy as np
 import torch
-import torch.nn.functional as F
 
-from refexp.postprocess.overlap import competing, coverage
+from refexp.postprocess.overlap import overlapping
 from refexp.types import Candidates, Proposals
 
 
@@ -16,21 +16,21 @@ class SoftMerge:
         paper's ablation does.
     Ranks are the order of the candidates, which the step before decides.
     Source: METHOD 4.2.
-    Cost: O(N_c^2) run-length intersections for the N_c candidates of a class.
+    Cost: O(N_c^2) intersections of masks for the N_c candidates of a class, and a cosine for each pair that intersects.
     """
 
     def __init__(self, semantics: bool = True) -> None:
         self.semantics = semantics
 
     def __call__(self, candidates: Candidates, proposals: Proposals) -> Candidates:
-        decay = torch.ones(len(candidates))
-        for rows in competing(candidates, "class"):
-            overlap = coverage(proposals, candidates.index[rows]).double()
-            if self.semantics:
-                overlap = overlap * likeness(proposals, candidates.index[rows])
-            # A rounding error can make the similarity exceed 1, and a negative number has no root.
-            worst = overlap.tril(diagonal=-1).amax(dim=1).clamp(max=1)
-            decay[rows] = (1 - worst).sqrt().float()
+        pairs = overlapping(candidates, proposals, "class", "masks")
+        overlap = pairs.coverage()
+        if self.semantics:
+            index = candidates.index.numpy()[pairs.order]
+            overlap *= proposals.overlap.cosine(index[pairs.low], index[pairs.high]).clip(min=0)
+        # A rounding error can make the similarity exceed 1, and a negative number has no root.
+        worst = pairs.in_rank_order(pairs.largest(overlap)).clamp(max=1)
+        decay = (1 - worst).sqrt().float()
         return Candidates(candidates.index, candidates.labels, candidates.scores * decay)
 
 
@@ -40,5 +40,6 @@ def likeness(proposals: Proposals, index: torch.Tensor) -> torch.Tensor:
     It uses double precision: near full overlap, the root of 1 - overlap amplifies rounding errors, which differ between
     processors.
     """
-    features = F.normalize(proposals.features[index].double(), dim=1)
-    return (features @ features.T).clamp(min=0)
+    rows = index.numpy()
+    cosine = proposals.overlap.cosine(np.repeat(rows, len(rows)), np.tile(rows, len(rows)))
+    return torch.from_numpy(cosine).clamp(min=0).reshape(len(rows), len(rows))

@@ -8,6 +8,9 @@ import numpy as np
 import torch
 from pydantic import Field
 
+from refexp.kernels.boxes import MEASURES
+from refexp.kernels.boxes import survivors as survivors_of_boxes
+from refexp.kernels.ranked import decayed, survivors
 from refexp.postprocess.overlap import (
     Count,
     Fraction,
@@ -16,8 +19,9 @@ from refexp.postprocess.overlap import (
     Shape,
     Within,
     best_first,
-    competing,
-    overlaps,
+    box_areas,
+    groups,
+    overlapping,
 )
 from refexp.types import Candidates, Proposals
 
@@ -30,7 +34,7 @@ class NMS:
     within: "image" lets candidates of different classes compete, so that each object gets one class.
     rank: what ranks the candidates, see `overlap.Rank`. Ties keep their order. The result is in rank order.
     keep: maximum number of candidates in an image. Those of them with a score of 0 are then dropped.
-    Cost: N^2 overlaps (`overlap.overlaps`) and N^2 x 8 bytes for the N candidates that compete.
+    Cost: N^2 / 2 overlaps for the N candidates that compete.
     """
 
     def __init__(
@@ -47,12 +51,20 @@ class NMS:
 
     def __call__(self, candidates: Candidates, proposals: Proposals) -> Candidates:
         ranked = best_first(candidates, proposals, self.rank)
-        stay = torch.zeros(len(ranked), dtype=torch.bool)
-        for rows in competing(ranked, self.within):
-            overlap = overlaps(proposals, ranked.index[rows], self.shape, self.measure)
-            stay[rows] = torch.from_numpy(survivors(overlap > self.threshold))
-        kept = ranked.pick(torch.nonzero(stay)[: self.keep, 0])
+        stay = (self._boxes if self.shape == "boxes" else self._masks)(ranked, proposals)
+        kept = ranked.pick(torch.from_numpy(np.sort(stay)[: self.keep]))
         return kept.pick(kept.scores > 0)
+
+    def _boxes(self, ranked: Candidates, proposals: Proposals) -> np.ndarray:
+        """Return the rows that stay, i64. It does not compute what a dropped box overlaps."""
+        order, starts = groups(ranked, self.within)
+        boxes = proposals.boxes_lr.numpy()[ranked.index.numpy()[order]].T.copy()
+        return order[survivors_of_boxes(boxes, box_areas(boxes), starts, self.threshold, MEASURES.index(self.measure))]
+
+    def _masks(self, ranked: Candidates, proposals: Proposals) -> np.ndarray:
+        pairs = overlapping(ranked, proposals, self.within, "masks")
+        hit = pairs.share(self.measure) > self.threshold
+        return pairs.order[survivors(len(ranked), pairs.low[hit], pairs.high[hit])]
 
 
 class ClassNMS(NMS):
@@ -64,19 +76,6 @@ class ClassNMS(NMS):
 
     def __init__(self, iou_threshold: Fraction = 0.5, keep: Count = 800) -> None:
         super().__init__(threshold=iou_threshold, keep=keep)
-
-
-def survivors(suppressed: np.ndarray) -> np.ndarray:
-    """Decide greedily who stays, bool [N].
-
-    suppressed: bool [N, N]. Entry (i, j) says whether j, which ranks higher, drops i if j itself stays.
-    """
-    stays = np.ones(len(suppressed), dtype=bool)
-    by_higher = np.ascontiguousarray(suppressed.T)
-    for row in range(len(stays)):
-        if stays[row]:
-            stays[row + 1 :] &= ~by_higher[row, row + 1 :]
-    return stays
 
 
 class SoftNMS:
@@ -105,24 +104,13 @@ class SoftNMS:
         self.shape, self.measure, self.within = shape, measure, within
 
     def __call__(self, candidates: Candidates, proposals: Proposals) -> Candidates:
-        scores = candidates.scores.double().numpy().copy()
-        for group in competing(candidates, self.within):
-            rows = group.numpy()
-            overlap = overlaps(proposals, candidates.index[group], self.shape, self.measure)
-            scores[rows] = self._decayed(scores[rows], self._factors(overlap))
-        found = Candidates(candidates.index, candidates.labels, torch.from_numpy(scores).float())
-        return best_first(found, proposals, "score")
+        pairs = overlapping(candidates, proposals, self.within, self.shape)
+        factors = [self._factors(pairs.share(self.measure, of)) for of in ("low", "high")]
+        given = candidates.scores.double().numpy()[pairs.order]
+        scores = pairs.in_rank_order(decayed(given, pairs.starts, pairs.low, pairs.high, *factors))
+        return best_first(Candidates(candidates.index, candidates.labels, scores.float()), proposals, "score")
 
     def _factors(self, overlap: np.ndarray) -> np.ndarray:
         if self.decay == "linear":
             return np.where(overlap > self.threshold, 1 - overlap, 1.0)
         return np.exp(-(overlap**2) / self.sigma)
-
-    def _decayed(self, scores: np.ndarray, factors: np.ndarray) -> np.ndarray:
-        """Return the scores f64 [N] after the decay. factors: f64 [N, N], of i by j."""
-        waiting = np.ones(len(scores), dtype=bool)
-        for _ in range(len(scores)):
-            best = int(np.where(waiting, scores, -np.inf).argmax())
-            waiting[best] = False
-            scores = np.where(waiting, scores * factors[:, best], scores)
-        return scores

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from dataclasses import dataclass
 from typing import Annotated, Literal
 
 import numpy as np
 import torch
-from pycocotools import mask as coco_mask
 from pydantic import Field
 
+from refexp.kernels.boxes import meeting
 from refexp.types import Candidates, Proposals
 
 Fraction = Annotated[float, Field(ge=0, le=1)]
@@ -25,61 +25,103 @@ Measure = Literal["iou", "smaller", "covered"]
 """How overlap is measured: the intersection over the union, over the smaller of both, or over the lower-ranked one."""
 
 
-def competing(candidates: Candidates, within: Within) -> Iterator[torch.Tensor]:
-    """Yield the rows of each group of candidates that compete, i64 [n], in rank order. No group is empty."""
-    if within == "class":
-        for label in candidates.labels.unique():
-            yield torch.nonzero(candidates.labels == label)[:, 0]
-    elif len(candidates):
-        yield torch.arange(len(candidates))
-
-
 def best_first(candidates: Candidates, proposals: Proposals, by: Rank) -> Candidates:
     """Sort candidates, highest value first. Ties keep their order."""
-    quality = proposals.quality[candidates.index]
-    values = {"quality": quality, "score": candidates.scores, "product": quality * candidates.scores}[by]
+    values = candidates.scores if by == "score" else proposals.quality[candidates.index]
+    if by == "product":
+        values = values * candidates.scores
     return candidates.pick(values.argsort(descending=True, stable=True))
+
+
+def groups(candidates: Candidates, within: Within) -> tuple[np.ndarray, np.ndarray]:
+    """Bring together the candidates that compete.
+
+    Returns:
+        The rows of the candidates, i64 [N], group by group, in rank order within each; and where each group begins in
+        them, and N: i64 [groups + 1].
+    """
+    count = len(candidates)
+    if within == "image":
+        return np.arange(count), np.array([0, count])
+    labels = candidates.labels.numpy()
+    order = labels.argsort(kind="stable")
+    labels = labels[order]
+    return order, np.concatenate([[0], 1 + np.flatnonzero(labels[1:] != labels[:-1]), [count]])
+
+
+@dataclass(frozen=True)
+class Pairs:
+    """The pairs of candidates that compete and overlap.
+
+    order: i64 [N]. starts: i64 [groups + 1]. See `groups`.
+    low, high: i32 [P], places in `order`. `high` ranks above `low`. Sorted by low, then by high.
+    both: the size of each pair's intersection, [P]. size: the size of each candidate in `order`, [N]. They are f32 for
+        boxes, as in torchvision's NMS, so that an overlap is on the same side of a threshold, and f64 for masks.
+    """
+
+    order: np.ndarray
+    starts: np.ndarray
+    low: np.ndarray
+    high: np.ndarray
+    both: np.ndarray
+    size: np.ndarray
+
+    def share(self, measure: Measure, of: Literal["low", "high"] = "low") -> np.ndarray:
+        """Compute the overlap of each pair, f64 [P]. of: whose share "covered" is."""
+        one, other = (self.low, self.high) if of == "low" else (self.high, self.low)
+        whole = self.size[one]
+        if measure == "iou":
+            whole = whole + self.size[other] - self.both
+        elif measure == "smaller":
+            whole = np.minimum(whole, self.size[other])
+        return (self.both / whole).astype(np.float64)
+
+    def coverage(self) -> np.ndarray:
+        """Compute the share of `low` that `high` covers, f64 [P], rounded to single precision as by `coverage`."""
+        return self.share("covered").astype(np.float32).astype(np.float64)
+
+    def largest(self, values: np.ndarray) -> np.ndarray:
+        """Return the largest value of each candidate's pairs with higher-ranked ones, f64 [N], at least 0.
+
+        values: f64 [P].
+        """
+        found = np.zeros(len(self.order))
+        np.maximum.at(found, self.low, values)
+        return found
+
+    def in_rank_order(self, values: np.ndarray) -> torch.Tensor:
+        """Return values of the candidates in `order`, f64 [N], as values of the candidates as they were given."""
+        found = np.empty_like(values)
+        found[self.order] = values
+        return torch.from_numpy(found)
+
+
+def overlapping(candidates: Candidates, proposals: Proposals, within: Within, shape: Shape) -> Pairs:
+    """Find the candidates that compete and overlap.
+
+    Boxes end on their last pixel, so a box of one column or row has no area, and its overlap is 0.
+    Cost: N^2 / 2 boxes, or as many intersections of masks whose boxes intersect. Those of masks are computed once.
+    """
+    order, starts = groups(candidates, within)
+    index = candidates.index.numpy()[order]
+    if shape == "boxes":
+        boxes = proposals.boxes_lr.numpy()[index].T.copy()
+        low, high, both = meeting(boxes, starts)
+        return Pairs(order, starts, low, high, both, box_areas(boxes))
+    low, high, both = proposals.overlap.sharing(index, starts)
+    return Pairs(order, starts, low, high, both.astype(np.float64), proposals.overlap.areas(index).astype(np.float64))
+
+
+def box_areas(boxes: np.ndarray) -> np.ndarray:
+    """Compute the areas of boxes, f32 [4, N]. Returns f32 [N]."""
+    return (boxes[2] - boxes[0]) * (boxes[3] - boxes[1])
 
 
 def coverage(proposals: Proposals, index: torch.Tensor) -> torch.Tensor:
     """Compute |m_i AND m_j| / |m_i| of the proposals at `index`, f32 [N, N], exactly, from the run-length codes."""
-    return torch.from_numpy(_mask_overlap(proposals, index, of_first=True)).float()
-
-
-def overlaps(proposals: Proposals, index: torch.Tensor, shape: Shape, measure: Measure) -> np.ndarray:
-    """Compute the overlaps of the proposals at `index`, f64 [N, N]. Of entry (i, j), j ranks higher.
-
-    Boxes end on their last pixel, so a box of one column or row has no area, and its overlap is 0.
-    Cost: N^2 boxes, or N^2 / 2 run-length intersections of masks whose boxes intersect.
-    """
-    if shape == "boxes":
-        return _box_overlap(proposals.boxes_lr[index], measure)
-    found = _mask_overlap(proposals, index, of_first=measure != "iou")
-    # The intersection over the smaller area is the larger of the two shares.
-    return np.maximum(found, found.T) if measure == "smaller" else found
-
-
-def _mask_overlap(proposals: Proposals, index: torch.Tensor, of_first: bool) -> np.ndarray:
-    """The IoU of masks, f64 [N, N], or with `of_first` the share of i that j covers."""
-    rles = [proposals.masks[i] for i in index.tolist()]
-    # For a "crowd", pycocotools divides by the area of the first mask.
-    return np.asarray(coco_mask.iou(rles, rles, [int(of_first)] * len(rles))).reshape(len(rles), len(rles))
-
-
-def _box_overlap(boxes: torch.Tensor, measure: Measure) -> np.ndarray:
-    # In single precision, as torchvision's NMS, so that an overlap is on the same side of a threshold.
-    x1, y1, x2, y2 = boxes.numpy().T
-    area = (x2 - x1) * (y2 - y1)
-    both = _common(x1, x2) * _common(y1, y2)
-    whole = {
-        "iou": area[:, None] + area - both,
-        "smaller": np.minimum(area[:, None], area),
-        "covered": np.broadcast_to(area[:, None], both.shape),
-    }[measure]
-    # Where there is no area to divide by, there is no intersection either.
-    return (both / np.maximum(whole, np.finfo(np.float32).tiny)).astype(np.float64)
-
-
-def _common(first: np.ndarray, last: np.ndarray) -> np.ndarray:
-    """Compute the length that intervals have in common, f32 [N, N]."""
-    return np.maximum(np.minimum.outer(last, last) - np.maximum.outer(first, first), 0)
+    rows, overlap = index.numpy(), proposals.overlap
+    low, high, pixels = overlap.sharing(rows, np.array([0, len(rows)]))
+    area = overlap.areas(rows)
+    found = np.diag((area > 0).astype(np.float64))
+    found[low, high], found[high, low] = pixels / area[low], pixels / area[high]
+    return torch.from_numpy(found).float()
