@@ -7,6 +7,7 @@ its own file changes, not if a kernel of another file does. So a kernel calls on
 """
 
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import numba
@@ -19,6 +20,12 @@ def compiled(function: Callable[..., Any]) -> Callable[..., Any]:
         return numba.njit(cache=True, nogil=True)(function)
     except RuntimeError:  # neither folder of the cache can be written, so each process compiles for itself
         return numba.njit(nogil=True)(function)
+
+
+def any_compiled() -> bool:
+    """Whether a kernel has been compiled on this machine before."""
+    folder = grown.stats.cache_path  # type: ignore[attr-defined]
+    return folder is not None and any(Path(folder).glob("*.nbi"))
 
 
 @compiled
