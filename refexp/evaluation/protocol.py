@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from types import MappingProxyType
 from typing import NamedTuple
 
 import numpy as np
+import torch
 
 from refexp.data.coco import Split, has_mask
 from refexp.data.protocols import Protocol
@@ -32,6 +34,37 @@ class Evaluated(NamedTuple):
     matches: Mapping[str, Matches] = MappingProxyType({})
 
 
+@dataclass(frozen=True)
+class Matched:
+    """Which of the N detections of an image that count match which of its T instances, by each of P measures.
+
+    The detections of a class are next to each other, highest score first; then COCO's areas and IoUs are bits.
+    label: i32 [N]. score: f32 [N], or as the detections have it. hit, ignored: u64 [P, N], bits `area * 10 + IoU`.
+    taken: i32 [P, T], the detection that matches each annotation at IoU .5; -1 if none does.
+    """
+
+    label: np.ndarray
+    score: np.ndarray
+    hit: np.ndarray
+    ignored: np.ndarray
+    taken: np.ndarray
+
+
+class ByImage(ABC):
+    """An evaluation of some targets whose costly part runs image by image, while the detections are made.
+
+    `match` accepts the images in any order. It is fastest if all variants of an image come in a row.
+    """
+
+    @abstractmethod
+    def match(self, found: Detections) -> Matched:
+        """Match the detections of one target. The result is small and can be sent to another process."""
+
+    @abstractmethod
+    def conclude(self, matched: Sequence[Matched]) -> Evaluated:
+        """Compute the metrics. matched: one for each target, in the order of `targets.images`."""
+
+
 class Evaluation(ABC):
     """Checks whether it can evaluate the targets, and computes the metrics of the detections.
 
@@ -47,6 +80,17 @@ class Evaluation(ABC):
     @abstractmethod
     def evaluate(self, targets: Split, detections: Sequence[Detections], classes: Sequence[str]) -> Evaluated:
         """Compute the metrics of the detections. classes: the K class names."""
+
+    def by_image(self, targets: Split, classes: Sequence[str]) -> ByImage | None:
+        """Return the evaluation that runs image by image; None if this one needs all detections at once."""
+        return None
+
+
+def of_all(targets: Split, detections: Sequence[Detections]) -> Iterator[Detections]:
+    """Yield the detections of each target, in the order of `targets.images`: none where `detections` has none."""
+    given = {found.image_id: found for found in detections}
+    for image_id in targets.images:
+        yield given.get(image_id, Detections(image_id, torch.zeros(0, dtype=torch.int64), torch.zeros(0), []))
 
 
 def need_instances(targets: Split) -> None:
