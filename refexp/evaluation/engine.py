@@ -13,12 +13,12 @@ import numpy as np
 
 from refexp.data.coco import Record, Split
 from refexp.data.protocols import Protocol, as_other
-from refexp.evaluation.matches import IOUS, RECALLS, Matches
+from refexp.evaluation.matches import IOUS, RECALLS, Matches, rows_by_class
 from refexp.evaluation.overlaps import Kind, annotated, detected, iou
 from refexp.evaluation.protocol import ByImage, Evaluated, Matched
 from refexp.evaluation.summary import per_class, summarise
 from refexp.evaluation.threshold import best_f1
-from refexp.kernels.accumulation import accumulate
+from refexp.kernels.accumulation import accumulate, count_hits
 from refexp.kernels.matching import grouped, match
 from refexp.masks import Rle
 from refexp.types import Detections, ImageId
@@ -69,8 +69,7 @@ class CocoByImage(ByImage):
         evaluated, matches = Evaluated({}, {}), dict[str, Matches]()
         for place, (kind, protocol) in enumerate(self.measures):
             hit, ignored, taken = (
-                np.concatenate([getattr(one, name)[place] for one in matched], axis=0)
-                for name in ("hit", "ignored", "taken")
+                np.concatenate([getattr(one, name)[place] for one in matched]) for name in ("hit", "ignored", "taken")
             )
             precision, recall = self._accumulate(found, hit, ignored, self._truth.counts(len(self.classes))[place])
             of_measure = self._matches(found, hit, ignored, taken)
@@ -96,16 +95,15 @@ class CocoByImage(ByImage):
         self, found: Found, hit: np.ndarray, ignored: np.ndarray, instances: np.ndarray
     ) -> tuple[np.ndarray, np.ndarray]:
         """Return precision f64 [10, 101, K, 4] at the last limit and recall f64 [10, K, 4, limits]."""
-        classes, recalls = len(self.classes), []
-        for limit in self.limits:
-            order = found.order[found.rank[found.order] < limit]
-            starts = np.searchsorted(found.label[order], np.arange(classes + 1))
-            precision, scores = np.full((2, len(IOUS), len(RECALLS), classes, len(AREAS)), -1.0)
-            recall = np.full((len(IOUS), classes, len(AREAS)), -1.0)
-            rows = hit[order], ignored[order], found.score[order]
-            accumulate(starts, *rows, instances, RECALLS, precision, recall, scores)
-            recalls.append(recall)
-        return precision, np.stack(recalls, axis=-1)
+        counts = np.zeros((len(AREAS) * len(IOUS), len(self.classes), len(self.limits)), dtype=np.int64)
+        count_hits(found.label, found.rank, hit, np.array(self.limits), counts)
+        hits = counts.reshape(len(AREAS), len(IOUS), *counts.shape[1:]).transpose(1, 2, 0, 3)
+        wanted = instances[None, :, :, None]
+        recall = np.where(wanted > 0, hits / np.maximum(wanted, 1), -1.0)
+        precision, score = np.full((2, len(IOUS), len(RECALLS), *instances.shape), -1.0)
+        rows = hit[found.order], ignored[found.order], found.score[found.order]
+        accumulate(found.by_class, *rows, instances, RECALLS, precision, score)
+        return precision, recall
 
     def _matches(self, found: Found, hit: np.ndarray, ignored: np.ndarray, taken: np.ndarray) -> Matches:
         """Convert the matches of all images, whose annotations follow one another, to the order of the file."""
@@ -169,7 +167,9 @@ class SeenImage:
         ious, sizes = [], []
         for kind, protocol in self.measures:
             boxes, size = detected(kind, masks, protocol)
-            ious.append(iou(masks if kind == "segm" else boxes, self._shapes(kind, protocol), self.truth.crowd.tolist()))
+            ious.append(
+                iou(masks if kind == "segm" else boxes, self._shapes(kind, protocol), self.truth.crowd.tolist())
+            )
             sizes.append(size)
         out = np.repeat(out_of_range(np.array(sizes, dtype=np.float64)), len(IOUS), axis=1)
         bits = np.left_shift(np.uint64(1), np.arange(out.shape[1], dtype=np.uint64))
@@ -188,7 +188,8 @@ class Found:
     """The N detections of all images that count, image by image, as `Matched` has them.
 
     image, label: i64 [N]. score: f64 [N]. starts: i64 [images], the first detection of each. rank: i64 [N], among
-    those of its class and image. order: i64 [N], by class and then falling score.
+    those of its class and image. order: i64 [N], by class and then falling score. by_class: i64 [K + 1], where the
+    detections of each class start in this order.
     """
 
     def __init__(self, matched: Sequence[Matched], classes: int) -> None:
@@ -199,8 +200,9 @@ class Found:
         self.score = np.concatenate([one.score for one in matched]).astype(np.float64)
         first = np.flatnonzero(np.diff(self.image * classes + self.label, prepend=-1))
         self.rank = np.arange(len(self.label)) - np.repeat(first, np.diff(first, append=len(self.label)))
-        ranked = np.argsort(-self.score, kind="stable")
-        self.order = ranked[np.argsort(self.label[ranked], kind="stable")]
+        parts = rows_by_class(self.label, classes)
+        self.order = np.concatenate([rows[np.argsort(-self.score[rows], kind="stable")] for rows in parts])
+        self.by_class = np.cumsum([0, *map(len, parts)])
 
 
 def out_of_range(areas: np.ndarray) -> np.ndarray:

@@ -31,7 +31,13 @@ def evaluate_kind(
 
     Cost: O(images x classes x detections x instances) box or run-length overlaps.
     """
-    evaluation = run_pycocotools(kind, targets, detections, classes, protocol)
+    return conclude(kind, run_pycocotools(kind, targets, detections, classes, protocol), classes)
+
+
+def conclude(
+    kind: Kind, evaluation: Any, classes: Sequence[str]
+) -> tuple[dict[str, float | None], np.ndarray, Matches]:
+    """Return the results of a COCOeval, as `evaluate_kind` does."""
     limits = evaluation.params.maxDets
     precision, recall = evaluation.eval["precision"][..., -1], evaluation.eval["recall"]
     truth, found = (side.dataset["annotations"] for side in (evaluation.cocoGt, evaluation.cocoDt))

@@ -12,9 +12,10 @@ from refexp.data.coco import make_split
 from refexp.data.protocols import OTHER, SHORT_TRUTH, as_other
 from refexp.evaluation.coco_protocol import CocoEvaluation
 from refexp.evaluation.engine import CocoByImage, Measure
+from refexp.evaluation.overlaps import iou
 from refexp.evaluation.protocol import of_all
-from refexp.evaluation.reference import evaluate_kind, run_pycocotools
-from refexp.masks import areas, boxes_xywh, encode
+from refexp.evaluation.reference import conclude, run_pycocotools
+from refexp.masks import areas, boxes_xywh, decode, encode
 from refexp.types import Detections
 
 SIDE = 112
@@ -33,7 +34,7 @@ def random_masks(rng, count):
 
 
 def random_split(rng, classes, images):
-    """Some images without annotations, some classes without instances; crowds, equal instances, areas not the masks'."""
+    """Some images and classes without annotations; crowds, equal instances, areas that are not the masks'."""
     records = [{"id": f"i{n}", "height": SIDE, "width": SIDE} for n in range(images)]
     annotations = []
     for record in records:
@@ -66,7 +67,7 @@ def random_detections(rng, split, classes, most):
             continue
         pool = encode(random_masks(rng, 3))
         for annotation in truth:
-            mask = np.array(split_mask(annotation))
+            mask = decode([annotation["segmentation"]])[0]
             shifted, cut = np.roll(mask, rng.integers(-6, 7, 2), axis=(0, 1)), mask.copy()
             cut[:, : SIDE // 2] &= rng.random() < 0.5
             pool += [annotation["segmentation"], *encode(np.stack([shifted, cut]))]
@@ -75,12 +76,6 @@ def random_detections(rng, split, classes, most):
         scores = torch.from_numpy(rng.integers(0, 12, count) / 12 if rng.random() < 0.5 else rng.random(count)).float()
         found.append(Detections(image_id, labels, scores, [pool[i] for i in rng.integers(0, len(pool), count)]))
     return found
-
-
-def split_mask(annotation):
-    from refexp.masks import decode
-
-    return decode([annotation["segmentation"]])[0]
 
 
 def random_case(seed):
@@ -123,7 +118,7 @@ def check_case(seed):
         reference = run_pycocotools(kind, split, found, names, of)
         assert np.array_equal(precision, reference.eval["precision"][..., -1])
         assert np.array_equal(recall, reference.eval["recall"])
-        metrics, curve, matches = evaluate_kind(kind, split, found, names, of)
+        metrics, curve, matches = conclude(kind, reference, names)
         if of == protocol:
             expected |= metrics
             assert np.array_equal(evaluated.curves[kind], curve)
@@ -132,3 +127,58 @@ def check_case(seed):
             expected |= as_other(metrics, of)
     assert evaluated.metrics == expected
     assert list(evaluated.metrics) == list(expected)
+
+
+@pytest.mark.parametrize("first", range(0, 120, 20))
+def test_random_splits_have_pycocotools_numbers_to_the_last_bit(first):
+    for seed in range(first, first + 20):
+        check_case(seed)
+
+
+def variants_of(seed, count=6):
+    """A split with one image and several sets of detections of it, which share masks."""
+    rng = np.random.default_rng(seed)
+    split, names = random_split(rng, 3, 2)
+    pool = encode(random_masks(rng, 20))
+    found = []
+    for _ in range(count):
+        rows = rng.integers(0, 20, 12)
+        labels, scores = torch.from_numpy(rng.integers(0, 3, 12)), torch.from_numpy(rng.random(12)).float()
+        found.append(Detections("i0", labels, scores, [dict(pool[row]) for row in rows]))
+    return split, found, names
+
+
+def test_variants_of_an_image_share_overlaps_and_change_nothing(monkeypatch):
+    split, variants, names = variants_of(3)
+    seen = []
+    monkeypatch.setattr("refexp.evaluation.engine.iou", lambda *sides: seen.append(len(sides[0])) or iou(*sides))
+    engine = CocoEvaluation().by_image(split, names)
+    together = [engine.match(found) for found in variants]
+    assert sum(seen) == 2 * len({mask["counts"] for found in variants for mask in found.masks})
+    for found, matched in zip(variants, together, strict=True):
+        alone = CocoEvaluation().by_image(split, names).match(found)
+        assert all(np.array_equal(value, getattr(alone, name)) for name, value in vars(matched).items())
+    before = len(seen)
+    engine.match(Detections("i1", *(getattr(variants[0], name) for name in ("labels", "scores", "masks"))))
+    engine.match(variants[0])
+    assert len(seen) > before + 2  # what another image came after is forgotten
+
+
+def test_a_matched_image_is_small_and_can_be_sent():
+    split, (found, *_), names = variants_of(4)
+    matched = CocoEvaluation().by_image(split, names).match(found)
+    assert sum(value.nbytes for value in vars(matched).values()) <= 40 * len(found) + 8 * len(split.by_image["i0"])
+    sent = pickle.loads(pickle.dumps(matched))
+    assert all(np.array_equal(value, getattr(sent, name)) for name, value in vars(matched).items())
+
+
+def test_images_may_come_in_any_order_and_masks_of_truth_are_read_only_if_needed(monkeypatch):
+    split, found, names = random_case(7)
+    engine = CocoEvaluation().by_image(split, names)
+    matched = {one.image_id: engine.match(one) for one in reversed(list(of_all(split, found)))}
+    expected = CocoEvaluation().evaluate(split, found, names)
+    assert engine.conclude([matched[image_id] for image_id in split.images]).metrics == expected.metrics
+    for annotation in split.annotations:
+        annotation.setdefault("area", 1.0)
+    monkeypatch.setattr(type(split), "mask", None)
+    assert set(CocoEvaluation().evaluate(split, [], names).metrics) == set(expected.metrics)

@@ -25,8 +25,9 @@ from refexp.data.voc import VocDataset
 from refexp.datatools import voc as voc_tool
 from refexp.encoders.base import Encoder
 from refexp.errors import RefexpError
-from refexp.evaluation.coco_protocol import CocoEvaluation, truth_row
+from refexp.evaluation.coco_protocol import CocoEvaluation
 from refexp.evaluation.lvis_protocol import LvisEvaluation
+from refexp.evaluation.reference import truth_row
 from refexp.evaluation.semantic import PublishedLabels, SemanticEvaluation
 from refexp.files import write_json
 from refexp.folders.run_folder import RunFolder
