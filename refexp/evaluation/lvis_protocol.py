@@ -55,9 +55,9 @@ class LvisEvaluation(CocoEvaluation):
 def federated_images(targets: LvisSplit) -> dict[ImageId, Record]:
     """Return what is known of the classes in each image, by image id. Images are numbered from 1.
 
-    Category ids are label + 1. Fields: `neg_category_ids`, the classes known to be absent; `not_exhaustive_category_ids`,
-    the classes with instances that are not annotated; `known`, the classes known to be absent or present. Only known
-    classes can be evaluated in an image.
+    Category ids are label + 1. Only known classes can be evaluated in an image.
+    Fields: `neg_category_ids`, the classes known to be absent; `not_exhaustive_category_ids`, the classes with
+    instances that are not annotated; `known`, the classes known to be absent or present.
     """
     category = {id_: label + 1 for id_, label in targets.labels.items()}
     images = {}

@@ -391,6 +391,14 @@ def test_the_old_key_of_boxes_names_the_new_one(old):
         build(resolve(compose_config([old])).get("evaluation"), "evaluation")
 
 
+@pytest.mark.parametrize(
+    ("old", "new"), [("evaluation=fast", "evaluation=coco"), ("evaluation.engine=faster", "evaluation.engine=refexp")]
+)
+def test_the_old_engine_names_the_new_one(old, new):
+    with pytest.raises(RefexpError, match=f"It was replaced: set {new}"):
+        build(resolve(compose_config([old]))["evaluation"], "evaluation")
+
+
 def test_the_old_key_of_the_average_names_the_new_one():
     config = resolve(compose_config(["evaluation=semantic", "evaluation.protocol=foreground"]))
     with pytest.raises(RefexpError, match=r"It was replaced: set evaluation.average=foreground"):
