@@ -54,12 +54,12 @@ class CocoByImage(ByImage):
         """Match the detections of one target. Cost: overlaps of the masks that earlier variants of the image lack."""
         if self._seen is None or self._seen.id != found.image_id:
             self._seen = SeenImage(self.targets, found.image_id, self.measures)
-        image, labels, scores = self._seen, found.labels.numpy(), found.scores.numpy()
+        image, truth, scores = self._seen, self._seen.truth, found.scores.numpy()
+        labels = np.ascontiguousarray(found.labels.numpy(), dtype=np.int64)
         order = grouped(labels, np.argsort(-scores, kind="stable"), len(self.classes), self.limits[-1])
         rows, labels = image.rows(found.masks)[order], labels[order]
-        hit, ignored = np.zeros((len(self.measures), len(rows)), dtype=np.uint64), image.outside[:, rows]
-        taken = np.full((len(self.measures), len(image.truth.labels)), -1, dtype=np.int32)
-        truth = image.truth
+        hit, ignored = np.zeros((len(self.measures), len(rows)), dtype=np.uint64), image.outside.take(rows, axis=1)
+        taken = np.full((len(self.measures), len(truth.labels)), -1, dtype=np.int32)
         match(image.ious, rows, labels, truth.labels, truth.crowd, truth.aside, IOUS, hit, ignored, taken)
         return Matched(labels.astype(np.int32), scores[order], hit, ignored, taken)
 
@@ -91,6 +91,12 @@ class CocoByImage(ByImage):
     def _truth(self) -> Truth:
         return Truth.of(self.targets, self.targets.annotations, self.measures)
 
+    @cached_property
+    def _true_images(self) -> np.ndarray:
+        """The position of each annotation's image, i64 [T]."""
+        number = {image_id: place for place, image_id in enumerate(self.targets.images)}
+        return np.array([number[a["image_id"]] for a in self.targets.annotations], dtype=np.int64)
+
     def _accumulate(
         self, found: Found, hit: np.ndarray, ignored: np.ndarray, instances: np.ndarray
     ) -> tuple[np.ndarray, np.ndarray]:
@@ -107,12 +113,10 @@ class CocoByImage(ByImage):
 
     def _matches(self, found: Found, hit: np.ndarray, ignored: np.ndarray, taken: np.ndarray) -> Matches:
         """Convert the matches of all images, whose annotations follow one another, to the order of the file."""
-        truth, number = self._truth, {image_id: place for place, image_id in enumerate(self.targets.images)}
-        images = np.array([number[a["image_id"]] for a in self.targets.annotations], dtype=np.int64)
-        by_image = np.argsort(images, kind="stable")
-        score = np.full(len(taken), -np.inf)
-        has = taken >= 0
-        score[by_image[has]] = found.score[found.starts[images[by_image[has]]] + taken[has]]
+        truth, images = self._truth, self._true_images
+        score, has = np.full(len(taken), -np.inf), taken >= 0
+        at = np.argsort(images, kind="stable")[has]
+        score[at] = found.score[found.starts[images[at]] + taken[has]]
         counts = ~truth.crowd
         return Matches(
             found.image, found.label, found.score, first_bits(hit), first_bits(ignored),
