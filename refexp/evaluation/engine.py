@@ -170,10 +170,8 @@ class SeenImage:
     def _learn(self, masks: Sequence[Rle]) -> None:
         ious, sizes = [], []
         for kind, protocol in self.measures:
-            boxes, size = detected(kind, masks, protocol)
-            ious.append(
-                iou(masks if kind == "segm" else boxes, self._shapes(kind, protocol), self.truth.crowd.tolist())
-            )
+            shapes, size = detected(kind, masks, protocol)
+            ious.append(iou(shapes, self._shapes(kind, protocol), self.truth.crowd.tolist()))
             sizes.append(size)
         out = np.repeat(out_of_range(np.array(sizes, dtype=np.float64)), len(IOUS), axis=1)
         bits = np.left_shift(np.uint64(1), np.arange(out.shape[1], dtype=np.uint64))

@@ -40,12 +40,16 @@ def annotated(
     return box, area
 
 
-def detected(kind: Kind, masks: Sequence[Rle], protocol: Protocol = "standard") -> tuple[np.ndarray, np.ndarray]:
-    """Return the boxes `x y w h` f64 [N, 4] and the areas [N] of detections.
+def detected(
+    kind: Kind, masks: Sequence[Rle], protocol: Protocol = "standard"
+) -> tuple[Sequence[Rle] | np.ndarray, np.ndarray]:
+    """Return what overlaps of detections are computed from, masks or boxes `x y w h` f64 [N, 4], and its areas [N].
 
-    The area decides the size range in which an unmatched detection counts: box area for boxes, mask area for masks.
+    The area decides the size range in which an unmatched detection counts.
     """
+    if kind == "segm":
+        return masks, areas(masks)
     boxes = boxes_xywh(masks)
     if protocol == "published":
         boxes[:, 2:] -= 1
-    return boxes, areas(masks) if kind == "segm" else boxes[:, 2] * boxes[:, 3]
+    return boxes, boxes[:, 2] * boxes[:, 3]

@@ -103,18 +103,17 @@ def result_rows(
     kind: Kind, detections: Detections, number: dict[ImageId, int], protocol: Protocol = "standard"
 ) -> list[dict[str, Any]]:
     """Convert the detections of an image to COCOeval's input."""
-    boxes, size = detected(kind, detections.masks, protocol)
+    shapes, size = detected(kind, detections.masks, protocol)
     return [
         {
             "image_id": number[detections.image_id],
             "category_id": int(label) + 1,
-            "bbox": box.tolist(),
-            "segmentation": mask,
+            "bbox" if kind == "bbox" else "segmentation": shape,
             "area": float(area),
             "score": float(score),
             "iscrowd": 0,
         }
-        for label, score, box, mask, area in zip(
-            detections.labels, detections.scores, boxes, detections.masks, size, strict=True
+        for label, score, shape, area in zip(
+            detections.labels, detections.scores, shapes if kind == "segm" else shapes.tolist(), size, strict=True
         )
     ]
