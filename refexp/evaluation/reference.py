@@ -104,6 +104,7 @@ def result_rows(
 ) -> list[dict[str, Any]]:
     """Convert the detections of an image to COCOeval's input."""
     shapes, size = detected(kind, detections.masks, protocol)
+    shapes = shapes.tolist() if isinstance(shapes, np.ndarray) else shapes
     return [
         {
             "image_id": number[detections.image_id],
@@ -113,7 +114,5 @@ def result_rows(
             "score": float(score),
             "iscrowd": 0,
         }
-        for label, score, shape, area in zip(
-            detections.labels, detections.scores, shapes if kind == "segm" else shapes.tolist(), size, strict=True
-        )
+        for label, score, shape, area in zip(detections.labels, detections.scores, shapes, size, strict=True)
     ]
