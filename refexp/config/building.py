@@ -13,6 +13,8 @@ from pydantic import TypeAdapter, ValidationError
 from refexp.errors import RefexpError, did_you_mean, first_line
 
 REPLACED = {
+    "evaluation=fast": "evaluation=coco, which is faster",
+    "evaluation.engine=faster": "evaluation.engine=refexp",
     "evaluation.box_end": "protocol=published (was last) or protocol=standard (was past)",
     "evaluation.protocol=classes": "evaluation.average=classes",
     "evaluation.protocol=foreground": "evaluation.average=foreground",

@@ -94,7 +94,8 @@ def explain(error: BaseException) -> str:
         hint = " For another number: shots=custom shots.n=7." if group == "shots" else ""
         own = "" if hint else " For options in your own folder: --config-dir DIR."
         known = [choice for choice in choices.split() if not choice.startswith("_")]  # _*.yaml are bases, not options
-        return f"{group}={wrong}: no such option. {did_you_mean(wrong, known)}{hint}{own}"
+        choice = replacement(group, wrong) or did_you_mean(wrong, known)
+        return f"{group}={wrong}: no such option. {choice}{hint}{own}"
     key = re.search(r"Could not override '([^']+)'", text)
     if key:
         settings = [name for name in getattr(error.__cause__, "parent_node", None) or () if name != "_target_"]

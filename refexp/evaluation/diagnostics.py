@@ -15,10 +15,11 @@ import numpy as np
 import torch
 
 from refexp.data.coco import Split, has_mask
-from refexp.evaluation.coco_protocol import CocoEvaluation, Engine, Kind
+from refexp.evaluation.coco_protocol import CocoEvaluation, Engine
 from refexp.evaluation.matches import IOUS
 from refexp.evaluation.oracles import closest, oracle_class, oracle_mask, oracle_matching
-from refexp.evaluation.tide import KINDS, MATCH, MISSED, Judgement, Truth, cost_of_errors, iou, judge_image
+from refexp.evaluation.overlaps import Kind, iou
+from refexp.evaluation.tide import KINDS, MATCH, MISSED, Judgement, Truth, cost_of_errors, judge_image
 from refexp.evaluation.verdict import reach_verdict
 from refexp.masks import Rle, box_mask, boxes_xywh
 from refexp.types import Detections, ImageId, Proposals
@@ -69,7 +70,7 @@ class Diagnostics:
         self,
         targets: Split,
         kinds: Sequence[Kind],
-        engine: Engine = "pycocotools",
+        engine: Engine = "refexp",
         confusion_threshold: float | None = None,
     ) -> None:
         self.targets, self.kinds, self.engine = targets, kinds, engine

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from refexp.evaluation.matches import Matches
+from refexp.evaluation.matches import Matches, rows_by_class
 
 SCORES = np.linspace(0, 1, 101)
 """The scores of `counts`."""
@@ -19,19 +19,20 @@ def best_f1(matches: Matches, classes: Sequence[str]) -> dict[str, float | None]
     score and the precision also where nothing is found.
     """
     instances = np.bincount(matches.true_label, minlength=len(classes)).tolist()
-    named = best(matches, np.arange(len(matches.label)), sum(instances))
-    for name, rows, count in zip(classes, matches.by_class(len(classes)), instances, strict=True):
-        named |= {f"{number}/{name}": value for number, value in best(matches, rows, count).items()}
+    ranked = np.argsort(-matches.score)
+    named = best(matches, ranked, sum(instances))
+    by_class = rows_by_class(matches.label[ranked], len(classes))
+    for name, rows, count in zip(classes, by_class, instances, strict=True):
+        named |= {f"{number}/{name}": value for number, value in best(matches, ranked[rows], count).items()}
     return named
 
 
 def best(matches: Matches, rows: np.ndarray, instances: int) -> dict[str, float | None]:
-    """The best F1 of these detections. Of equally good scores, the highest. rows: i64 [n]."""
+    """The best F1 of these detections. Of equally good scores, the highest. rows: i64 [n], highest score first."""
     names = "F1", "F1_score", "F1_precision", "F1_recall"
     if not instances:
         return dict.fromkeys(names)
     rows = rows[~matches.ignored[rows, 0]]
-    rows = rows[np.argsort(-matches.score[rows])]
     score, right = matches.score[rows], matches.hit[rows, 0].cumsum()
     if not right.any():
         return dict(zip(names, (0.0, None, None, 0.0), strict=True))

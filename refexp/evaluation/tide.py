@@ -15,10 +15,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
-from pycocotools import mask as coco_mask
 
 from refexp.data.coco import Split
-from refexp.evaluation.coco_protocol import Kind
+from refexp.evaluation.overlaps import Kind, iou
 from refexp.masks import Rle, boxes_xywh
 from refexp.types import Detections, ImageId
 
@@ -101,17 +100,6 @@ def overlaps(kind: Kind, found: Detections, truth: Sequence[Rle] | np.ndarray, c
     truth: T RLEs for "segm", boxes `x y w h` [T, 4] for "bbox".
     """
     return iou(boxes_xywh(found.masks) if kind == "bbox" else found.masks, truth, crowd)
-
-
-def iou(found: Sequence[Rle] | np.ndarray, truth: Sequence[Rle] | np.ndarray, crowd: Sequence[bool]) -> np.ndarray:
-    """Compute the IoU f64 [N, T] of RLEs or of boxes `x y w h` with pycocotools.
-
-    Cost: O(N x T) run-length intersections, without pairs whose boxes do not intersect.
-    """
-    if not len(found) or not len(truth):
-        return np.zeros((len(found), len(truth)))
-    sides = [side.astype(np.float64) if isinstance(side, np.ndarray) else list(side) for side in (found, truth)]
-    return np.asarray(coco_mask.iou(*sides, [int(flag) for flag in crowd]), dtype=np.float64)
 
 
 def judge(

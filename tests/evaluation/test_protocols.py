@@ -25,8 +25,9 @@ from refexp.data.voc import VocDataset
 from refexp.datatools import voc as voc_tool
 from refexp.encoders.base import Encoder
 from refexp.errors import RefexpError
-from refexp.evaluation.coco_protocol import CocoEvaluation, truth_row
+from refexp.evaluation.coco_protocol import CocoEvaluation
 from refexp.evaluation.lvis_protocol import LvisEvaluation
+from refexp.evaluation.reference import truth_row
 from refexp.evaluation.semantic import PublishedLabels, SemanticEvaluation
 from refexp.files import write_json
 from refexp.folders.run_folder import RunFolder
@@ -388,6 +389,14 @@ def test_what_has_only_the_standard_protocol_says_so():
 def test_the_old_key_of_boxes_names_the_new_one(old):
     with pytest.raises(RefexpError, match=r"evaluation.box_end: .* It was replaced: set protocol=published"):
         build(resolve(compose_config([old])).get("evaluation"), "evaluation")
+
+
+@pytest.mark.parametrize(
+    ("old", "new"), [("evaluation=fast", "evaluation=coco"), ("evaluation.engine=faster", "evaluation.engine=refexp")]
+)
+def test_the_old_engine_names_the_new_one(old, new):
+    with pytest.raises(RefexpError, match=f"It was replaced: set {new}"):
+        build(resolve(compose_config([old]))["evaluation"], "evaluation")
 
 
 def test_the_old_key_of_the_average_names_the_new_one():

@@ -426,7 +426,7 @@ def test_a_variant_is_all_that_tells_methods_apart(tmp_path):
 
 def test_a_variant_is_what_a_table_of_runs_would_not_average(tmp_path):
     assert variant(tmp_path, "store.dtype=float16", "seed=1") == "store.dtype=float16"
-    idle = ["evaluation.engine=faster", "evaluation.confusion_threshold=0.3", "summary=json", "masks=true"]
+    idle = ["evaluation.engine=pycocotools", "evaluation.confusion_threshold=0.3", "summary=json", "masks=true"]
     assert variant(tmp_path, *idle) == "default"
     # What these set, the command line does not say.
     assert variant(tmp_path, "experiment=lvis", "task=evaluate") == "experiment=lvis task=evaluate"

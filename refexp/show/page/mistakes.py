@@ -10,8 +10,8 @@ import numpy as np
 
 from refexp.data.coco import Data, has_mask
 from refexp.data.lvis import LvisSplit
-from refexp.evaluation.coco_protocol import Kind
-from refexp.evaluation.lvis_protocol import federated_images
+from refexp.evaluation.lvis_engine import federated_images
+from refexp.evaluation.overlaps import Kind
 from refexp.evaluation.tide import (  # fmt: skip
     BACKGROUND,
     BOTH,
