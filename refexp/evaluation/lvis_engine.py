@@ -9,14 +9,14 @@ import numpy as np
 import torch
 
 from refexp.data.coco import Record
-from refexp.data.lvis import FREQUENCIES, LvisSplit
+from refexp.data.lvis import FREQUENCIES, LvisSplit, federated_images
 from refexp.evaluation.engine import CocoByImage, Measure
 from refexp.evaluation.matches import Matches
 from refexp.evaluation.overlaps import Kind
 from refexp.evaluation.protocol import Matched
 from refexp.evaluation.summary import mean_counted, per_class, summarise
 from refexp.evaluation.threshold import best_f1
-from refexp.types import Detections, ImageId
+from refexp.types import Detections
 
 
 class LvisByImage(CocoByImage):
@@ -56,22 +56,3 @@ def in_known_classes(found: Detections, image: Record) -> Detections:
     In other classes, nothing is known to be right or wrong.
     """
     return found.pick([row for row, label in enumerate(found.labels.tolist()) if label + 1 in image["known"]])
-
-
-def federated_images(targets: LvisSplit) -> dict[ImageId, Record]:
-    """Return what is known of the classes in each image, by image id. Images are numbered from 1.
-
-    Category ids are label + 1. Only known classes can be evaluated in an image.
-    Fields: `neg_category_ids`, the classes known to be absent; `not_exhaustive_category_ids`, the classes with
-    instances that are not annotated; `known`, the classes known to be absent or present.
-    """
-    category = {id_: label + 1 for id_, label in targets.labels.items()}
-    images = {}
-    for number, (image_id, record) in enumerate(targets.images.items(), start=1):
-        fields = ("neg_category_ids", "not_exhaustive_category_ids")
-        lists = {field: [category[id_] for id_ in record[field] if id_ in category] for field in fields}
-        size = {side: record[side] for side in ("height", "width")}
-        images[image_id] = {"id": number, **size, **lists, "known": set(lists["neg_category_ids"])}
-    for annotation in targets.annotations:
-        images[annotation["image_id"]]["known"].add(category[annotation["category_id"]])
-    return images
