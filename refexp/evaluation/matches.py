@@ -113,29 +113,23 @@ def precision_by_image(matches: Matches) -> tuple[np.ndarray, np.ndarray, np.nda
 
     Returns images i64 [P], classes i64 [P] and precisions f64 [P, 10].
     """
-    found = rows_of(np.stack([matches.image, matches.label], axis=1))
-    shown = rows_of(np.stack([matches.true_image, matches.true_label], axis=1))
-    precision = np.zeros((len(shown), len(IOUS)))
-    for place, (pair, instances) in enumerate(shown.items()):
-        rows = found.get(pair)
-        if rows is not None and matches.hit[rows].any():
-            precision[place] = average_precision(matches.hit[rows], matches.ignored[rows], len(instances))
-    images, labels = np.array(list(shown), dtype=np.int64).reshape(-1, 2).T
-    return images, labels, precision
+    from refexp.kernels.image_precision import image_precision  # imports numba, which takes half a second
 
-
-def average_precision(hit: np.ndarray, ignored: np.ndarray, instances: int) -> np.ndarray:
-    """COCO's average precision, f64 [10]: the mean of the precision envelope at 101 recalls.
-
-    hit, ignored: bool [N, 10], highest score first. instances: at least 1.
-    """
-    right, wrong = hit.cumsum(axis=0), (~hit & ~ignored).cumsum(axis=0)
-    precision = right / np.maximum(right + wrong, 1)
-    envelope = np.maximum.accumulate(precision[::-1])[::-1]
-    # The number of recalls that each further hit reaches.
-    reached = np.searchsorted(RECALLS, np.arange(instances + 1) / instances, side="right")
-    reached[0] = 0
-    return (np.diff(reached)[right - 1] * envelope * hit).sum(axis=0) / len(RECALLS)
+    classes = 1 + max(matches.label.max(initial=0), matches.true_label.max(initial=0))
+    truth, first, instances = np.unique(
+        matches.true_image * classes + matches.true_label, return_index=True, return_counts=True
+    )
+    shown = np.argsort(first)  # in the order of their first instances
+    pairs, instances = truth[shown], instances[shown]
+    of_rows = matches.image * classes + matches.label
+    bounds = np.append(np.flatnonzero(np.diff(of_rows, prepend=-1)), len(of_rows))
+    found = dict(zip(of_rows[bounds[:-1]].tolist(), bounds[:-1].tolist(), strict=True))
+    starts = np.array([found.get(pair, len(of_rows)) for pair in pairs.tolist()], dtype=np.int64)
+    ends = bounds[np.minimum(np.searchsorted(bounds, starts, side="right"), len(bounds) - 1)]
+    precision = np.zeros((len(pairs), len(IOUS)))
+    hit, ignored = np.ascontiguousarray(matches.hit), np.ascontiguousarray(matches.ignored)
+    image_precision(starts, ends, instances, hit, ignored, RECALLS, precision)
+    return pairs // classes, pairs % classes, precision
 
 
 def numbers_by_image(matches: Matches, images: int, threshold: float | None) -> dict[str, list[float | int | None]]:

@@ -10,6 +10,7 @@ import csv
 import io
 import json
 import logging
+import zipfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import replace
@@ -330,9 +331,11 @@ def references_to_coco(references: Sequence[Sequence[Reference]], data: Data) ->
 
 
 def save_arrays(path: Path, arrays: Mapping[str, np.ndarray]) -> None:
-    """Write a compressed npz file atomically."""
-    with atomic_path(path) as temporary:
-        np.savez_compressed(temporary, **dict(arrays))  # type: ignore[arg-type]
+    """Write a compressed npz file atomically. At level 1, which takes a quarter of NumPy's time for matches."""
+    with atomic_path(path) as temporary, zipfile.ZipFile(temporary, "w", zipfile.ZIP_DEFLATED, compresslevel=1) as file:
+        for name, array in arrays.items():
+            with file.open(f"{name}.npy", "w", force_zip64=True) as part:
+                np.lib.format.write_array(part, np.asarray(array), allow_pickle=False)
 
 
 def load_arrays(path: Path) -> dict[str, np.ndarray]:

@@ -18,9 +18,10 @@ from refexp.data.lvis import LvisSplit
 from refexp.data.readable import without
 from refexp.evaluation.coco_protocol import CocoEvaluation
 from refexp.evaluation.lvis_protocol import LvisEvaluation
-from refexp.evaluation.matches import average_precision, numbers_by_image
+from refexp.evaluation.matches import RECALLS, numbers_by_image
 from refexp.evaluation.reference import result_rows, truth_row
 from refexp.evaluation.threshold import SCORES, counts
+from refexp.kernels.image_precision import image_precision
 
 
 @pytest.fixture
@@ -108,7 +109,9 @@ def test_lvis_ignores_what_may_be_right(targets):
     for label, rows in enumerate(matches.by_class(2)):
         rows = rows[np.argsort(-matches.score[rows], kind="stable")]
         instances = int((matches.true_label == label).sum())
-        precision = average_precision(matches.hit[rows], matches.ignored[rows], instances)
+        precision, one = np.zeros((1, 10)), np.ones(1, dtype=np.int64)
+        arrays = matches.hit[rows], matches.ignored[rows], RECALLS, precision
+        image_precision(0 * one, len(rows) * one, instances * one, *arrays)
         assert precision.mean() == pytest.approx(evaluated.metrics[f"segm/nAP/{CLASSES[label]}"])
         assert 0 < precision.mean() < 1
     assert matches.ignored.any()
