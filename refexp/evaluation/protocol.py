@@ -38,7 +38,7 @@ class Evaluated(NamedTuple):
 class Matched:
     """Which of the N detections of an image that count match which of its T instances, by each of P measures.
 
-    The detections of a class are next to each other, highest score first; then COCO's areas and IoUs are bits.
+    The detections of a class are next to each other, highest score first.
     label: i32 [N]. score: f32 [N], or as the detections have it. hit, ignored: u64 [P, N], bits `area * 10 + IoU`.
     taken: i32 [P, T], the detection that matches each annotation at IoU .5; -1 if none does.
     """
