@@ -171,7 +171,7 @@ class SeenImage:
         ious, sizes = [], []
         for kind, protocol in self.measures:
             shapes, size = detected(kind, masks, protocol)
-            ious.append(iou(shapes, self._shapes(kind, protocol), self.truth.crowd.tolist()))
+            ious.append(iou(shapes, self.shapes[Measure(kind, protocol)], self.truth.crowd.tolist()))
             sizes.append(size)
         out = np.repeat(out_of_range(np.array(sizes, dtype=np.float64)), len(IOUS), axis=1)
         bits = np.left_shift(np.uint64(1), np.arange(out.shape[1], dtype=np.uint64))
@@ -179,11 +179,17 @@ class SeenImage:
         outside = (out * bits[:, None]).sum(axis=1, dtype=np.uint64)
         self.outside = np.concatenate([self.outside, outside], axis=1)
 
-    def _shapes(self, kind: Kind, protocol: Protocol) -> list[Rle] | np.ndarray:
-        if kind == "segm":
-            return [self.targets.mask(a) for a in self.annotations]
-        boxes = [annotated(kind, a, self.targets, protocol)[0] for a in self.annotations]
-        return np.array(boxes, dtype=np.float64).reshape(-1, 4)
+    @cached_property
+    def shapes(self) -> dict[Measure, list[Rle] | np.ndarray]:
+        """The masks or the boxes, f64 [T, 4], of the annotations by measure."""
+        found: dict[Measure, list[Rle] | np.ndarray] = {}
+        for measure in self.measures:
+            if measure.kind == "segm":
+                found[measure] = [self.targets.mask(a) for a in self.annotations]
+            else:
+                boxes = [annotated(measure.kind, a, self.targets, measure.protocol)[0] for a in self.annotations]
+                found[measure] = np.array(boxes, dtype=np.float64).reshape(-1, 4)
+        return found
 
 
 class Found:
