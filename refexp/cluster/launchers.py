@@ -28,6 +28,7 @@ from omegaconf import DictConfig, OmegaConf, open_dict
 from omegaconf.errors import OmegaConfBaseException
 from pydantic import Field
 
+from refexp.cluster.composing import Composer
 from refexp.cluster.identity import Known, Settings, as_run, refuse_changed, refuse_shared_folders, settings_of, telling
 from refexp.cluster.sweeps import report, wait_for
 from refexp.config.building import build
@@ -83,11 +84,11 @@ class BaseLauncher(Launcher):
             name: OmegaConf.to_container(value) if OmegaConf.is_config(value) else value
             for name, value in params.items()
         }
-        self.configs: dict[tuple[str, ...], DictConfig] = {}
         self.composed: dict[tuple[str, ...], Settings] = {}
 
     def setup(self, *, hydra_context: HydraContext, task_function: TaskFunction, config: DictConfig) -> None:
         self.hydra_context, self.task_function, self.config = hydra_context, task_function, config
+        self.compose = Composer(hydra_context.config_loader, config)
 
     def launch(self, job_overrides: Sequence[Sequence[str]], initial_job_idx: int) -> Sequence[JobReturn]:
         """Run the selected jobs and report every job's state. The result of a failed job raises when Hydra reads it."""
@@ -157,14 +158,13 @@ class BaseLauncher(Launcher):
         """The settings of the job with these overrides. Composing takes long, so the launcher keeps them."""
         key = tuple(overrides)
         if key not in self.composed:
-            self.configs[key] = self.hydra_context.config_loader.load_sweep_config(self.config, [*key])
-            self.composed[key] = settings_of(self.configs[key])
+            self.composed[key] = settings_of(self.compose(overrides))
         return self.composed[key]
 
     def _subdir(self, overrides: list[str], number: int) -> str:
         if OmegaConf.to_container(self.config.hydra.sweep)["subdir"] == "${hydra.job.num}":  # type: ignore[index, call-overload]
             return str(number)  # without composing the job
-        config = self.hydra_context.config_loader.load_sweep_config(self.config, overrides)
+        config = self.compose(overrides)
         with open_dict(config):
             config.hydra.job.num = config.hydra.job.id = number
         with hydra_knows(config):
@@ -179,16 +179,14 @@ class SerialLauncher(BaseLauncher):
     """One job after another, in this process."""
 
     def run(self, sweep: Sweep, todo: Sequence[Job], settings: SweepSettings) -> None:
-        pack = Pack(self.hydra_context, self.task_function, self.config, todo, todo)
-        pack.composed = self.configs
-        pack.run()
+        Pack(self.hydra_context, self.task_function, self.config, todo, todo).run()
 
 
 @dataclass(eq=False)
 class Pack:
     """Some jobs of a sweep that run serially in one process. submitit sends it to a cluster job.
 
-    todo: the jobs of all packs. extra: overrides for all jobs. composed: configurations by overrides, as far as known.
+    todo: the jobs of all packs. extra: overrides for all jobs.
     If SLURM stops the cluster job, it is queued again and skips the completed jobs.
     """
 
@@ -200,7 +198,6 @@ class Pack:
     extra: Sequence[str] = ()
     subdir: str = ""
     singletons: Any = field(default_factory=Singleton.get_state)
-    composed: dict[tuple[str, ...], DictConfig] = field(default_factory=dict)
 
     def __call__(self) -> None:
         Singleton.set_state(self.singletons)
@@ -219,8 +216,8 @@ class Pack:
 
         # Some may be completed from before this cluster job was stopped and queued again.
         todo = [job for job in self.jobs if read_status(self.folder(root, job)).get("state") != "completed"]
-        shown = track(todo, len(todo), "jobs composed") if len(todo) >= MANY and not self.composed else todo
-        configs = {job.number: self.compose(root, job) for job in shown}
+        compose = Composer(self.hydra_context.config_loader, self.config)
+        configs = {job.number: self.placed(root, job, compose([*job.overrides, *self.extra])) for job in todo}
         joint = len(todo) > 1 and (self.config.get("sweep") or {}).get("joint", True)
         waiting = {self.folder(root, job): plain(configs[job.number]) for job in todo} if joint else {}
         with together(waiting):
@@ -244,11 +241,8 @@ class Pack:
         """The folder of a job."""
         return root.absolute() / self.subdir / job.folder
 
-    def compose(self, root: Path, job: Job) -> DictConfig:
-        """The configuration of a job, with Hydra's part."""
-        key = (*job.overrides, *self.extra)
-        config = self.composed.pop(key, None)
-        config = config or self.hydra_context.config_loader.load_sweep_config(self.config, [*key])
+    def placed(self, root: Path, job: Job, config: DictConfig) -> DictConfig:
+        """Tell the configuration of a job its number and its folder."""
         with open_dict(config):
             config.hydra.job.id = config.hydra.job.num = job.number
             # Fix the folder: resolved again, it would change with the dataset if the jobs differ in it.

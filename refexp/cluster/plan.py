@@ -93,7 +93,6 @@ class PlanLauncher(Launcher):
         self.loaded: dict[str, Data] = {}
 
     def setup(self, *, hydra_context: HydraContext, task_function: TaskFunction, config: DictConfig) -> None:
-        self.hydra_context, self.config = hydra_context, config
         self.launcher = SerialLauncher()  # knows which jobs a sweep has
         self.launcher.setup(hydra_context=hydra_context, task_function=task_function, config=config)
 
@@ -111,7 +110,7 @@ class PlanLauncher(Launcher):
 
     def work(self, overrides: list[str]) -> Work:
         """Build the components of a job, and read its annotations unless another job has."""
-        config = self.hydra_context.config_loader.load_sweep_config(self.config, overrides)
+        config = self.launcher.compose(overrides)
         job_config = OmegaConf.masked_copy(config, [str(key) for key in config if key != "hydra"])
         with hydra_knows(config), told_how_to_get(job_config):
             job = build_experiment(job_config)

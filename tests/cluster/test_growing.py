@@ -9,7 +9,6 @@ import sys
 from collections import Counter
 from itertools import product
 from pathlib import Path
-from types import SimpleNamespace
 
 import pandas as pd
 import pytest
@@ -40,7 +39,6 @@ class Grown(BaseLauncher):
     def __init__(self, folder: Path) -> None:
         super().__init__()
         self.folder, self.ran, self.interrupted, self.input_size = folder, [], 0, 512
-        self.hydra_context = SimpleNamespace(config_loader=self)
 
     def __call__(self, *words: str, folder: Path | None = None, **sweep: object) -> list[JobStatus]:
         place = {"dir": str(folder or self.folder), "subdir": "${hydra.job.num}"}
@@ -48,6 +46,7 @@ class Grown(BaseLauncher):
         hydra |= {"hydra_logging": None, "verbose": False}
         self.config = OmegaConf.create({"sweep": {"detach": False} | sweep, "hydra": hydra})
         self.composed = {}  # each command is a process of its own
+        self.compose = lambda overrides: self.load_sweep_config(self.config, overrides)
         lists = [[f"{key}={value}" for value in values.split(",")] for key, values in (w.split("=") for w in words)]
         return [result.status for result in self.launch([list(job) for job in product(*lists)], 0)]
 

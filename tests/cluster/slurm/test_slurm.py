@@ -98,6 +98,9 @@ def test_a_sweep_extracts_first_and_packs_its_jobs(drive, cluster, command, fold
         shown = cluster.run("scontrol", "show", "job", job)
         assert "gpu" not in shown
     assert "stage=ablate" in driver.status("5")["overrides"]
+    logs = [(driver.out / str(number) / "run.log").read_text() for number in range(6)]
+    passes = ["3 jobs read the same entries: one pass for all" in text for text in logs]
+    assert passes == [True, False, False, True, False, False]  # each entry is read twice, not six times
     alone = command(
         *folder.overrides(tmp_path / "alone"), "shots=3", "seed=1", "runtime.threads=1", "vis.limit=0",
         f"store.dir={tmp_path / 'other-store'}",
@@ -125,20 +128,21 @@ def test_every_way_of_failing_is_told(drive, cluster, tmp_path, capfd):
 def test_preempted_it_goes_on_in_the_same_folder(drive, cluster, tmp_path):
     flag = tmp_path / "waiting"
     driver = drive(
-        "matcher._target_=faults.Faulty", "+matcher.fault=wait", f"+matcher.flag={flag}", "seed=0",
+        "matcher._target_=faults.Faulty", "+matcher.fault=wait", f"+matcher.flag={flag}", "seed=0,1", "sweep.pack=2",
         "hydra.launcher.timeout_min=30", "hydra.launcher.ablate.timeout_min=30",
     )  # fmt: skip
     until(flag.exists)
     job = driver.job_id(0)
     cluster.run("scancel", "--signal=USR2", job)
     until(lambda: "PENDING" in cluster.run("squeue", "-h", "-j", job, "-o", "%T", check=False))
-    assert driver.states() == ["waiting"]
+    assert driver.states() == ["waiting", "waiting"]
     time.sleep(3)  # SLURM refuses to start a job again in the second in which its old credential was revoked
     cluster.run("scontrol", "update", f"JobId={job}", "StartTime=now")  # it holds a requeued job for two minutes
     said = driver.finish()
     assert driver.process.returncode == 0, said
-    assert driver.states() == ["completed"]
+    assert driver.states() == ["completed", "completed"]
     assert driver.status("0")["restarts"] == 1 and driver.status("0")["job_id"] == job
+    assert "2 jobs read the same entries" in (driver.out / "0/run.log").read_text()
 
 
 def test_a_failed_extraction_is_told_as_the_reason(drive):
