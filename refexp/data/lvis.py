@@ -11,6 +11,7 @@ from pydantic import Field
 from refexp.data.coco import Data, Record, Split, choose_classes, read_coco
 from refexp.data.custom import CustomDataset
 from refexp.errors import RefexpError
+from refexp.types import ImageId
 
 Frequency = Literal["rare", "common", "frequent"]
 FREQUENCIES: tuple[Frequency, ...] = get_args(Frequency)
@@ -66,6 +67,25 @@ class LvisDataset(CustomDataset):
         reference_split, target_split = self.splits(references, targets, classes)
         given = {one.name: getattr(target_split, one.name) for one in fields(target_split)}
         return Data(tuple(classes), reference_split, LvisSplit(**given, groups=groups))
+
+
+def federated_images(targets: LvisSplit) -> dict[ImageId, Record]:
+    """Return what is known of the classes in each image, by image id. Images are numbered from 1.
+
+    Category ids are label + 1. Only known classes can be evaluated in an image.
+    Fields: `neg_category_ids`, the classes known to be absent; `not_exhaustive_category_ids`, the classes with
+    instances that are not annotated; `known`, the classes known to be absent or present.
+    """
+    category = {id_: label + 1 for id_, label in targets.labels.items()}
+    images = {}
+    for number, (image_id, record) in enumerate(targets.images.items(), start=1):
+        fields = ("neg_category_ids", "not_exhaustive_category_ids")
+        lists = {field: [category[id_] for id_ in record[field] if id_ in category] for field in fields}
+        size = {side: record[side] for side in ("height", "width")}
+        images[image_id] = {"id": number, **size, **lists, "known": set(lists["neg_category_ids"])}
+    for annotation in targets.annotations:
+        images[annotation["image_id"]]["known"].add(category[annotation["category_id"]])
+    return images
 
 
 def check_lvis(content: dict[str, Any], source: str) -> dict[int | str, Frequency]:

@@ -9,9 +9,8 @@ import numpy as np
 import torch
 
 from refexp.data.coco import Record
-from refexp.data.lvis import FREQUENCIES, LvisSplit
+from refexp.data.lvis import FREQUENCIES, LvisSplit, federated_images
 from refexp.evaluation.engine import CocoByImage, Measure
-from refexp.evaluation.lvis_protocol import federated_images
 from refexp.evaluation.matches import Matches
 from refexp.evaluation.overlaps import Kind
 from refexp.evaluation.protocol import Matched

@@ -7,14 +7,13 @@ from typing import Annotated
 
 from pydantic import Field
 
-from refexp.data.coco import Record, Split
+from refexp.data.coco import Split
 from refexp.data.lvis import LvisSplit
 from refexp.data.protocols import Protocol
 from refexp.errors import RefexpError
 from refexp.evaluation.coco_protocol import CocoEvaluation
 from refexp.evaluation.overlaps import Kind
 from refexp.evaluation.protocol import ByImage
-from refexp.types import ImageId
 
 
 class LvisEvaluation(CocoEvaluation):
@@ -50,22 +49,3 @@ class LvisEvaluation(CocoEvaluation):
 
         assert isinstance(targets, LvisSplit)  # `check` guarantees this
         return LvisByImage(targets, classes, self.kinds, self.max_detections)
-
-
-def federated_images(targets: LvisSplit) -> dict[ImageId, Record]:
-    """Return what is known of the classes in each image, by image id. Images are numbered from 1.
-
-    Category ids are label + 1. Only known classes can be evaluated in an image.
-    Fields: `neg_category_ids`, the classes known to be absent; `not_exhaustive_category_ids`, the classes with
-    instances that are not annotated; `known`, the classes known to be absent or present.
-    """
-    category = {id_: label + 1 for id_, label in targets.labels.items()}
-    images = {}
-    for number, (image_id, record) in enumerate(targets.images.items(), start=1):
-        fields = ("neg_category_ids", "not_exhaustive_category_ids")
-        lists = {field: [category[id_] for id_ in record[field] if id_ in category] for field in fields}
-        size = {side: record[side] for side in ("height", "width")}
-        images[image_id] = {"id": number, **size, **lists, "known": set(lists["neg_category_ids"])}
-    for annotation in targets.annotations:
-        images[annotation["image_id"]]["known"].add(category[annotation["category_id"]])
-    return images

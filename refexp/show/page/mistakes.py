@@ -9,8 +9,7 @@ from functools import cached_property
 import numpy as np
 
 from refexp.data.coco import Data, has_mask
-from refexp.data.lvis import LvisSplit
-from refexp.evaluation.lvis_protocol import federated_images
+from refexp.data.lvis import LvisSplit, federated_images
 from refexp.evaluation.overlaps import Kind
 from refexp.evaluation.tide import (  # fmt: skip
     BACKGROUND,
