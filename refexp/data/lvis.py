@@ -69,24 +69,6 @@ class LvisDataset(CustomDataset):
         return Data(tuple(classes), reference_split, LvisSplit(**given, groups=groups))
 
 
-def check_lvis(content: dict[str, Any], source: str) -> dict[int | str, Frequency]:
-    """Return category id -> frequency. Raises RefexpError if the COCO dict `content` lacks one of LVIS's fields."""
-    names = {name[0]: name for name in FREQUENCIES}
-    for name in ("neg_category_ids", "not_exhaustive_category_ids"):
-        _require(content["images"], name, lambda value: isinstance(value, list), source)
-    _require(content["categories"], "frequency", lambda value: value in names, source)
-    return {category["id"]: names[category["frequency"]] for category in content["categories"]}
-
-
-def _require(records: Sequence[Record], field: str, fits: Callable[[Any], bool], source: str) -> None:
-    for record in records:
-        if not fits(record.get(field)):
-            raise RefexpError(
-                f"{source}: id {record['id']!r} has {field}={record.get(field)!r}; dataset=lvis needs the original "
-                "LVIS annotations. For other annotations use dataset=custom."
-            )
-
-
 def federated_images(targets: LvisSplit) -> dict[ImageId, Record]:
     """Return what is known of the classes in each image, by image id. Images are numbered from 1.
 
@@ -104,3 +86,21 @@ def federated_images(targets: LvisSplit) -> dict[ImageId, Record]:
     for annotation in targets.annotations:
         images[annotation["image_id"]]["known"].add(category[annotation["category_id"]])
     return images
+
+
+def check_lvis(content: dict[str, Any], source: str) -> dict[int | str, Frequency]:
+    """Return category id -> frequency. Raises RefexpError if the COCO dict `content` lacks one of LVIS's fields."""
+    names = {name[0]: name for name in FREQUENCIES}
+    for name in ("neg_category_ids", "not_exhaustive_category_ids"):
+        _require(content["images"], name, lambda value: isinstance(value, list), source)
+    _require(content["categories"], "frequency", lambda value: value in names, source)
+    return {category["id"]: names[category["frequency"]] for category in content["categories"]}
+
+
+def _require(records: Sequence[Record], field: str, fits: Callable[[Any], bool], source: str) -> None:
+    for record in records:
+        if not fits(record.get(field)):
+            raise RefexpError(
+                f"{source}: id {record['id']!r} has {field}={record.get(field)!r}; dataset=lvis needs the original "
+                "LVIS annotations. For other annotations use dataset=custom."
+            )

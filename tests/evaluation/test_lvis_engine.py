@@ -12,8 +12,8 @@ import pytest
 from faster_coco_eval import COCO, COCOeval_faster
 from test_engine import random_detections, random_split
 
-from refexp.data.lvis import FREQUENCIES, LvisSplit
-from refexp.evaluation.lvis_engine import LvisByImage, federated_images, in_known_classes, top_scores
+from refexp.data.lvis import FREQUENCIES, LvisSplit, federated_images
+from refexp.evaluation.lvis_engine import LvisByImage, in_known_classes, top_scores
 from refexp.evaluation.matches import match
 from refexp.evaluation.protocol import of_all
 from refexp.evaluation.reference import result_rows, truth_row
