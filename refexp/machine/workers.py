@@ -3,15 +3,20 @@
 from __future__ import annotations
 
 import ctypes
+import logging
 import os
 import pickle
 import signal
 import sys
 from collections.abc import Callable, Iterator
 from concurrent.futures import ProcessPoolExecutor, as_completed
+from concurrent.futures.process import BrokenProcessPool
 from multiprocessing import get_context
 from typing import Any, TypeVar
 
+from refexp.errors import RefexpError
+
+log = logging.getLogger(__name__)
 T = TypeVar("T")
 
 FEWEST = 8
@@ -30,25 +35,39 @@ def spread(work: Callable[[int], T], count: int, workers: int) -> Iterator[tuple
 
     With several workers, processes that are forked from this one compute them, so `work` may use all that this process
     has in memory. This one computes the first number before they start, so what that compiles is compiled once. Results
-    must be picklable. Where the system cannot fork safely, this process computes all.
-    Raises what `work` raises, and BrokenProcessPool if a process is killed.
+    must be picklable. Where the system cannot fork safely, or lacks semaphores, this process computes all.
+    Raises what `work` raises, and RefexpError if a process is killed.
     """
-    workers = min(workers, count // FEWEST)
-    alone = count if workers < 2 or sys.platform != "linux" else 1
-    for number in range(alone):
+    pool = _pool(min(workers, count // FEWEST))
+    alone = 1 if pool else count
+    for number in range(min(alone, count)):
         yield number, work(number)
-    if alone == count:
+    if pool is None:
         return
     global _work
     _work = work
     parts = [range(start, min(start + PART, count)) for start in range(1, count, PART)]
-    pool = ProcessPoolExecutor(workers, get_context("fork"), _prepare_worker, (os.getpid(),))
     try:
         for done in as_completed([pool.submit(_work_on, part) for part in parts]):
             yield from pickle.loads(done.result())
+    except BrokenProcessPool:
+        raise RefexpError(
+            "a worker process was killed, perhaps for lack of memory: set fewer runtime.workers."
+        ) from None
     finally:
         _work = None
         pool.shutdown(wait=True, cancel_futures=True)
+
+
+def _pool(workers: int) -> ProcessPoolExecutor | None:
+    """Return a pool of processes that are forked when they get work. None if one process does or must do it all."""
+    if workers < 2 or sys.platform != "linux":
+        return None
+    try:
+        return ProcessPoolExecutor(workers, get_context("fork"), _prepare_worker, (os.getpid(),))
+    except (OSError, NotImplementedError, ImportError) as error:  # no semaphores, as in some containers
+        log.warning("this system offers no semaphores (%s), so one process does all the work", error)
+        return None
 
 
 def _prepare_worker(parent: int) -> None:

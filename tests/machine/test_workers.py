@@ -6,21 +6,22 @@ import os
 import subprocess
 import sys
 import time
-from concurrent.futures.process import BrokenProcessPool
 from pathlib import Path
 
 import pytest
 from conftest import ROOT
 
+from refexp.errors import RefexpError
+from refexp.machine import workers
 from refexp.machine.processes import is_alive
 from refexp.machine.workers import FEWEST, spread
 
 
-@pytest.mark.parametrize("workers", [1, 2, 3])
+@pytest.mark.parametrize("processes", [1, 2, 3])
 @pytest.mark.parametrize("count", [0, 1, FEWEST * 3 + 1])
-def test_every_number_is_worked_on_once(workers, count):
+def test_every_number_is_worked_on_once(processes, count):
     seen = {}
-    assert sorted(spread(lambda number: seen.setdefault(number, number * 2), count, workers)) == [
+    assert sorted(spread(lambda number: seen.setdefault(number, number * 2), count, processes)) == [
         (number, number * 2) for number in range(count)
     ]
 
@@ -30,19 +31,19 @@ def test_several_processes_do_the_work():
     assert found.pop(0) == os.getpid() and len(set(found.values()) - {os.getpid()}) == 2
 
 
-@pytest.mark.parametrize("workers", [1, 2])
-def test_an_error_arrives(workers):
+@pytest.mark.parametrize("processes", [1, 2])
+def test_an_error_arrives(processes):
     def work(number: int) -> int:
         if number == 17:
             raise LookupError("seventeen")
         return number
 
     with pytest.raises(LookupError, match="seventeen"):
-        list(spread(work, 32, workers))
+        list(spread(work, 32, processes))
 
 
 def test_a_killed_process_ends_the_work():
-    with pytest.raises(BrokenProcessPool):
+    with pytest.raises(RefexpError, match=r"killed, perhaps for lack of memory: set fewer runtime.workers"):
         list(spread(lambda number: os.kill(os.getpid(), 9) if number == 20 else number, 32, 2))
 
 
@@ -66,3 +67,12 @@ list(spread(work, 32, 2))
     while any(map(is_alive, started)) and time.monotonic() < until:
         time.sleep(0.05)
     assert len(started) == 2 and not any(map(is_alive, started))
+
+
+def test_without_semaphores_this_process_does_it(monkeypatch, caplog):
+    def refuse(*given: object) -> None:
+        raise PermissionError(13, "Permission denied")
+
+    monkeypatch.setattr(workers, "ProcessPoolExecutor", refuse)
+    assert dict(spread(lambda number: os.getpid(), 32, 2)) == dict.fromkeys(range(32), os.getpid())
+    assert "no semaphores ([Errno 13] Permission denied)" in caplog.text
