@@ -20,12 +20,13 @@ class Composer:
     def __init__(self, loader: Any, config: DictConfig) -> None:
         self.loader, self.config = loader, config
         self.alike: dict[tuple[str, ...], DictConfig] = {}
+        self.groups: dict[str, bool] = {}
 
     def __call__(self, overrides: Sequence[str]) -> DictConfig:
         """Compose a job. Raises Hydra's errors."""
         parsed = OverridesParser.create().parse_overrides(list(overrides))
         values = [one for one in parsed if self._is_value(one)]
-        kind = tuple(one.key_or_group if self._is_value(one) else str(one.input_line) for one in parsed)
+        kind = tuple(one.key_or_group if one in values else str(one.input_line) for one in parsed)
         if kind not in self.alike:
             self.alike[kind] = self.loader.load_sweep_config(self.config, list(overrides))
         config = copy.deepcopy(self.alike[kind])
@@ -46,7 +47,12 @@ class Composer:
             override.type == OverrideType.CHANGE
             and override.package is None
             and not override.is_hydra_override()
-            and key not in self.config.hydra.runtime.choices
-            and not self.loader.get_group_options(key)
+            and not self._is_group(key)
             and not isinstance(override.value(), dict)
         )
+
+    def _is_group(self, key: str) -> bool:
+        if key not in self.groups:
+            chosen = key in self.config.hydra.runtime.choices
+            self.groups[key] = chosen or bool(self.loader.get_group_options(key))
+        return self.groups[key]

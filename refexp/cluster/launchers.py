@@ -179,7 +179,7 @@ class SerialLauncher(BaseLauncher):
     """One job after another, in this process."""
 
     def run(self, sweep: Sweep, todo: Sequence[Job], settings: SweepSettings) -> None:
-        Pack(self.hydra_context, self.task_function, self.config, todo, todo).run()
+        Pack(self.hydra_context, self.task_function, self.config, todo, todo, compose=self.compose).run()
 
 
 @dataclass(eq=False)
@@ -198,6 +198,7 @@ class Pack:
     extra: Sequence[str] = ()
     subdir: str = ""
     singletons: Any = field(default_factory=Singleton.get_state)
+    compose: Composer | None = None
 
     def __call__(self) -> None:
         Singleton.set_state(self.singletons)
@@ -216,7 +217,7 @@ class Pack:
 
         # Some may be completed from before this cluster job was stopped and queued again.
         todo = [job for job in self.jobs if read_status(self.folder(root, job)).get("state") != "completed"]
-        compose = Composer(self.hydra_context.config_loader, self.config)
+        compose = self.compose or Composer(self.hydra_context.config_loader, self.config)
         configs = {job.number: self.placed(root, job, compose([*job.overrides, *self.extra])) for job in todo}
         joint = len(todo) > 1 and (self.config.get("sweep") or {}).get("joint", True)
         waiting = {self.folder(root, job): plain(configs[job.number]) for job in todo} if joint else {}

@@ -12,6 +12,7 @@ import time
 from collections import defaultdict
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -51,6 +52,7 @@ class Clock:
         }
 
 
+@cache
 def versions() -> dict[str, str]:
     """Installed versions of the packages that can change results."""
     found = {"python": platform.python_version()}
@@ -62,6 +64,7 @@ def versions() -> dict[str, str]:
     return found
 
 
+@cache
 def commit() -> str | None:
     """The checkout's commit, with `-dirty` if there are uncommitted changes; None outside a checkout."""
     here = Path(__file__).parent
