@@ -47,7 +47,8 @@ class Early:
     """A job whose search has been done, or is about to be.
 
     references: with masks. notes: what was logged while it was prepared. found: of each image. seconds: of the search
-    of all variants, divided by their number. seconds_of_others: the rest, for the job that searches for all.
+    of all variants, divided by their number. seconds_of_others: the rest, and their preparation, for the job that
+    searches for all.
     """
 
     experiment: Experiment
@@ -81,6 +82,7 @@ class Companions:
         self.early: dict[Path, Early] = {}
         self.loaded: dict[str, tuple[Data, dict[str, dict[str, int]], Repairs]] = {}
         self.evaluators: dict[str, ByImage | None] = {}
+        self.offered: set[str] = set()
 
     def take(self, output: Path) -> Early | None:
         """The job in this folder has its turn. Returns it if its search has been done."""
@@ -106,6 +108,14 @@ class Companions:
         self.loaded[name] = data, examples, repairs
         return data
 
+    def offer(self, experiment: Experiment) -> bool:
+        """Whether no earlier job has stored all references that these settings allow."""
+        shots = experiment.shots
+        name = repr((entries(experiment.config), shots.valid, shots.min_side, shots.border))
+        known = name in self.offered
+        self.offered.add(name)
+        return not known
+
     def search(self, first: Early, share: Sequence[Record], ranks: Ranks) -> Early:
         """Search these targets for a job, and in the same pass for the waiting jobs that read the same entries.
 
@@ -113,7 +123,9 @@ class Companions:
         """
         extractor, targets = first.extractor, first.task.data.targets
         extractor.fill(targets, share, needs(first.variant.matcher, "tokens"))  # first: the others find it in the store
+        begun = time.perf_counter()
         others = dict(self._alike(first, ranks)) if ranks.world_size == 1 else {}
+        preparing = time.perf_counter() - begun
         if others:
             log.info("%d jobs read the same entries: one pass for all (sweep.joint=false: one each)", len(others) + 1)
         jobs = [first, *others.values()]
@@ -130,7 +142,7 @@ class Companions:
         seconds = (time.perf_counter() - start) / len(jobs)
         for job, outcome in zip(jobs, outcomes, strict=True):
             job.found, job.seconds = outcome.found, seconds
-        first.seconds_of_others = seconds * len(others)
+        first.seconds_of_others = preparing + seconds * len(others)
         if failed := outcomes[0].failed:
             for image_id, proposals in extractor.computed(targets, [failed], with_tokens):
                 first.variant.find(image_id, proposals)

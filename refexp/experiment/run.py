@@ -89,7 +89,7 @@ def run_ranks(
             log.warning(note)
         folder.begin(experiment.config, references_to_coco(references, data), weights)
 
-    if experiment.store.references == "all":
+    if experiment.store.references == "all" and companions().offer(experiment):
         store_candidates(task.offered.references, experiment.shots, extractor)
     if experiment.stage == "extract":
         remember(references, data, extractor, experiment)

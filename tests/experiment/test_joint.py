@@ -14,6 +14,7 @@ from omegaconf import OmegaConf
 
 from refexp.config.composing import resolve
 from refexp.errors import RefexpError
+from refexp.experiment import run as experiment_run
 from refexp.experiment import search
 from refexp.experiment.joint import companions, together
 from refexp.experiment.run import run
@@ -157,3 +158,15 @@ def test_the_number_of_processes_changes_nothing(configure, tmp_path):
         found[-1].pop("config")
     assert found[0] == found[1] == found[2]
     assert torch.get_num_threads() >= 1 and not companions().many
+
+
+def test_all_references_are_stored_once_for_settings_that_allow_the_same(configurations, tmp_path, monkeypatch):
+    everything = ["store.references=all"]
+    lists = [everything, [*everything, "seed=1"], [*everything, "shots.min_side=4"], [*everything, "shots=2"]]
+    calls = []
+    store_candidates = experiment_run.store_candidates
+    monkeypatch.setattr(
+        experiment_run, "store_candidates", lambda *given: calls.append(given[1].min_side) or store_candidates(*given)
+    )
+    run_together(configurations(*lists), tmp_path / "together")
+    assert calls == [32, 4]
