@@ -57,6 +57,10 @@ MAX_IDS = 127
 """Maximum number of classes in a mask, because W&B stores class ids as signed bytes."""
 
 
+OF_ONE_RUN = ("WANDB_RUN_ID", "WANDB_SWEEP_ID", "WANDB_RESUME", "WANDB_NAME")
+"""Variables that would make several runs one W&B run. They come from an outer program, such as a sweep agent."""
+
+
 @dataclass(eq=False)
 class WandbLogger(Logger):
     """One W&B run per experiment.
@@ -82,6 +86,8 @@ class WandbLogger(Logger):
     def __post_init__(self) -> None:
         need_wandb()
         check_environment()
+        if foreign := [name for name in OF_ONE_RUN if name in os.environ]:
+            log.warning("%s ignored: each run of refexp is a W&B run of its own", ", ".join(foreign))
         place = str(Path(self.dir).absolute()) if self.dir else None
         self.settings = asdict(self) | {"tags": self.tags or [], "artifacts": self.artifacts or [], "dir": place}
         self.process: subprocess.Popen[bytes] | None = None
@@ -216,6 +222,8 @@ class Reader:
 
         place = Path(self.state["dir"] or self.folder)
         place.mkdir(parents=True, exist_ok=True)
+        for name in OF_ONE_RUN:
+            os.environ.pop(name, None)
         # Fail here if the folder is not writable: W&B would silently use a temporary folder.
         (place / ".writable").write_text("?")
         (place / ".writable").unlink()

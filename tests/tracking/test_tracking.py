@@ -290,10 +290,12 @@ def test_push_sends_a_finished_run_once(folder_of, offline, monkeypatch):
     for name in ("wandb.json", "wandb_id.txt"):
         (folder / name).unlink()
     monkeypatch.setenv("WANDB_MODE", "offline")
+    monkeypatch.setenv("WANDB_RUN_ID", "abc12345")  # of an outer program
     first, second = (CliRunner().invoke(refexp, ["push", str(folder)]) for _ in range(2))
     assert (first.exit_code, second.exit_code) == (0, 0), first.output + second.output
     (kept,) = (folder / "wandb").glob("offline-run-*")
     id_ = (folder / "wandb_id.txt").read_text().strip()
+    assert kept.name.endswith(f"-{id_}")
     assert f"kept offline, W&B run {id_}wandb sync {kept} sends it" in first.output.replace("\n", "")
     assert f"kept offline, W&B run {id_}" in second.output.replace("\n", "")
     followed, pushed = gathered(offline), gathered(kept)
@@ -609,3 +611,10 @@ def test_a_variable_that_wandb_refuses_is_named_before_the_run(name, value, monk
     monkeypatch.setenv(name, value)
     with pytest.raises(RefexpError, match=f"{name}='{value}': Input should be .*: unset {name}, or correct it"):
         build({"_target_": "refexp.tracking.wandb.WandbLogger"}, "logger")
+
+
+def test_variables_that_would_join_runs_are_ignored(monkeypatch, caplog):
+    monkeypatch.setenv("WANDB_RUN_ID", "abc12345")
+    monkeypatch.setenv("WANDB_SWEEP_ID", "s1")
+    WandbLogger()
+    assert "WANDB_RUN_ID, WANDB_SWEEP_ID ignored: each run of refexp is a W&B run of its own" in caplog.text
