@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import copy
 import logging
+import os
 from abc import abstractmethod
 from collections import Counter
 from collections.abc import Iterator, Sequence
@@ -45,6 +46,9 @@ log = logging.getLogger(__name__)
 
 MANY = 50
 """Number of jobs from which on composing them takes so long that its progress is shown."""
+
+OF_SITE = ("SLURM_CONF", "SLURM_CONF_SERVER", "SLURM_CLUSTERS", "SLURM_JWT")
+"""Variables of SLURM that belong to the site, not to a job."""
 
 GENERAL = {
     "timeout_min", "cpus_per_task", "gpus_per_node", "tasks_per_node", "mem_gb", "nodes", "name", "stderr_to_stdout",
@@ -282,7 +286,7 @@ class SubmititLauncher(BaseLauncher):
             executor.update_parameters(
                 **{name if name in GENERAL else f"{self.cluster}_{name}": value for name, value in given.items()}
             )
-            with executor.batch():
+            with no_outer_job(), executor.batch():
                 jobs = [executor.submit(pack) for pack in packs]
             ids = [job.job_id for job in jobs]
             if self.cluster == "slurm":
@@ -311,6 +315,20 @@ class SubmititLauncher(BaseLauncher):
             cancel = f"refexp sweep cancel {sweep.folder}"
             print(f"\nthe jobs continue to run. To wait for them: {collect}. To stop them: {cancel}")
             raise
+
+
+@contextmanager
+def no_outer_job() -> Iterator[None]:
+    """Within, hide what SLURM has set for the job that this process runs in, after `salloc`, say.
+
+    sbatch hands the environment on, and srun would take the outer job's memory and tasks for requests.
+    """
+    names = [name for name in os.environ if name.startswith("SLURM_") and name not in OF_SITE]
+    outer = {name: os.environ.pop(name) for name in names}
+    try:
+        yield
+    finally:
+        os.environ |= outer
 
 
 class LocalLauncher(SubmititLauncher):

@@ -40,11 +40,11 @@ def cluster(tmp_path_factory):
 class Driver:
     """A sweep's driver process and its folder."""
 
-    def __init__(self, data: Folder, root: Path, overrides: tuple[str, ...]) -> None:
+    def __init__(self, data: Folder, root: Path, overrides: tuple[str, ...], starter: tuple[str, ...] = ()) -> None:
         self.out, self.root = root / "sweep", root
         environment = os.environ | {"PYTHONPATH": f"{ROOT}{os.pathsep}{ROOT / 'tests'}", "COLUMNS": "200"}
         self.process = subprocess.Popen(
-            [sys.executable, str(ROOT / "main.py"), "-m", *data.overrides(), "hydra/launcher=slurm", *SMALL,
+            [*starter, sys.executable, str(ROOT / "main.py"), "-m", *data.overrides(), "hydra/launcher=slurm", *SMALL,
              f"hydra.sweep.dir={self.out}", f"store.dir={root / 'store'}", *overrides],
             cwd=root, env=environment, text=True, stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
         )  # fmt: skip
@@ -66,8 +66,8 @@ class Driver:
 def drive(cluster, folder, tmp_path):
     drivers = []
 
-    def start(*overrides: str) -> Driver:
-        drivers.append(Driver(folder, tmp_path, overrides))
+    def start(*overrides: str, starter: tuple[str, ...] = ()) -> Driver:
+        drivers.append(Driver(folder, tmp_path, overrides, starter))
         return drivers[-1]
 
     yield start
@@ -194,3 +194,10 @@ def test_detached(drive, capfd):
     assert driver.process.returncode == 0 and f"refexp sweep collect {driver.out}" in said
     assert refexp("sweep", "cancel", str(driver.out)) == 1
     until(lambda: driver.states() == ["not started"], 30)
+
+
+def test_a_driver_in_an_allocation_does_not_hand_on_its_requests(drive):
+    driver = drive("seed=0", starter=("salloc", "-n1", "-c1", "--mem-per-cpu=600"))
+    said = driver.finish()
+    assert driver.process.returncode == 0, said
+    assert driver.states() == ["completed"]
