@@ -10,6 +10,7 @@ from __future__ import annotations
 import io
 import json
 import logging
+import re
 import zipfile
 import zlib
 from collections.abc import Iterator
@@ -24,6 +25,7 @@ from refexp.store.records import Damaged, Entry
 log = logging.getLogger(__name__)
 
 MADE_BY = "made_by"
+KEY = re.compile("[0-9a-f]{64}")
 ERRORS = (zipfile.BadZipFile, zlib.error, ValueError, KeyError, IndexError, EOFError, NotImplementedError, RuntimeError,
           SyntaxError, OverflowError, MemoryError)  # fmt: skip
 """What zipfile and numpy raise for damaged files. RuntimeError: a flipped bit says that the file is encrypted."""
@@ -45,7 +47,8 @@ def path_of(folder: Path, key: str) -> Path:
 
 def paths(folder: Path) -> Iterator[Path]:
     """Yield the files of all old entries in a store's folder."""
-    yield from sorted(folder.glob("[0-9a-f][0-9a-f]/[0-9a-f]*.npz"))
+    found = folder.glob("[0-9a-f][0-9a-f]/[0-9a-f]*.npz")
+    yield from sorted(path for path in found if KEY.fullmatch(path.stem) and path.is_file())
 
 
 def read(path: Path) -> tuple[Entry, dict[str, Any]]:

@@ -5,27 +5,50 @@ from __future__ import annotations
 import mmap
 import os
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from refexp.store.records import MAGIC, Damaged, Record, length_at, pack, unpack
-from refexp.store.shards import ENTRY, SETTINGS, Line, Place, Writer, lines_of
+from refexp.store.shards import ENTRY, GONE, NAME, SETTINGS, Line, Place, Writer, lines_of, read_index
 
 
 def shard_files(folder: Path) -> list[Path]:
     """Return the shards of a store's folder."""
-    return sorted((folder / "shards").glob("[!.]*.shard"))
+    return _files(folder, "shard")
+
+
+def lone_indexes(folder: Path) -> list[Path]:
+    """Return the indexes whose shard is missing."""
+    found = [path for path in _files(folder, "index") if not path.with_suffix(".shard").is_file()]
+    return [path for path in found if path.exists()]  # an index is deleted before its shard
+
+
+def _files(folder: Path, suffix: str) -> list[Path]:
+    found = (folder / "shards").glob(f"*.{suffix}")
+    return sorted(path for path in found if NAME.fullmatch(path.stem) and path.is_file())
 
 
 def all_lines(folder: Path) -> dict[str, list[Line]]:
     """Read all indexes of a store's folder. Returns the undamaged lines by shard."""
     found: dict[str, list[Line]] = {}
-    for path in sorted((folder / "shards").glob("[!.]*.index")):
-        for _, line in lines_of(path.read_bytes()):
-            found.setdefault(line.place.shard, []).append(line)
+    for path in _files(folder, "index"):
+        with still_there():
+            for _, line in lines_of(read_index(path)):
+                found.setdefault(line.place.shard, []).append(line)
     return found
+
+
+@contextmanager
+def still_there() -> Iterator[None]:
+    """Within the block, a file that another process has deleted ends the block, and nothing else."""
+    try:
+        yield
+    except OSError as error:
+        if error.errno not in GONE:
+            raise
 
 
 def sound_records(path: Path, start: int = 0) -> Iterator[tuple[int, int, Record]]:
