@@ -60,9 +60,11 @@ class Claims:
                 if reason:
                     log.warning("store entry %s is taken over: %s", key, reason)
                 return path
-            reason = self._why_abandoned(path)
-            if not reason:
+            found = self._why_abandoned(path)
+            # Whoever made the next claim has seen that this one is abandoned.
+            if not found and not os.path.lexists(self.folder / f"{key}.{generation + 1}"):
                 return None
+            reason = found or reason
         return None
 
     def release(self, claim: Path) -> None:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import os
+import shutil
 from pathlib import Path
 
 import pytest
@@ -13,6 +15,7 @@ from runs import refexp, run
 from refexp.config.composing import compose_config
 from refexp.errors import RefexpError
 from refexp.store.entries import Store
+from refexp.store.repack import shard_files
 
 
 class Made:
@@ -80,6 +83,33 @@ def test_what_is_missing_is_named(made, store, tmp_path, capsys):
     manifest_of(store).write_text("{}")
     with pytest.raises(RefexpError, match="is not a manifest"):
         run(made.config(store, "stage=ablate"), tmp_path / "damaged")
+
+
+def test_importing_again_repairs_what_was_damaged(made, tmp_path, caplog, capsys):
+    """A copy that was cut short, then a whole one."""
+    cut, store = tmp_path / "cut", tmp_path / "store"
+    shutil.copytree(made.export, cut)
+    (shard,) = shard_files(cut)
+    os.truncate(shard, shard.stat().st_size - 100)
+    whole = manifest_of(cut).read_text()
+    manifest_of(cut).write_text(whole[:100])
+    assert refexp("store", "--dir", store, "import", cut) == 1
+    assert "is damaged" in capsys.readouterr().err
+    manifest_of(cut).write_text(whole)
+    assert refexp("store", "--dir", store, "import", cut) == 0
+    assert f"{cut}: 1 entries are damaged and were not imported" in caplog.text
+    with pytest.raises(RefexpError, match="is not in the store"):
+        run(made.config(store, "stage=ablate", "vis.limit=0"), tmp_path / "early")
+    manifest_of(store).write_text(whole[:100])
+    capsys.readouterr()
+    assert refexp("store", "--dir", store, "import", made.export) == 0
+    assert "1 entries and 1 manifests imported" in capsys.readouterr().out
+    manifest_of(store).with_name(".half.json").write_text("{")  # of an import that was killed
+    run(made.config(store, "stage=ablate", "vis.limit=0"), tmp_path / "there")
+    before = sorted((path, path.stat().st_size) for path in store.rglob("*"))
+    for source in (made.export, store):
+        assert refexp("store", "--dir", store, "import", source) == 0
+    assert sorted((path, path.stat().st_size) for path in store.rglob("*")) == before
 
 
 def test_two_data_sets_whose_images_have_the_same_names(made, store, tmp_path):
