@@ -14,7 +14,7 @@ import re
 import zipfile
 import zlib
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -47,8 +47,11 @@ def path_of(folder: Path, key: str) -> Path:
 
 def paths(folder: Path) -> Iterator[Path]:
     """Yield the files of all old entries in a store's folder."""
-    found = folder.glob("[0-9a-f][0-9a-f]/[0-9a-f]*.npz")
-    yield from sorted(path for path in found if KEY.fullmatch(path.stem) and path.is_file())
+    for part in sorted(folder.glob("[0-9a-f][0-9a-f]")):
+        found: list[Path] = []
+        with suppress(FileNotFoundError):  # another process has migrated what was there
+            found = [path for path in part.glob("*.npz") if KEY.fullmatch(path.stem) and path.is_file()]
+        yield from sorted(found)
 
 
 def read(path: Path) -> tuple[Entry, dict[str, Any]]:

@@ -17,6 +17,7 @@ from refexp.errors import RefexpError
 from refexp.files import atomic_path, read_json, write_json
 from refexp.store.entries import Store, digest
 from refexp.store.old import path_of, read
+from refexp.store.records import Damaged
 from refexp.store.repack import shard_files, sound_records
 
 log = logging.getLogger(__name__)
@@ -61,17 +62,24 @@ def _manifests(folder: Path) -> list[Path]:
 
 
 def copy_entries(store: Store, keys: Iterable[str], out: Path) -> int:
-    """Copy entries into the store in the folder `out`. Returns their number. The store must hold all keys."""
-    there, count = Store(str(out)), 0
-    for key in dict.fromkeys(keys):
+    """Copy entries into the store in the folder `out`, unless it has them. Returns the number of different keys.
+
+    Raises RefexpError for a damaged entry. The store must hold all keys.
+    """
+    there, wanted = Store(str(out)), dict.fromkeys(keys)
+    for key in wanted:
+        if there.load(key) is not None:
+            continue
         record = store.shards.read(key)
-        if record:
-            entry, settings = record.arrays, store.shards.settings_of(record.made_by) or {}
-        else:
-            entry, settings = read(path_of(Path(store.dir), key))
+        try:
+            if record:
+                entry, settings = record.arrays, store.shards.settings_of(record.made_by) or {}
+            else:
+                entry, settings = read(path_of(Path(store.dir), key))
+        except (Damaged, FileNotFoundError):
+            raise RefexpError(f"store.dir: entry {key} in {store.dir} is damaged; run stage=extract first.") from None
         there.save(key, entry, settings)
-        count += 1
-    return count
+    return len(wanted)
 
 
 def import_store(folder: Path, source: Path) -> tuple[int, int]:
@@ -85,14 +93,15 @@ def import_store(folder: Path, source: Path) -> tuple[int, int]:
     fingerprints(source)  # raises for a damaged manifest
     store, promised, sound, count = Store(str(folder)), Store(str(source)).shards.places, set[str](), 0
     settings: dict[str, dict[str, Any]] = {}
-    for _, _, record in (found for path in shard_files(source) for found in sound_records(path)):
-        if record.settings is not None:
-            settings[record.key] = record.settings
-            continue
-        sound.add(record.key)
-        if store.load(record.key) is None:
-            store.save(record.key, record.arrays, settings.get(record.made_by, {}))
-            count += 1
+    for path in shard_files(source):
+        for _, _, record in sound_records(path):
+            if record.settings is not None:
+                settings[record.key] = record.settings
+                continue
+            sound.add(record.key)
+            if store.load(record.key) is None:
+                store.save(record.key, record.arrays, settings.get(record.made_by, {}))
+                count += 1
     if lost := len(promised.keys() - sound):
         log.warning("%s: %d entries are damaged and were not imported; export them again", source, lost)
     for path in manifests:

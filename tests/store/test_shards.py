@@ -17,6 +17,7 @@ from runs import refexp
 from stores import flip, place_of, records, save_old
 
 from refexp.errors import RefexpError
+from refexp.store import repack as repack_module
 from refexp.store import shards as shards_module
 from refexp.store import upkeep
 from refexp.store.entries import Store, digest
@@ -332,6 +333,31 @@ def test_upkeep_goes_on_when_others_delete_files(words, tmp_path, monkeypatch):
     monkeypatch.setattr(upkeep, "shard_files", lambda folder: [gone, *true(folder)])
     assert refexp("store", "--dir", tmp_path, *words) == 0
     assert found(tmp_path, 2) == ([] if words[0] == "prune" else [0, 1])
+
+
+def test_verify_goes_on_where_the_disk_cannot_be_read(tmp_path, monkeypatch, capsys):
+    filled(tmp_path, 4)
+    path, place = place_of(tmp_path, digest(1))
+    bad = range(place.offset + 64, place.offset + 128)
+
+    def broken(true):
+        def read(file, what, start):
+            count = what if isinstance(what, int) else sum(map(len, what))
+            if start < bad.stop and start + count > bad.start:
+                raise OSError(errno.EIO, "Input/output error")
+            return true(file, what, start)
+
+        return read
+
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "pread", broken(os.pread))
+        patch.setattr(os, "preadv", broken(os.preadv))
+        patch.setattr(repack_module, "PIECE", 256)
+        assert refexp("store", "--dir", tmp_path, "verify") == 1
+        assert f"damaged: {path}, entry {digest(1)}" in capsys.readouterr().out
+        assert refexp("store", "--dir", tmp_path, "verify", "--delete") == 0
+    assert not path.exists()
+    assert found(tmp_path, 4) == [0, 2, 3]
 
 
 def test_a_disk_that_cannot_be_read_is_named(tmp_path, monkeypatch):

@@ -11,6 +11,7 @@ import pytest
 from conftest import Folder
 from omegaconf import DictConfig
 from runs import refexp, run
+from stores import flip, records
 
 from refexp.config.composing import compose_config
 from refexp.errors import RefexpError
@@ -110,6 +111,18 @@ def test_importing_again_repairs_what_was_damaged(made, tmp_path, caplog, capsys
     for source in (made.export, store):
         assert refexp("store", "--dir", store, "import", source) == 0
     assert sorted((path, path.stat().st_size) for path in store.rglob("*")) == before
+
+
+def test_exporting_again_adds_nothing_and_a_damaged_entry_is_named(made, store, tmp_path, capsys):
+    words = [*made.folder.overrides(), f"dataset.images={made.images}"]
+    for _ in range(2):
+        assert refexp("store", "--dir", store, "export", tmp_path / "out", *words) == 0
+    assert len(records(tmp_path / "out")) == len(Store(str(tmp_path / "out")).shards.places)
+    key, place = next(iter(Store(str(store)).shards.places.items()))
+    flip(store / "shards" / f"{place.shard}.shard", place.offset + 100)
+    capsys.readouterr()
+    assert refexp("store", "--dir", store, "export", tmp_path / "other", *words) == 1
+    assert f"entry {key} in {store} is damaged; run stage=extract first" in capsys.readouterr().err
 
 
 def test_two_data_sets_whose_images_have_the_same_names(made, store, tmp_path):
