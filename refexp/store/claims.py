@@ -5,7 +5,7 @@
 A file is created exclusively, so only one job gets it, also when several want to take over. A job touches its claims
 every few seconds. A waiting job checks whether the file changes, and measures the time with the monotonic clock of its
 own process, so the clocks of other machines do not matter. A claim is abandoned if its process has ended on this
-machine, if it has not changed for `timeout`, or if it is not a claim at all.
+machine (and in this container), if it has not changed for `timeout`, or if it is not a claim at all.
 """
 
 from __future__ import annotations
@@ -134,7 +134,7 @@ class Claims:
             for path, text in held.items():
                 with suppress(OSError):
                     if _look(path)[1] == text:
-                        os.utime(path)
+                        _touch(path, text)
 
     def _why_abandoned(self, path: Path) -> str:
         """Return why nobody works under this claim. "" if somebody may."""
@@ -184,6 +184,15 @@ class Patience:
                 key, owner, f" (and for {count - 1} more entries)" if count > 1 else "", path,
             )  # fmt: skip
         time.sleep(POLL_SECONDS)
+
+
+def _touch(path: Path, text: bytes) -> None:
+    """Let the time of a claim change. Raises OSError."""
+    try:
+        os.utime(path)
+    except OSError:  # some file systems of object stores refuse that
+        with path.open("r+b") as file:
+            file.write(text)
 
 
 def _look(path: Path) -> Sight:

@@ -85,7 +85,7 @@ def _next_head(file: BinaryIO, start: int, size: int) -> int:
 
 
 def _read(file: BinaryIO, start: int, count: int) -> bytes:
-    """Read bytes of a file. None where the disk cannot be read. (A memory map would end the process there.)"""
+    """Read bytes of a file. b"" where the disk cannot be read. (A memory map would end the process there.)"""
     try:
         return os.pread(file.fileno(), count, start)
     except OSError as error:

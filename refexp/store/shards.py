@@ -43,13 +43,13 @@ ENTRY, SETTINGS, DROPPED = b"entry\0\0\0", b"settings", b"dropped\0"
 MAX_ENTRIES, MAX_BYTES = 1000, 1 << 30
 """A process begins a new shard when its shard has so many entries or bytes."""
 ATTEMPTS = 20
-"""How often an entry begins another shard because somebody has deleted the one before it could be written."""
+"""Maximum number of shards that an entry begins because another process deletes the shard that it is written to."""
 OPEN = 32
 """Maximum number of shards that are kept open for reading."""
 MAX_INDEX = 1 << 26
 """Bytes that are read of an index at a time. An index of a full shard has 100 kB."""
 NAME = re.compile("[0-9a-f]{16}")
-"""The name of a shard. Files with other names, such as copies, are not of a store."""
+"""The name of a shard. Files with other names, such as copies, do not belong to a store."""
 GONE = (errno.ENOENT, errno.ESTALE, errno.EISDIR, errno.ELOOP)
 """Errors of a file that another process has deleted, or that something else has replaced."""
 

@@ -132,6 +132,20 @@ def test_a_claim_with_a_heartbeat_is_waited_for(tmp_path):
     assert other.take(KEY) == claim
 
 
+def test_a_claim_has_a_heartbeat_where_times_cannot_be_set(tmp_path, monkeypatch):
+    def refuse(*_, **__):
+        raise PermissionError(errno.EPERM, "Operation not permitted")
+
+    monkeypatch.setattr(os, "utime", refuse)
+    claims = Claims(tmp_path, 0.2)
+    claim = claims.take(KEY)
+    before, text = claim.stat().st_mtime_ns, claim.read_bytes()
+    time.sleep(0.3)
+    assert claim.stat().st_mtime_ns > before and claim.read_bytes() == text
+    claims.release(claim)
+    assert not claim.exists()
+
+
 def test_the_heartbeat_ends_with_the_last_claim_and_begins_again(tmp_path):
     claims = Claims(tmp_path, 0.2)
     for _ in range(2):
