@@ -5,9 +5,9 @@ from __future__ import annotations
 import stat
 import tempfile
 from collections import defaultdict
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
-from functools import lru_cache
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -53,11 +53,10 @@ def list_entries(folder: Path) -> None:
         print(f"{len(of_name):7d} entries {sum(of_name) / 2**20:10.1f} MiB  {name}")
 
 
-def _settings(folder: Path) -> Callable[[str], Mapping[str, Any] | None]:
-    """Return the function that reads the settings with a digest from a store's folder, each once."""
+def _settings(folder: Path, lines: Iterable[Line]) -> Mapping[str, Mapping[str, Any] | None]:
+    """Return the settings that made the entries in these lines, by their digest."""
     shards = Shards(folder)
-    shards.refresh()
-    return lru_cache(shards.settings_of)
+    return {made_by: shards.settings_of(made_by) for made_by in {line.place.made_by for line in lines}}
 
 
 def verify(folder: Path, delete: bool) -> int:
@@ -144,11 +143,12 @@ def prune(folder: Path, older_than_days: float | None, text: str | None, everyth
         return everything or old_enough or (text is not None and text in describe(settings))
 
     freed, deleted = 0, set[str]()
-    lines, settings = all_lines(folder), _settings(folder)
+    lines = all_lines(folder)
+    settings = _settings(folder, chain.from_iterable(lines.values()))
     for path in shard_files(folder):
         with still_there():
             there = [line for line in lines.get(path.stem, ()) if line.kind == ENTRY]
-            gone = {line.place.offset: line.key for line in there if goes(path, settings(line.place.made_by))}
+            gone = {line.place.offset: line.key for line in there if goes(path, settings[line.place.made_by])}
             if gone or everything:
                 freed += repack(path, lambda offset, gone=gone: not everything and offset not in gone)  # type: ignore[misc]
                 deleted.update(gone.values())
