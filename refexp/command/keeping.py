@@ -141,8 +141,8 @@ def import_(context: click.Context, source: Path) -> None:
     """Take in the entries that `refexp store export` wrote into the folder SOURCE."""
     from refexp.store.travel import import_store
 
-    shards, manifests = import_store(context.obj, source)
-    click.echo(f"{shards} shards and {manifests} manifests imported into {context.obj}")
+    entries, manifests = import_store(context.obj, source)
+    click.echo(f"{entries} entries and {manifests} manifests imported into {context.obj}")
 
 
 @store.command()

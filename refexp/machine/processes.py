@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import zlib
 from pathlib import Path
 
 
@@ -16,6 +17,18 @@ def is_alive(pid: int) -> bool:
         return False
     except OSError:  # no permission: it exists and belongs to another user
         return True
+
+
+def pid_space() -> str:
+    """Return 8 hex digits that processes have in common whose numbers can be compared. Those of a container differ.
+
+    Containers of a machine can have the same host name, and a machine gives numbers again after it is started anew.
+    """
+    try:
+        space = Path("/proc/sys/kernel/random/boot_id").read_text() + str(Path("/proc/self/ns/pid").readlink())
+    except OSError:  # not Linux
+        space = ""
+    return f"{zlib.crc32(space.encode()):08x}"
 
 
 def runs_program(pid: int, word: str) -> bool:

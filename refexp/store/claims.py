@@ -5,7 +5,7 @@
 A file is created exclusively, so only one job gets it, also when several want to take over. A job touches its claims
 every few seconds. A waiting job checks whether the file changes, and measures the time with the monotonic clock of its
 own process, so the clocks of other machines do not matter. A claim is abandoned if its process has ended on this
-machine, if it has not changed for `timeout`, or if it is not a claim at all.
+machine (and in this container), if it has not changed for `timeout`, or if it is not a claim at all.
 """
 
 from __future__ import annotations
@@ -16,17 +16,18 @@ import os
 import re
 import secrets
 import socket
+import stat
 import threading
 import time
 from contextlib import suppress
 from itertools import count
 from pathlib import Path
 
-from refexp.machine.processes import is_alive
+from refexp.machine.processes import is_alive, pid_space
 
 log = logging.getLogger(__name__)
 
-OWNER = re.compile(r"process (\d{1,9}) on (\S{1,255}) since (\S{1,40}), [0-9a-f]{16}")
+OWNER = re.compile(r"process (\d{1,9}) on (\S{1,255}) since (\S{1,40}), ([0-9a-f]{8})[0-9a-f]{8}")
 GRACE_SECONDS = 1.0
 """Time after which a file that names no owner counts as abandoned. Writing the owner takes only milliseconds."""
 BEAT_SECONDS = 10.0
@@ -59,9 +60,11 @@ class Claims:
                 if reason:
                     log.warning("store entry %s is taken over: %s", key, reason)
                 return path
-            reason = self._why_abandoned(path)
-            if not reason:
+            found = self._why_abandoned(path)
+            # Whoever made the next claim has seen that this one is abandoned.
+            if not found and not os.path.lexists(self.folder / f"{key}.{generation + 1}"):
                 return None
+            reason = found or reason
         return None
 
     def release(self, claim: Path) -> None:
@@ -74,14 +77,14 @@ class Claims:
             expected = text if path == claim else self.seen.pop(path, ((0, b""), 0.0))[0][1]
             with suppress(OSError):
                 # After a timeout, the file can belong to another job.
-                if path.is_dir():
+                if path.is_dir() and not path.is_symlink():
                     path.rmdir()
                 elif _look(path)[1] == expected:
                     path.unlink()
 
-    def owner(self, key: str) -> tuple[str, Path] | None:
-        """Return who holds the claim of an entry, `process 7 on node8 since ...`, and the file. None if nobody."""
-        last = None
+    def owner(self, key: str) -> tuple[str, Path]:
+        """Return who holds the claim of an entry, `process 7 on node8 since ...`, and the file."""
+        last = "an unknown process", self.folder / f"{key}.0"
         for generation in count():
             path = self.folder / f"{key}.{generation}"
             try:
@@ -90,12 +93,13 @@ class Claims:
                 return last
             match = OWNER.fullmatch(text.decode(errors="replace"))
             last = (match[0].rpartition(",")[0] if match else "an unknown process", path)
-        return None
+        return last
 
     def _create(self, path: Path) -> bool:
         """Create a claim of this process. Returns False if the file exists."""
         since = time.strftime("%Y-%m-%dT%H:%M:%S%z")  # only for people: no decision rests on it
-        text = f"process {os.getpid()} on {socket.gethostname()} since {since}, {secrets.token_hex(8)}".encode()
+        mark = pid_space() + secrets.token_hex(4)
+        text = f"process {os.getpid()} on {socket.gethostname()} since {since}, {mark}".encode()
         try:
             file = path.open("xb", buffering=0)
         except FileNotFoundError:
@@ -130,7 +134,7 @@ class Claims:
             for path, text in held.items():
                 with suppress(OSError):
                     if _look(path)[1] == text:
-                        os.utime(path)
+                        _touch(path, text)
 
     def _why_abandoned(self, path: Path) -> str:
         """Return why nobody works under this claim. "" if somebody may."""
@@ -149,7 +153,7 @@ class Claims:
         if owner is None:
             return f"{path} names no owner" if now - since >= min(GRACE_SECONDS, self.timeout) else ""
         who = f"process {owner[1]} on {owner[2]}"
-        if owner[2] == socket.gethostname() and not is_alive(int(owner[1])):
+        if (owner[2], owner[4]) == (socket.gethostname(), pid_space()) and not is_alive(int(owner[1])):
             return f"{who} has ended"
         return f"{who} has shown no heartbeat for {now - since:.0f} s" if now - since >= self.timeout else ""
 
@@ -173,18 +177,28 @@ class Patience:
             self.start, self.said = now, now - REPEAT_SECONDS + SILENT_SECONDS
         if now - self.said >= REPEAT_SECONDS:
             self.said = now
-            if owner := self.claims.owner(key):
-                log.warning(
-                    "store entry %s: waiting for %s, which computes it%s. "
-                    "To compute it here instead, stop that process, or delete %s.",
-                    key, owner[0], f" (and for {count - 1} more entries)" if count > 1 else "", owner[1],
-                )  # fmt: skip
+            owner, path = self.claims.owner(key)
+            log.warning(
+                "store entry %s: waiting for %s, which computes it%s. "
+                "To compute it here instead, stop that process, or delete %s.",
+                key, owner, f" (and for {count - 1} more entries)" if count > 1 else "", path,
+            )  # fmt: skip
         time.sleep(POLL_SECONDS)
 
 
+def _touch(path: Path, text: bytes) -> None:
+    """Let the time of a claim change. Raises OSError."""
+    try:
+        os.utime(path)
+    except OSError:  # some file systems of object stores refuse that
+        with path.open("r+b") as file:
+            file.write(text)
+
+
 def _look(path: Path) -> Sight:
-    """Return when a claim changed and what it says. A folder says nothing. Raises OSError."""
-    modified = path.stat().st_mtime_ns
-    with suppress(IsADirectoryError), path.open("rb") as file:
-        return modified, file.read(1000)
-    return modified, b""
+    """Return when a claim changed and what it says. What is not a file says nothing. Raises OSError."""
+    status = path.lstat()  # a link may point nowhere, and opening a pipe would wait for a writer
+    if not stat.S_ISREG(status.st_mode):
+        return status.st_mtime_ns, b""
+    with path.open("rb") as file:
+        return status.st_mtime_ns, file.read(1000)

@@ -30,7 +30,7 @@ from refexp.errors import RefexpError
 from refexp.store import old
 from refexp.store.claims import Claims, Patience
 from refexp.store.records import Damaged, Entry
-from refexp.store.shards import Shards
+from refexp.store.shards import GONE, Shards
 
 log = logging.getLogger(__name__)
 
@@ -106,9 +106,9 @@ class Store:
             if record := self.shards.read(key):
                 return record.arrays
             return old.read(path)[0]
-        except FileNotFoundError:
-            return None
         except OSError as error:
+            if error.errno in GONE:
+                return None
             self._refuse("read", error)
         except Damaged as error:
             if path not in self._warned:

@@ -10,10 +10,11 @@ from __future__ import annotations
 import io
 import json
 import logging
+import re
 import zipfile
 import zlib
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +25,7 @@ from refexp.store.records import Damaged, Entry
 log = logging.getLogger(__name__)
 
 MADE_BY = "made_by"
+KEY = re.compile("[0-9a-f]{64}")
 ERRORS = (zipfile.BadZipFile, zlib.error, ValueError, KeyError, IndexError, EOFError, NotImplementedError, RuntimeError,
           SyntaxError, OverflowError, MemoryError)  # fmt: skip
 """What zipfile and numpy raise for damaged files. RuntimeError: a flipped bit says that the file is encrypted."""
@@ -45,7 +47,11 @@ def path_of(folder: Path, key: str) -> Path:
 
 def paths(folder: Path) -> Iterator[Path]:
     """Yield the files of all old entries in a store's folder."""
-    yield from sorted(folder.glob("[0-9a-f][0-9a-f]/[0-9a-f]*.npz"))
+    for part in sorted(folder.glob("[0-9a-f][0-9a-f]")):
+        found: list[Path] = []
+        with suppress(FileNotFoundError):  # another process has migrated what was there
+            found = [path for path in part.glob("*.npz") if KEY.fullmatch(path.stem) and path.is_file()]
+        yield from sorted(found)
 
 
 def read(path: Path) -> tuple[Entry, dict[str, Any]]:

@@ -88,12 +88,12 @@ def unpack(content: Any, key: str | None = None) -> Record:
         raise Damaged(f"its description cannot be read: {error}") from None
 
 
-def length_at(content: Any, start: int) -> int:
-    """Return the length that the head at this byte states. 0 if there is no head."""
-    if len(content) - start < HEAD.size:
+def length_of(head: bytes) -> int:
+    """Return the length that the head of a record states. 0 if it is not a head."""
+    if len(head) < HEAD.size or not head.startswith(MAGIC):
         return 0
-    magic, _, _, _, length, _ = HEAD.unpack_from(content, start)
-    return length if magic == MAGIC and HEAD.size <= length <= len(content) - start else 0
+    length: int = HEAD.unpack_from(head)[4]
+    return length if length >= HEAD.size else 0
 
 
 def padded(size: int) -> int:

@@ -2,30 +2,53 @@
 
 from __future__ import annotations
 
-import mmap
 import os
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
-import numpy as np
+from refexp.store.records import HEAD, MAGIC, NOTHING, Damaged, Record, length_of, pack, unpack
+from refexp.store.shards import ENTRY, GONE, NAME, SETTINGS, Line, Place, Writer, lines_of, read_bytes, read_index
 
-from refexp.store.records import MAGIC, Damaged, Record, length_at, pack, unpack
-from refexp.store.shards import ENTRY, SETTINGS, Line, Place, Writer, lines_of
+PIECE = 1 << 20
+"""Bytes that are read at a time in search of a head."""
 
 
 def shard_files(folder: Path) -> list[Path]:
     """Return the shards of a store's folder."""
-    return sorted((folder / "shards").glob("[!.]*.shard"))
+    return _files(folder, "shard")
+
+
+def lone_indexes(folder: Path) -> list[Path]:
+    """Return the indexes whose shard is missing."""
+    found = [path for path in _files(folder, "index") if not path.with_suffix(".shard").is_file()]
+    return [path for path in found if path.exists()]  # an index is deleted before its shard
+
+
+def _files(folder: Path, suffix: str) -> list[Path]:
+    found = (folder / "shards").glob(f"*.{suffix}")
+    return sorted(path for path in found if NAME.fullmatch(path.stem) and path.is_file())
 
 
 def all_lines(folder: Path) -> dict[str, list[Line]]:
     """Read all indexes of a store's folder. Returns the undamaged lines by shard."""
     found: dict[str, list[Line]] = {}
-    for path in sorted((folder / "shards").glob("[!.]*.index")):
-        for _, line in lines_of(path.read_bytes()):
-            found.setdefault(line.place.shard, []).append(line)
+    for path in _files(folder, "index"):
+        with still_there():
+            for _, line in lines_of(read_index(path)):
+                found.setdefault(line.place.shard, []).append(line)
     return found
+
+
+@contextmanager
+def still_there() -> Iterator[None]:
+    """Within the block, a file that another process has deleted ends the block, and nothing else."""
+    try:
+        yield
+    except OSError as error:
+        if error.errno not in GONE:
+            raise
 
 
 def sound_records(path: Path, start: int = 0) -> Iterator[tuple[int, int, Record]]:
@@ -33,20 +56,42 @@ def sound_records(path: Path, start: int = 0) -> Iterator[tuple[int, int, Record
 
     Needs no index: a record tells its length. After damage, it looks for the next head.
     """
-    size = path.stat().st_size
-    if size <= start:  # an empty file cannot be mapped
-        return
-    with path.open("rb") as file, mmap.mmap(file.fileno(), size, access=mmap.ACCESS_READ) as content:
-        at = content.find(MAGIC, start)
-        while at >= 0:
-            length = length_at(content, at)
+    with path.open("rb", buffering=0) as file:
+        size = os.fstat(file.fileno()).st_size
+        while (at := _next_head(file, start, size)) < size:
             try:
-                record = unpack(np.frombuffer(content[at : at + length], dtype=np.uint8))
+                length = length_of(_read(file, at, HEAD.size))
+                record = unpack(read_bytes(file, Place(path.stem, at, length, NOTHING)))
             except Damaged:
-                at = content.find(MAGIC, at + 1)
-                continue
-            yield at, length, record
-            at = content.find(MAGIC, at + length)
+                start = at + 1
+            except OSError as error:
+                if error.errno in GONE:
+                    raise
+                start = at + 1  # the disk cannot be read here
+            else:
+                yield at, length, record
+                start = at + length
+
+
+def _next_head(file: BinaryIO, start: int, size: int) -> int:
+    """Return where the next head may be, from the byte `start` on. `size` if there is none."""
+    if _read(file, start, len(MAGIC)) == MAGIC:
+        return start
+    for begin in range(start, size, PIECE):
+        found = _read(file, begin, PIECE + len(MAGIC) - 1).find(MAGIC)
+        if found >= 0:
+            return begin + found
+    return size
+
+
+def _read(file: BinaryIO, start: int, count: int) -> bytes:
+    """Read bytes of a file. b"" where the disk cannot be read. (A memory map would end the process there.)"""
+    try:
+        return os.pread(file.fileno(), count, start)
+    except OSError as error:
+        if error.errno in GONE:
+            raise
+        return b""
 
 
 def repack(path: Path, keep: Callable[[int], bool]) -> int:

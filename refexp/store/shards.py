@@ -18,6 +18,7 @@ from __future__ import annotations
 import errno
 import logging
 import os
+import re
 import secrets
 import struct
 import threading
@@ -41,10 +42,16 @@ ENTRY, SETTINGS, DROPPED = b"entry\0\0\0", b"settings", b"dropped\0"
 """What a line says: here is an entry, here are settings, or the record here is not to be used."""
 MAX_ENTRIES, MAX_BYTES = 1000, 1 << 30
 """A process begins a new shard when its shard has so many entries or bytes."""
+ATTEMPTS = 20
+"""Maximum number of shards that an entry begins because another process deletes the shard that it is written to."""
 OPEN = 32
 """Maximum number of shards that are kept open for reading."""
-GONE = (errno.ENOENT, errno.ESTALE)
-"""Errors of a file that another process has deleted."""
+MAX_INDEX = 1 << 26
+"""Bytes that are read of an index at a time. An index of a full shard has 100 kB."""
+NAME = re.compile("[0-9a-f]{16}")
+"""The name of a shard. Files with other names, such as copies, do not belong to a store."""
+GONE = (errno.ENOENT, errno.ESTALE, errno.EISDIR, errno.ELOOP)
+"""Errors of a file that another process has deleted, or that something else has replaced."""
 
 
 class Place(NamedTuple):
@@ -79,6 +86,13 @@ def lines_of(content: bytes) -> Iterator[tuple[int, Line]]:
             yield start + LINE.size, Line(kind, key.hex(), Place(shard.hex(), offset, length, made_by.hex()))
 
 
+def read_index(path: Path, start: int = 0) -> bytes:
+    """Read an index from a byte on. Raises OSError."""
+    with path.open("rb") as file:
+        file.seek(start)
+        return file.read(MAX_INDEX)
+
+
 class Shards:
     """The shards of a store in a folder. Any number of processes may use it. One process may use it in threads."""
 
@@ -97,7 +111,7 @@ class Shards:
         """Read what other processes have added since the last time. Raises OSError if the folder cannot be read."""
         with self.lock:
             sizes, shards = self._files()
-            if self.consumed.keys() - sizes.keys() or self.shards - shards:  # somebody has pruned
+            if self.shards - shards:  # somebody has pruned
                 for known in (self.places, self.settings, self.dropped, self.consumed, self.opened):
                     known.clear()
             self.shards = shards
@@ -155,27 +169,32 @@ class Shards:
                 log.debug("cannot note the damaged record: %s", error)
 
     def _files(self) -> tuple[dict[str, int], set[str]]:
-        """Return the size of each index, and the names of the shards."""
+        """Return the size of each index that has its shard, and the names of the shards."""
         sizes: dict[str, int] = {}
         shards: set[str] = set()
         with suppress(FileNotFoundError), os.scandir(self.folder) as found:  # without a folder, there is no store yet
             for file in found:
                 name, _, suffix = file.name.rpartition(".")
-                if suffix == "shard" and name[:1] != ".":
-                    shards.add(name)
-                elif suffix == "index" and name[:1] != ".":
-                    with suppress(FileNotFoundError):  # somebody is pruning
+                if suffix not in ("shard", "index") or not NAME.fullmatch(name):
+                    continue
+                try:
+                    if not file.is_file():
+                        continue
+                    if suffix == "shard":
+                        shards.add(name)
+                    else:
                         sizes[name] = file.stat().st_size
-        # A shard is created before its index and deleted after it, but a listing can miss what is being created.
-        return sizes, shards | sizes.keys()
+                except OSError as error:
+                    if error.errno not in GONE:
+                        raise
+        # A shard is created before its index, but a listing can miss what is being created. The next one shows it.
+        return {name: size for name, size in sizes.items() if name in shards}, shards
 
     def _new_lines(self, name: str) -> list[Line]:
         """Read on in an index. A damaged tail is read again the next time: it may be a line that is being written."""
         done = self.consumed.get(name, 0)
         try:
-            with (self.folder / f"{name}.index").open("rb") as file:
-                file.seek(done)
-                found = list(lines_of(file.read()))
+            found = list(lines_of(read_index(self.folder / f"{name}.index", done)))
         except OSError as error:
             if error.errno not in GONE:
                 raise
@@ -226,9 +245,16 @@ def read_bytes(file: BinaryIO, place: Place) -> np.ndarray:
         raise FileNotFoundError(errno.ENOENT, "deleted by another process", file.name)
     if status.st_size < place.offset + place.length:
         raise Damaged("its file is too short")
-    content, done = np.empty(place.length, dtype=np.uint8), 0
+    try:
+        content, done = np.empty(place.length, dtype=np.uint8), 0
+    except MemoryError:
+        raise Damaged(f"its index says that it has {place.length} bytes") from None
     while done < place.length:
-        count = os.preadv(file.fileno(), [content.data[done:]], place.offset + done)
+        try:
+            count = os.preadv(file.fileno(), [content.data[done:]], place.offset + done)
+        except OSError as error:
+            error.filename = file.name
+            raise
         if not count:
             raise Damaged("its file is too short")
         done += count
@@ -249,18 +275,24 @@ class Writer:
 
         settings: those that made the entry, written before it if this shard lacks them.
         """
+        for _ in range(ATTEMPTS):
+            try:
+                return self._append(line, record, settings)
+            except OSError as error:
+                if error.errno not in GONE:
+                    raise
+                self.process = 0  # somebody has pruned this shard
+        return self._append(line, record, settings)
+
+    def _append(self, line: Line, record: np.ndarray, settings: Mapping[str, Any] | None) -> Line:
         made_by = line.place.made_by
         if self.process != os.getpid() or self.lines >= MAX_ENTRIES or self.end >= MAX_BYTES:
             self._begin()
-        try:
-            if settings is not None and made_by not in self.known:
-                about = pack(made_by, NOTHING, {}, settings)
-                self._write(Line(SETTINGS, made_by, Place("", 0, len(about), NOTHING)), about)
-                self.known.add(made_by)
-            return self._write(line, record)
-        except FileNotFoundError:  # somebody has pruned this shard
-            self.process = 0
-            return self.append(line, record, settings)
+        if settings is not None and made_by not in self.known:
+            about = pack(made_by, NOTHING, {}, settings)
+            self._write(Line(SETTINGS, made_by, Place("", 0, len(about), NOTHING)), about)
+            self.known.add(made_by)
+        return self._write(line, record)
 
     def write_line(self, line: Line) -> None:
         """Append a line about a record of any shard. Raises OSError."""

@@ -7,6 +7,7 @@ run with stage=ablate finds the entries of images that are not there.
 from __future__ import annotations
 
 import json
+import logging
 import shutil
 from collections.abc import Iterable, Mapping
 from pathlib import Path
@@ -16,7 +17,10 @@ from refexp.errors import RefexpError
 from refexp.files import atomic_path, read_json, write_json
 from refexp.store.entries import Store, digest
 from refexp.store.old import path_of, read
-from refexp.store.repack import shard_files
+from refexp.store.records import Damaged
+from refexp.store.repack import shard_files, sound_records
+
+log = logging.getLogger(__name__)
 
 Name = tuple[str, int, int]
 """An image: file name, height, width."""
@@ -43,7 +47,7 @@ class Manifest(NamedTuple):
 def fingerprints(folder: Path) -> Mapping[Name, set[str]]:
     """Return the hashes of all images in the manifests of a store. Raises RefexpError for a damaged manifest."""
     found: dict[Name, set[str]] = {}
-    for path in sorted((folder / "manifests").glob("*.json")):
+    for path in _manifests(folder):
         try:
             for image in [image for images in read_json(path)["images"].values() for image in images]:
                 name = image["file_name"], image["height"], image["width"]
@@ -53,33 +57,56 @@ def fingerprints(folder: Path) -> Mapping[Name, set[str]]:
     return found
 
 
+def _manifests(folder: Path) -> list[Path]:
+    return sorted((folder / "manifests").glob("[!.]*.json"))
+
+
 def copy_entries(store: Store, keys: Iterable[str], out: Path) -> int:
-    """Copy entries into the store in the folder `out`. Returns their number. The store must hold all keys."""
-    there, count = Store(str(out)), 0
-    for key in dict.fromkeys(keys):
+    """Copy entries into the store in the folder `out`, unless it has them. Returns the number of different keys.
+
+    Raises RefexpError for a damaged entry. The store must hold all keys.
+    """
+    there, wanted = Store(str(out)), dict.fromkeys(keys)
+    for key in wanted:
+        if there.load(key) is not None:
+            continue
         record = store.shards.read(key)
-        if record:
-            entry, settings = record.arrays, store.shards.settings_of(record.made_by) or {}
-        else:
-            entry, settings = read(path_of(Path(store.dir), key))
+        try:
+            if record:
+                entry, settings = record.arrays, store.shards.settings_of(record.made_by) or {}
+            else:
+                entry, settings = read(path_of(Path(store.dir), key))
+        except (Damaged, FileNotFoundError):
+            raise RefexpError(f"store.dir: entry {key} in {store.dir} is damaged; run stage=extract first.") from None
         there.save(key, entry, settings)
-        count += 1
-    return count
+    return len(wanted)
 
 
 def import_store(folder: Path, source: Path) -> tuple[int, int]:
-    """Copy the shards and manifests of an exported store. Returns the numbers of shards and manifests.
+    """Copy the manifests of an exported store, and the entries that the store in `folder` lacks. Returns their numbers.
 
-    Names of shards are random, so none stands for two. Raises RefexpError if `source` holds no manifest.
+    Damaged entries are left out with a warning. Raises RefexpError if `source` holds no manifest, or a damaged one.
     """
-    manifests = sorted((source / "manifests").glob("*.json"))
+    manifests = _manifests(source)
     if not manifests:
         raise RefexpError(f"{source} holds no exported store; make one with: refexp store export {source} dataset=...")
-    shards = shard_files(source)
-    # A shard comes before its index, as when it is written.
-    for path in [one for shard in shards for one in (shard, shard.with_suffix(".index"))] + manifests:
+    fingerprints(source)  # raises for a damaged manifest
+    store, promised, sound, count = Store(str(folder)), Store(str(source)).shards.places, set[str](), 0
+    settings: dict[str, dict[str, Any]] = {}
+    for path in shard_files(source):
+        for _, _, record in sound_records(path):
+            if record.settings is not None:
+                settings[record.key] = record.settings
+                continue
+            sound.add(record.key)
+            if store.load(record.key) is None:
+                store.save(record.key, record.arrays, settings.get(record.made_by, {}))
+                count += 1
+    if lost := len(promised.keys() - sound):
+        log.warning("%s: %d entries are damaged and were not imported; export them again", source, lost)
+    for path in manifests:
         target = folder / path.relative_to(source)
-        if not target.exists():
+        if not (target.exists() and target.read_bytes() == path.read_bytes()):
             with atomic_path(target) as temporary:
                 shutil.copyfile(path, temporary)
-    return len(shards), len(manifests)
+    return count, len(manifests)

@@ -2,18 +2,28 @@
 
 from __future__ import annotations
 
+import stat
 import tempfile
 from collections import defaultdict
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
 from refexp.store import old
 from refexp.store.entries import Store
 from refexp.store.records import Damaged
-from refexp.store.repack import all_lines, index_again, repack, shard_files, sound_records
-from refexp.store.shards import DROPPED, Line, Place, Shards
+from refexp.store.repack import (
+    all_lines,
+    index_again,
+    lone_indexes,
+    repack,
+    shard_files,
+    sound_records,
+    still_there,
+)
+from refexp.store.shards import DROPPED, ENTRY, Line, Shards
 
 DAY = 86400
 
@@ -28,23 +38,25 @@ def describe(about: Mapping[str, Any] | None) -> str:
 def list_entries(folder: Path) -> None:
     """Print the number and size of the entries, grouped by the settings that made them."""
     sizes: dict[str, list[int]] = defaultdict(list)
-    places, settings = _entries(folder)
-    names = {made_by: describe(about) for made_by, about in settings.items()}
-    for place in places:
-        sizes[names[place.made_by]].append(place.length)
+    shards = Shards(folder)
+    shards.refresh()
+    by_maker: dict[str, list[int]] = defaultdict(list)
+    for place in shards.places.values():
+        by_maker[place.made_by].append(place.length)
+    for made_by, of_maker in by_maker.items():
+        sizes[describe(shards.settings_of(made_by))] += of_maker
     for path in old.paths(folder):
-        sizes[describe(old.read_settings(path))].append(path.stat().st_size)
+        with still_there():  # not migrated meanwhile
+            sizes[describe(old.read_settings(path))].append(path.stat().st_size)
     everything = [size for of_name in sizes.values() for size in of_name]
     for name, of_name in [*sorted(sizes.items()), (f"in {folder}", everything)]:
         print(f"{len(of_name):7d} entries {sum(of_name) / 2**20:10.1f} MiB  {name}")
 
 
-def _entries(folder: Path) -> tuple[Sequence[Place], Mapping[str, Mapping[str, Any] | None]]:
-    """Return where the entries in shards lie, and the settings that made them by their digest."""
+def _settings(folder: Path, lines: Iterable[Line]) -> Mapping[str, Mapping[str, Any] | None]:
+    """Return the settings that made the entries in these lines, by their digest."""
     shards = Shards(folder)
-    shards.refresh()
-    places = list(shards.places.values())
-    return places, {made_by: shards.settings_of(made_by) for made_by in {place.made_by for place in places}}
+    return {made_by: shards.settings_of(made_by) for made_by in {line.place.made_by for line in lines}}
 
 
 def verify(folder: Path, delete: bool) -> int:
@@ -53,15 +65,23 @@ def verify(folder: Path, delete: bool) -> int:
     Entries that are sound, but that no index names any more, are put into an index again.
     """
     lines = all_lines(folder)
-    damaged = sum(_verify_shard(path, lines.get(path.stem, []), delete) for path in shard_files(folder))
+    damaged = 0
+    for path in shard_files(folder):
+        with still_there():
+            damaged += _verify_shard(path, lines.get(path.stem, []), delete)
+    wrong = [(path, "its shard is missing") for path in lone_indexes(folder)]
     for path in old.paths(folder):
         try:
             old.read(path)
+        except FileNotFoundError:  # it has been migrated meanwhile
+            continue
         except (Damaged, OSError) as error:
-            print(f"damaged: {path} ({error}){', deleted' if delete else ''}")
-            damaged += 1
-            if delete:
-                path.unlink()
+            wrong.append((path, str(error)))
+    for path, why in wrong:
+        print(f"damaged: {path} ({why}){', deleted' if delete else ''}")
+        damaged += 1
+        if delete:
+            path.unlink(missing_ok=True)
     left = 0 if delete else damaged
     print(f"{left} damaged entries left in {folder}")
     return left
@@ -96,12 +116,14 @@ def migrate(folder: Path) -> int:
     for path in old.paths(folder):
         try:
             entry, made_by = old.read(path)
+        except FileNotFoundError:  # another process has moved it
+            continue
         except (Damaged, OSError) as error:
             print(f"damaged: {path} ({error})")
             damaged += 1
             continue
         store.save(path.stem, entry, made_by)
-        path.unlink()
+        path.unlink(missing_ok=True)
         moved += 1
         with suppress(OSError):  # unless other entries or claims lie there
             path.parent.rmdir()
@@ -120,31 +142,35 @@ def prune(folder: Path, older_than_days: float | None, text: str | None, everyth
         old_enough = older_than_days is not None and now - path.stat().st_mtime > older_than_days * DAY
         return everything or old_enough or (text is not None and text in describe(settings))
 
-    freed, deleted = 0, 0
-    places, settings = _entries(folder)
-    there: dict[str, list[Place]] = defaultdict(list)
-    for place in places:
-        there[place.shard].append(place)
+    freed, deleted = 0, set[str]()
+    lines = all_lines(folder)
+    settings = _settings(folder, chain.from_iterable(lines.values()))
     for path in shard_files(folder):
-        gone = {place.offset for place in there[path.stem] if goes(path, settings[place.made_by])}
-        if gone or everything:
-            freed += repack(path, lambda offset, gone=gone: not everything and offset not in gone)  # type: ignore[misc]
-            deleted += len(gone)
+        with still_there():
+            there = [line for line in lines.get(path.stem, ()) if line.kind == ENTRY]
+            gone = {line.place.offset: line.key for line in there if goes(path, settings[line.place.made_by])}
+            if gone or everything:
+                freed += repack(path, lambda offset, gone=gone: not everything and offset not in gone)  # type: ignore[misc]
+                deleted.update(gone.values())
     for path in old.paths(folder):
-        if goes(path, old.read_settings(path)):
-            freed, deleted = freed + path.stat().st_size, deleted + 1
-            path.unlink(missing_ok=True)
-    for path in leftovers(folder, now):
+        with still_there():
+            if goes(path, old.read_settings(path)):
+                freed += path.stat().st_size
+                deleted.add(path.stem)
+                path.unlink()
+    for path in [*leftovers(folder, now), *(lone_indexes(folder) if everything else ())]:
         path.unlink(missing_ok=True)
-    print(f"{deleted} entries deleted, {freed / 2**20:.1f} MiB freed in {folder}")
+    print(f"{len(deleted)} entries deleted, {freed / 2**20:.1f} MiB freed in {folder}")
 
 
 def leftovers(folder: Path, now: float) -> Iterator[Path]:
     """Yield the temporary files and claims that killed jobs left: those older than a day."""
-    for pattern in ("[0-9a-f][0-9a-f]/.*", "[0-9a-f][0-9a-f]/*.claim", "claims/*", "shards/.*"):
+    for pattern in ("[0-9a-f][0-9a-f]/.*", "[0-9a-f][0-9a-f]/*.claim", "claims/*", "shards/.*", "manifests/.*"):
         for path in folder.glob(pattern):
-            if now - path.stat().st_mtime > DAY and path.is_file():
-                yield path
+            with still_there():
+                status = path.lstat()
+                if now - status.st_mtime > DAY and not stat.S_ISDIR(status.st_mode):
+                    yield path
 
 
 def _time_of(folder: Path) -> float:

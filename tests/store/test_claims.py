@@ -16,6 +16,7 @@ import numpy as np
 import pytest
 from stores import save_old
 
+from refexp.machine.processes import pid_space
 from refexp.store import claims as claims_module
 from refexp.store.claims import Claims, Patience
 from refexp.store.entries import Store, digest
@@ -33,8 +34,8 @@ def claim_of(folder: Path, text: str | bytes, age: float = 100.0) -> Path:
     return path
 
 
-def owner(pid: int, host: str = "node7") -> str:
-    return f"process {pid} on {host} since 2020-01-01T00:00:00+0000, {'0' * 16}"
+def owner(pid: int, host: str = "node7", space: str = "0" * 8) -> str:
+    return f"process {pid} on {host} since 2020-01-01T00:00:00+0000, {space}{'0' * 8}"
 
 
 def compute(folder: Path, timeout: float = 600) -> float:
@@ -78,6 +79,38 @@ def test_a_folder_in_place_of_a_claim_is_taken_over(empty, tmp_path):
     assert path.exists() != empty
 
 
+@pytest.mark.parametrize("kind", ["pipe", "link to nowhere", "link to itself", "link to a folder"])
+def test_what_is_not_a_file_is_taken_over(kind, tmp_path, monkeypatch):
+    """Opening a pipe would wait for a writer, and what is behind a link may not be there."""
+    monkeypatch.setattr(claims_module, "GRACE_SECONDS", 0.1)
+    path = claim_of(tmp_path, "")
+    path.unlink()
+    if kind == "pipe":
+        os.mkfifo(path)
+    else:
+        path.symlink_to({"link to nowhere": "nowhere", "link to itself": path.name, "link to a folder": ".."}[kind])
+    assert compute(tmp_path) < 2
+    assert not list((tmp_path / "claims").iterdir())
+
+
+def test_of_many_claims_that_took_over_only_the_last_counts(tmp_path):
+    """Each job that took over was killed, too."""
+    path = claim_of(tmp_path, owner(12))
+    for generation in range(1, 20):
+        path.with_suffix(f".{generation}").write_text(owner(12 + generation))
+    assert 0.5 <= compute(tmp_path, timeout=0.5) < 3
+    assert not list((tmp_path / "claims").iterdir())
+
+
+def test_a_process_of_a_container_with_the_same_host_name_is_alive_as_long_as_its_heartbeat(tmp_path, caplog):
+    """Its number says nothing here, where no process or another one has it."""
+    victim = subprocess.Popen([sys.executable, "-c", ""])
+    victim.wait()
+    claim_of(tmp_path, owner(victim.pid, HERE))
+    assert 0.5 <= compute(tmp_path, timeout=0.5) < 3
+    assert "has shown no heartbeat for" in caplog.text
+
+
 @pytest.mark.parametrize("age", [100, -86400], ids=["old", "of the future"])
 def test_a_claim_of_another_host_without_a_heartbeat_is_taken_over(age, tmp_path, caplog):
     """By the time that passes here: how old the file is, or what the other host's clock says, does not matter."""
@@ -99,6 +132,20 @@ def test_a_claim_with_a_heartbeat_is_waited_for(tmp_path):
     assert other.take(KEY) == claim
 
 
+def test_a_claim_has_a_heartbeat_where_times_cannot_be_set(tmp_path, monkeypatch):
+    def refuse(*_, **__):
+        raise PermissionError(errno.EPERM, "Operation not permitted")
+
+    monkeypatch.setattr(os, "utime", refuse)
+    claims = Claims(tmp_path, 0.2)
+    claim = claims.take(KEY)
+    before, text = claim.stat().st_mtime_ns, claim.read_bytes()
+    time.sleep(0.3)
+    assert claim.stat().st_mtime_ns > before and claim.read_bytes() == text
+    claims.release(claim)
+    assert not claim.exists()
+
+
 def test_the_heartbeat_ends_with_the_last_claim_and_begins_again(tmp_path):
     claims = Claims(tmp_path, 0.2)
     for _ in range(2):
@@ -115,7 +162,7 @@ def test_a_claim_of_a_dead_or_zombie_process_is_taken_over_at_once(tmp_path, cap
     """A killed job whose parent has not asked for its end still has its number, as in containers without an init."""
     victim = subprocess.Popen([sys.executable, "-c", ""])
     os.waitid(os.P_PID, victim.pid, os.WEXITED | os.WNOWAIT)
-    claim_of(tmp_path, owner(victim.pid, HERE))
+    claim_of(tmp_path, owner(victim.pid, HERE, pid_space()))
     assert compute(tmp_path) < 1
     assert f"process {victim.pid} on {HERE} has ended" in caplog.text
     assert victim.wait() == 0
@@ -171,6 +218,13 @@ def test_whoever_waits_says_for_whom(tmp_path, monkeypatch, caplog):
     assert [line.startswith(said) for line in caplog.messages] == [True, True]
     assert caplog.messages[0].endswith(f"or delete {path}.")
     assert "for 2 more entries" in caplog.text
+
+
+def test_whoever_waits_for_what_cannot_be_seen_says_so(tmp_path, monkeypatch, caplog):
+    """A file server that always answers that it is busy, for example."""
+    monkeypatch.setattr(claims_module, "SILENT_SECONDS", 0.0)
+    Patience(Claims(tmp_path, 600)).wait(KEY, 1)
+    assert f"store entry {KEY}: waiting for an unknown process" in caplog.text
 
 
 def test_progress_ends_the_patience(tmp_path, monkeypatch, caplog):

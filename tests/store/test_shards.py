@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import multiprocessing
 import os
 import shutil
 import time
 from contextlib import contextmanager
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -15,10 +17,12 @@ from runs import refexp
 from stores import flip, place_of, records, save_old
 
 from refexp.errors import RefexpError
+from refexp.store import repack as repack_module
 from refexp.store import shards as shards_module
+from refexp.store import upkeep
 from refexp.store.entries import Store, digest
 from refexp.store.repack import repack, shard_files
-from refexp.store.shards import LINE
+from refexp.store.shards import ENTRY, LINE, Line, Place
 
 MADE_BY = {"kind": "test"}
 
@@ -203,22 +207,169 @@ class Gone:
 
     name = f"{'0' * 16}.index"
 
+    def is_file(self):
+        return True
+
     def stat(self):
-        raise FileNotFoundError
+        raise FileNotFoundError(errno.ENOENT, "No such file or directory")
 
 
 def test_a_listing_beside_other_processes_loses_nothing(tmp_path, monkeypatch):
     """It can miss a shard that is being created, and name an index that is being deleted."""
     filled(tmp_path, 2)
-    true = os.scandir
+    true, listings = os.scandir, []
 
     @contextmanager
     def listed(folder):
         with true(folder) as listing:
-            yield [Gone(), *(file for file in listing if not file.name.endswith(".shard"))]
+            listings.append(folder)
+            yield [Gone(), *(file for file in listing if len(listings) > 1 or not file.name.endswith(".shard"))]
 
     monkeypatch.setattr(os, "scandir", listed)
     assert found(tmp_path, 2) == [0, 1]
+    assert len(listings) == 2
+
+
+NOT_SHARDS = ["copy of x", "ab", "0123456789abcdef (copy)", "0123456789ABCDEF", ".0123456789abcdef", "g" * 16, "ü"]
+
+
+def test_files_with_other_names_are_left_alone(tmp_path, capsys):
+    filled(tmp_path, 3)
+    (path,) = shard_files(tmp_path)
+    copies = [path.with_name(f"{name}.{suffix}") for name in NOT_SHARDS for suffix in ("shard", "index")]
+    for copy in copies:
+        shutil.copy(path.with_suffix(copy.suffix), copy)
+    assert found(tmp_path, 3) == [0, 1, 2]
+    assert [refexp("store", "--dir", tmp_path, *words) for words in (["ls"], ["verify", "--delete"])] == [0, 0]
+    assert "restored" not in capsys.readouterr().out
+    assert refexp("store", "--dir", tmp_path, "prune", "--all") == 0
+    assert found(tmp_path, 3) == [] and all(copy.exists() for copy in copies)
+
+
+def replace(path, kind: str) -> None:
+    """Put something else in the place of a file."""
+    path.unlink()
+    if kind == "folder":
+        path.mkdir()
+    elif kind != "nothing":
+        path.symlink_to(path.name if kind == "link to itself" else "nowhere")
+
+
+@pytest.mark.parametrize("kind", ["nothing", "folder", "link to itself", "link to nowhere"])
+@pytest.mark.parametrize("suffix", ["shard", "index"])
+def test_what_is_not_a_file_any_more_is_computed_again(suffix, kind, tmp_path, capsys):
+    store, other = filled(tmp_path, 3), Store(str(tmp_path))
+    assert other.load(digest(0)) is not None
+    (path,) = shard_files(tmp_path)
+    replace(path.with_suffix(f".{suffix}"), kind)
+    assert found(tmp_path, 3) == []
+    assert Store(str(tmp_path)).size(digest(1)) is None
+    assert refexp("store", "--dir", tmp_path, "ls") == 0
+    assert "0 entries" in capsys.readouterr().out
+    assert refexp("store", "--dir", tmp_path, "verify") == (suffix == "shard")
+    assert refexp("store", "--dir", tmp_path, "verify", "--delete") == 0
+    assert refexp("store", "--dir", tmp_path, "verify") == 0
+    assert found(tmp_path, 3) == ([] if suffix == "shard" else [0, 1, 2])
+    store.save(digest(4), value(4), MADE_BY)
+    assert found(tmp_path, 5)[-1] == 4
+    assert refexp("store", "--dir", tmp_path, "prune", "--all") == 0
+    assert found(tmp_path, 5) == []
+
+
+def test_an_index_without_end_is_read_in_part(tmp_path, monkeypatch):
+    monkeypatch.setattr(shards_module, "MAX_INDEX", 1 << 16)
+    filled(tmp_path, 3)
+    (path,) = shard_files(tmp_path)
+    os.truncate(path.with_suffix(".index"), 1 << 40)
+    assert found(tmp_path, 3) == [0, 1, 2]
+    assert refexp("store", "--dir", tmp_path, "verify") == 0
+
+
+def test_a_line_that_asks_for_more_memory_than_there_is(tmp_path, caplog):
+    filled(tmp_path, 1)
+    (path,) = shard_files(tmp_path)
+    os.truncate(path, 1 << 43)
+    with path.with_suffix(".index").open("ab") as file:
+        file.write(Line(ENTRY, digest(1), Place(path.stem, 0, 1 << 42, "0" * 64)).packed())
+    assert found(tmp_path, 2) == [0]
+    assert "is damaged and is computed again" in caplog.text
+
+
+def test_prune_deletes_every_copy_of_an_entry(tmp_path, capsys):
+    """Two jobs computed the same, as when one was stopped for longer than the others waited."""
+    for _ in range(3):
+        filled(tmp_path, 2)
+    assert refexp("store", "--dir", tmp_path, "prune", "--made-by", "kind=test") == 0
+    assert "2 entries deleted" in capsys.readouterr().out
+    assert found(tmp_path, 2) == [] and records(tmp_path) == []
+
+
+@pytest.mark.parametrize("code", [errno.ENOENT, errno.ESTALE])
+def test_a_writer_whose_shard_is_deleted_time_and_again(code, tmp_path, monkeypatch):
+    store, true, refusals = filled(tmp_path, 1), Path.open, iter([code] * 5)
+
+    def gone(self, mode="r", *rest, **more):
+        if mode == "r+b" and (refused := next(refusals, None)):
+            raise OSError(refused, os.strerror(refused))
+        return true(self, mode, *rest, **more)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Path, "open", gone)
+        store.save(digest(1), value(1), MADE_BY)
+    assert found(tmp_path, 2) == [0, 1]
+    monkeypatch.setattr(Path, "open", lambda *_, **__: (_ for _ in ()).throw(OSError(code, os.strerror(code))))
+    with pytest.raises(RefexpError, match=r"store\.dir: cannot write to"):
+        store.save(digest(2), value(2), MADE_BY)
+
+
+@pytest.mark.parametrize("words", [["ls"], ["verify", "--delete"], ["prune", "--made-by", "kind"], ["prune", "--all"]])
+def test_upkeep_goes_on_when_others_delete_files(words, tmp_path, monkeypatch):
+    filled(tmp_path, 2)
+    claim = tmp_path / "claims" / f"{'0' * 64}.0"
+    claim.parent.mkdir()
+    claim.symlink_to("nowhere")
+    true = upkeep.shard_files
+    gone = tmp_path / "shards" / f"{'0' * 16}.shard"
+    monkeypatch.setattr(upkeep, "shard_files", lambda folder: [gone, *true(folder)])
+    assert refexp("store", "--dir", tmp_path, *words) == 0
+    assert found(tmp_path, 2) == ([] if words[0] == "prune" else [0, 1])
+
+
+def test_verify_goes_on_where_the_disk_cannot_be_read(tmp_path, monkeypatch, capsys):
+    filled(tmp_path, 4)
+    path, place = place_of(tmp_path, digest(1))
+    bad = range(place.offset + 64, place.offset + 128)
+
+    def broken(true):
+        def read(file, what, start):
+            count = what if isinstance(what, int) else sum(map(len, what))
+            if start < bad.stop and start + count > bad.start:
+                raise OSError(errno.EIO, "Input/output error")
+            return true(file, what, start)
+
+        return read
+
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "pread", broken(os.pread))
+        patch.setattr(os, "preadv", broken(os.preadv))
+        patch.setattr(repack_module, "PIECE", 256)
+        assert refexp("store", "--dir", tmp_path, "verify") == 1
+        assert f"damaged: {path}, entry {digest(1)}" in capsys.readouterr().out
+        assert refexp("store", "--dir", tmp_path, "verify", "--delete") == 0
+    assert not path.exists()
+    assert found(tmp_path, 4) == [0, 2, 3]
+
+
+def test_a_disk_that_cannot_be_read_is_named(tmp_path, monkeypatch):
+    filled(tmp_path, 1)
+    (path,) = shard_files(tmp_path)
+
+    def broken(*_):
+        raise OSError(errno.EIO, "Input/output error")
+
+    monkeypatch.setattr(os, "preadv", broken)
+    with pytest.raises(RefexpError, match=f"cannot read .*{path.name}: Input/output error"):
+        found(tmp_path, 1)
 
 
 def test_a_read_only_store_is_read(tmp_path, monkeypatch, caplog):
@@ -268,3 +419,18 @@ def test_old_entries_are_migrated(tmp_path, capsys):
     assert refexp("store", "--dir", tmp_path, "migrate") == 0
     assert refexp("store", "--dir", tmp_path, "ls") == 0
     assert "kind=prototype" in capsys.readouterr().out
+
+
+def test_files_that_only_look_like_old_entries_are_left_alone(tmp_path, capsys):
+    path = save_old(tmp_path, digest(0), {"prototype": np.arange(5, dtype=np.float32)})
+    others = [path.with_name(f"{name}.npz") for name in ("abc", f"{path.stem} (copy)")]
+    for other in others:
+        shutil.copy(path, other)
+    path.with_name(f"{digest(1)}.npz").mkdir()
+    path.with_name(f"{digest(2)}.npz").symlink_to("nowhere")
+    assert found(tmp_path / "empty", 1) == []
+    assert Store(str(tmp_path)).load(digest(1)) is None
+    for words in (["ls"], ["migrate"], ["verify", "--delete"], ["prune", "--all"]):
+        assert refexp("store", "--dir", tmp_path, *words) == 0
+    assert "1 entries moved" in capsys.readouterr().out
+    assert not path.exists() and all(other.exists() for other in others)

@@ -3,16 +3,20 @@
 from __future__ import annotations
 
 import json
+import os
+import shutil
 from pathlib import Path
 
 import pytest
 from conftest import Folder
 from omegaconf import DictConfig
 from runs import refexp, run
+from stores import flip, records
 
 from refexp.config.composing import compose_config
 from refexp.errors import RefexpError
 from refexp.store.entries import Store
+from refexp.store.repack import shard_files
 
 
 class Made:
@@ -80,6 +84,45 @@ def test_what_is_missing_is_named(made, store, tmp_path, capsys):
     manifest_of(store).write_text("{}")
     with pytest.raises(RefexpError, match="is not a manifest"):
         run(made.config(store, "stage=ablate"), tmp_path / "damaged")
+
+
+def test_importing_again_repairs_what_was_damaged(made, tmp_path, caplog, capsys):
+    """A copy that was cut short, then a whole one."""
+    cut, store = tmp_path / "cut", tmp_path / "store"
+    shutil.copytree(made.export, cut)
+    (shard,) = shard_files(cut)
+    os.truncate(shard, shard.stat().st_size - 100)
+    whole = manifest_of(cut).read_text()
+    manifest_of(cut).write_text(whole[:100])
+    assert refexp("store", "--dir", store, "import", cut) == 1
+    assert "is damaged" in capsys.readouterr().err
+    manifest_of(cut).write_text(whole)
+    assert refexp("store", "--dir", store, "import", cut) == 0
+    assert f"{cut}: 1 entries are damaged and were not imported" in caplog.text
+    with pytest.raises(RefexpError, match="is not in the store"):
+        run(made.config(store, "stage=ablate", "vis.limit=0"), tmp_path / "early")
+    manifest_of(store).write_text(whole[:100])
+    capsys.readouterr()
+    assert refexp("store", "--dir", store, "import", made.export) == 0
+    assert "1 entries and 1 manifests imported" in capsys.readouterr().out
+    manifest_of(store).with_name(".half.json").write_text("{")  # of an import that was killed
+    run(made.config(store, "stage=ablate", "vis.limit=0"), tmp_path / "there")
+    before = sorted((path, path.stat().st_size) for path in store.rglob("*"))
+    for source in (made.export, store):
+        assert refexp("store", "--dir", store, "import", source) == 0
+    assert sorted((path, path.stat().st_size) for path in store.rglob("*")) == before
+
+
+def test_exporting_again_adds_nothing_and_a_damaged_entry_is_named(made, store, tmp_path, capsys):
+    words = [*made.folder.overrides(), f"dataset.images={made.images}"]
+    for _ in range(2):
+        assert refexp("store", "--dir", store, "export", tmp_path / "out", *words) == 0
+    assert len(records(tmp_path / "out")) == len(Store(str(tmp_path / "out")).shards.places)
+    key, place = next(iter(Store(str(store)).shards.places.items()))
+    flip(store / "shards" / f"{place.shard}.shard", place.offset + 100)
+    capsys.readouterr()
+    assert refexp("store", "--dir", store, "export", tmp_path / "other", *words) == 1
+    assert f"entry {key} in {store} is damaged; run stage=extract first" in capsys.readouterr().err
 
 
 def test_two_data_sets_whose_images_have_the_same_names(made, store, tmp_path):
