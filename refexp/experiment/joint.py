@@ -20,6 +20,7 @@ from omegaconf import OmegaConf
 
 from refexp.config.components import Experiment, build_experiment
 from refexp.data.coco import Data, Record
+from refexp.errors import RefexpError
 from refexp.evaluation.coco_protocol import CocoEvaluation
 from refexp.evaluation.diagnostics import Diagnostics
 from refexp.evaluation.protocol import ByImage
@@ -146,6 +147,10 @@ class Companions:
         if failed := outcomes[0].failed:
             for image_id, proposals in extractor.computed(targets, [failed], with_tokens):
                 first.variant.find(image_id, proposals)
+            raise RefexpError(
+                f"image {failed['file_name']}: the matcher or a step raised an error, but not when asked again. "
+                "Components must not depend on the order of images."
+            )
         self.early |= {
             folder: job
             for (folder, job), outcome in zip(others.items(), outcomes[1:], strict=True)

@@ -15,6 +15,7 @@ from dataclasses import dataclass, field, replace
 import torch
 
 from refexp.data.coco import Record
+from refexp.errors import RankFailed
 from refexp.evaluation.diagnostics import Diagnostics, ImageDiagnosis
 from refexp.evaluation.protocol import ByImage, Matched
 from refexp.kernels import any_compiled
@@ -114,6 +115,8 @@ def attempt(variant: Variant, image_id: ImageId, proposals: Proposals) -> Found 
     with one_thread():
         try:
             return variant.find(image_id, proposals)
+        except RankFailed:  # another rank has failed: a signal raises this, wherever this one is
+            raise
         except Exception as error:
             log.debug("image %s: %s", image_id, error)
             return None
