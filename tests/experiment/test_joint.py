@@ -146,7 +146,8 @@ def test_a_search_with_a_damaged_entry_computes_it(configurations, tmp_path, mon
 
 
 def test_the_number_of_processes_changes_nothing(configure, tmp_path):
-    config = configure("dataset.targets=18", "vis.report=false", "vis.limit=0")
+    small = ["dataset.targets=18", "dataset.references=12", "dataset.classes=[ladybird,leaf]", "shots=1"]
+    config = configure(*small, "vis.report=false", "vis.limit=0")
     found = []
     for workers in (1, 2, 3):
         one = OmegaConf.merge(config, {"runtime": {"workers": workers}})
