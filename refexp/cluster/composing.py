@@ -56,3 +56,8 @@ class Composer:
             chosen = key in self.config.hydra.runtime.choices
             self.groups[key] = chosen or bool(self.loader.get_group_options(key))
         return self.groups[key]
+
+
+def without_hydra(config: DictConfig) -> DictConfig:
+    """Return the configuration of a job without Hydra's part."""
+    return OmegaConf.masked_copy(config, [str(key) for key in config if key != "hydra"])

@@ -8,6 +8,7 @@ from pathlib import Path
 
 from omegaconf import DictConfig, OmegaConf
 
+from refexp.cluster.composing import without_hydra
 from refexp.errors import RefexpError
 from refexp.folders.sweep_folder import Job
 from refexp.show.tables.settings import FIRST, flat, is_protocol, key_of, matters, read_settings, resolved
@@ -34,7 +35,7 @@ class Known:
 
 def settings_of(config: DictConfig) -> Settings:
     """The settings of a job that Hydra has composed."""
-    plain = OmegaConf.to_container(OmegaConf.masked_copy(config, [str(key) for key in config if key != "hydra"]))
+    plain = OmegaConf.to_container(without_hydra(config))
     choices = OmegaConf.to_container(config.hydra.runtime.choices)
     settings = movable(flat(resolved(plain), {"hydra": {"runtime": {"choices": choices}}}))  # type: ignore[arg-type]
     # A job that only extracts has no results. The other stages are two ways to the same results.

@@ -29,7 +29,7 @@ from omegaconf import DictConfig, OmegaConf, open_dict
 from omegaconf.errors import OmegaConfBaseException
 from pydantic import Field
 
-from refexp.cluster.composing import Composer
+from refexp.cluster.composing import Composer, without_hydra
 from refexp.cluster.identity import Known, Settings, as_run, refuse_changed, refuse_shared_folders, settings_of, telling
 from refexp.cluster.sweeps import report, wait_for
 from refexp.config.building import build
@@ -397,7 +397,7 @@ def plain(config: DictConfig) -> dict[str, Any] | None:
     """The settings of a job, resolved. None if that fails: the job itself then says why."""
     with hydra_knows(config):
         try:
-            return resolve(OmegaConf.masked_copy(config, [str(key) for key in config if key != "hydra"]))
+            return resolve(without_hydra(config))
         except RefexpError:
             return None
 

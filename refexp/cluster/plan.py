@@ -11,11 +11,12 @@ from typing import Any
 from hydra.core.utils import JobReturn
 from hydra.plugins.launcher import Launcher
 from hydra.types import HydraContext, TaskFunction
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import DictConfig
 from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
+from refexp.cluster.composing import without_hydra
 from refexp.cluster.launchers import SerialLauncher, hydra_knows
 from refexp.config.components import build_experiment, told_how_to_get
 from refexp.data.coco import Data
@@ -111,7 +112,7 @@ class PlanLauncher(Launcher):
     def work(self, overrides: list[str]) -> Work:
         """Build the components of a job, and read its annotations unless another job has."""
         config = self.launcher.compose(overrides)
-        job_config = OmegaConf.masked_copy(config, [str(key) for key in config if key != "hydra"])
+        job_config = without_hydra(config)
         with hydra_knows(config), told_how_to_get(job_config):
             job = build_experiment(job_config)
             name = json.dumps(job.config["dataset"], sort_keys=True)
