@@ -35,9 +35,13 @@ class SimilarityMatcher(ABC):
     def similarity(self, proposals: Proposals, bank: MemoryBank) -> torch.Tensor:
         """Compute the similarity of M proposals to K classes, f32 [M, K], at most 1. M may be 0."""
 
-    def choose(self, scores: torch.Tensor) -> torch.Tensor:
-        """Return which classes each proposal gets, bool [M, K], from scores f32 [M, K] >= 0: the best one."""
-        return torch.zeros_like(scores, dtype=torch.bool).scatter_(1, scores.max(dim=1, keepdim=True).indices, True)
+    def choose(self, scores: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """Choose which classes each proposal gets, from scores f32 [M, K] >= 0: the best one.
+
+        Returns:
+            Proposals and their classes, each i64 [N], in proposal order.
+        """
+        return torch.arange(len(scores)), scores.max(dim=1).indices
 
     def match(self, proposals: Proposals, bank: MemoryBank) -> Candidates:
         """Match M proposals. Returns the candidates in proposal order."""
@@ -45,7 +49,7 @@ class SimilarityMatcher(ABC):
         if self.calibration:
             similarity = self._calibrator(bank)(similarity)
         scores = similarity.clamp(min=0)
-        index, labels = self.choose(scores).nonzero(as_tuple=True)
+        index, labels = self.choose(scores)
         quality = proposals.quality[index].clamp(0, 1) ** self.gamma
         return Candidates(index, labels, scores[index, labels] * quality)
 

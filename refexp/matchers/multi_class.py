@@ -23,5 +23,5 @@ class MultiClassMatcher(PrototypeMatcher):
 
     share: Annotated[float, Field(ge=0, lt=1)] = 0.6
 
-    def choose(self, scores: torch.Tensor) -> torch.Tensor:
-        return scores > self.share * scores.amax(dim=1, keepdim=True)
+    def choose(self, scores: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        return torch.nonzero(scores > self.share * scores.amax(dim=1, keepdim=True), as_tuple=True)

@@ -33,4 +33,4 @@ class TopK:
         ranked = best_first(candidates, proposals, "score")
         order, starts = groups(ranked, self.within)
         place = np.arange(len(order)) - np.repeat(starts[:-1], np.diff(starts))
-        return ranked.pick(torch.from_numpy(np.sort(order[place < self.k])))
+        return ranked.pick(np.sort(order[place < self.k]))

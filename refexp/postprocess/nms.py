@@ -52,8 +52,8 @@ class NMS:
     def __call__(self, candidates: Candidates, proposals: Proposals) -> Candidates:
         ranked = best_first(candidates, proposals, self.rank)
         stay = (self._boxes if self.shape == "boxes" else self._masks)(ranked, proposals)
-        kept = ranked.pick(torch.from_numpy(np.sort(stay)[: self.keep]))
-        return kept.pick(kept.scores > 0)
+        kept = np.sort(stay)[: self.keep]
+        return ranked.pick(kept[ranked.scores.numpy()[kept] > 0])
 
     def _boxes(self, ranked: Candidates, proposals: Proposals) -> np.ndarray:
         """Return the rows that stay, i64. It does not compute what a dropped box overlaps."""
