@@ -272,6 +272,8 @@ def test_page_of_a_sweep(browser, tmp_path):
     assert page.run(seeds) == "0011"
     ink = page.run("getComputedStyle(document.querySelector('svg.chart text')).fill.match(/[0-9.]+/g).map(Number)")
     assert min(ink) > 130
+    heights = "[...document.querySelectorAll('svg.chart text[text-anchor=end]')].map(e => e.textContent).join(' ')"
+    assert page.run(heights) == "15 20 25 30 35 40 50 50.5"  # around the values of each metric
     assert page.problems == []
     page.click("#runs a[href$='report.html']")
     page.wait("document.title === 'a run'")

@@ -66,7 +66,7 @@ def chart_of(table: Table) -> dict[str, Any]:
         points = [[at[row], y["mean"], y["std"]] for row, y in figures[["mean", "std"]].fillna({"std": 0}).iterrows()]
         series.append([heading, points, "", True])
     axes = {
-        "x": table.rows, "y": f"{metric_name(table.metric)}, %", "lines": bool(numbers),
+        "x": table.rows, "y": f"{metric_name(table.metric)}, %", "lines": bool(numbers), "fit": True,
         "log": bool(numbers) and min(numbers) > 0 and max(numbers) / min(numbers) >= WIDE,
         "ticks": [[x, row] for row, x in sorted(at.items(), key=lambda tick: tick[1])],
     }  # fmt: skip

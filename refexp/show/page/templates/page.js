@@ -56,20 +56,32 @@ function showKind(kind) {
 for (const radio of $$("input[name=kind]")) radio.addEventListener("change", () => showKind(radio.value));
 if (document.body.dataset.kind) showKind($("input[name=kind]:checked")?.value ?? document.body.dataset.kind);
 
+/* The ticks of a y axis for the values of these series, at most six: from 0 to 1, or close around the values (fit). */
+function yTicks(series, fit) {
+  if (!fit) return [0, 0.25, 0.5, 0.75, 1];
+  const ends = series.flatMap(([, points]) => points.flatMap(([, y, off]) => [y - (off ?? 0), y + (off ?? 0)]));
+  const low = Math.max(0, Math.min(...ends)), high = Math.min(1, Math.max(...ends));
+  for (const per of [200, 100, 50, 20, 10, 5]) {
+    const first = Math.floor(low * per), last = Math.max(Math.ceil(high * per), first + 1);
+    if (last - first <= 5) return Array.from({ length: last - first + 1 }, (_, i) => (first + i) / per);
+  }
+}
+
 /* Charts. series: [name, points [x, y, deviation or none], text, dashed]. ticks: [x, label]. y is in [0, 1].
-   Without lines, the x axis has names, and the series are drawn side by side. mark: an x to point out. */
-function chart(place, series, { x: xName, y: yName, ticks, log = false, lines = true, mark = null }) {
+   Without lines, the x axis has names, and the series are drawn side by side. mark: an x to point out. fit: yTicks. */
+function chart(place, series, { x: xName, y: yName, ticks, log = false, lines = true, mark = null, fit = false }) {
   const W = Math.min(520, document.documentElement.clientWidth - 30), H = 120 + 0.3 * W;
   const [left, right, top, bottom] = [54, 12, 10, 40];
   const scale = log ? Math.log : (value) => value, pad = lines ? 0 : 0.5;
   const [low, high] = [scale(ticks[0][0]) - pad, scale(ticks[ticks.length - 1][0]) + pad];
   const px = (value) => left + ((scale(value) - low) / (high - low || 1)) * (W - left - right);
-  const py = (value) => H - bottom - value * (H - top - bottom);
+  const heights = yTicks(series, fit), [floor, ceiling] = [heights[0], heights[heights.length - 1]];
+  const py = (value) => H - bottom - ((value - floor) / (ceiling - floor)) * (H - top - bottom);
   const label = `${yName} over ${xName}: ${series.map(([name]) => name).join(", ")}`;
   const svg = make("svg", { class: "chart", viewBox: `0 0 ${W} ${H}`, style: `max-width:${W}px`, role: "img", "aria-label": label });
-  for (const value of [0, 0.25, 0.5, 0.75, 1]) {
+  for (const value of heights) {
     svg.append(make("line", { class: "grid", x1: left, x2: W - right, y1: py(value), y2: py(value) }));
-    svg.append(make("text", { x: left - 8, y: py(value) + 4, "text-anchor": "end" }, String(100 * value)));
+    svg.append(make("text", { x: left - 8, y: py(value) + 4, "text-anchor": "end" }, String(+(100 * value).toFixed(1))));
   }
   for (const [value, text] of ticks) {
     svg.append(make("text", { x: px(value), y: H - bottom + 18, "text-anchor": "middle" }, text));
@@ -77,7 +89,7 @@ function chart(place, series, { x: xName, y: yName, ticks, log = false, lines = 
   svg.append(make("text", { x: (left + W - right) / 2, y: H - 4, "text-anchor": "middle" }, xName));
   const middle = (top + H - bottom) / 2;
   svg.append(make("text", { x: 12, y: middle, transform: `rotate(-90 12 ${middle})`, "text-anchor": "middle" }, yName));
-  if (mark !== null) svg.append(make("line", { class: "mark", x1: px(mark), x2: px(mark), y1: py(0), y2: py(1) }));
+  if (mark !== null) svg.append(make("line", { class: "mark", x1: px(mark), x2: px(mark), y1: py(floor), y2: py(ceiling) }));
   const legend = make("ul", { class: "legend" });
   const corners = (points) => points.map(([x, y]) => `${px(x).toFixed(1)},${py(y).toFixed(1)}`).join(" ");
   series.forEach(([name, measured, text, dashed], i) => {
