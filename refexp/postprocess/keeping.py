@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import numpy as np
-import torch
 
 from refexp.postprocess.overlap import Count, Rank, Within, best_first, groups
 from refexp.types import Candidates, Proposals
