@@ -34,7 +34,9 @@ REFERENCE = ("remember", "masks of boxes")
 """Stages of references that the store lacks."""
 ONCE = ("read annotations", "load networks", "memory bank")
 """Stages that the first job of a data set has. All others depend on the number of images, in the store or not."""
-NOT_COUNTED = ("overlays", "page", "detect for other jobs")
+COMPILE = "compile loops"
+"""A stage of the first run on a machine. That run also compiles in other stages, so a later run tells more."""
+NOT_COUNTED = ("overlays", "page", "detect for other jobs", COMPILE)
 """Stages that the jobs of a sweep do not have, or that other jobs count."""
 
 
@@ -174,7 +176,8 @@ def rates_of(runs: Sequence[Path], wanted: dict[str, Any]) -> Rates | None:
                 break
     if not found:
         return None
-    newest, others = found[0], set(found[0].stages) - {*IMAGE, *REFERENCE, *ONCE, *NOT_COUNTED}
+    newest = next((record for record in found if COMPILE not in record.stages), found[0])
+    others = set(newest.stages) - {*IMAGE, *REFERENCE, *ONCE, *NOT_COUNTED}
     return Rates(
         sum_of(newest, ONCE), sum_of(newest, others) / newest.images, per_item(found, IMAGE), per_item(found, REFERENCE)
     )

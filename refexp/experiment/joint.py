@@ -27,11 +27,12 @@ from refexp.evaluation.protocol import ByImage
 from refexp.experiment.prepare import Task, prepare, remember
 from refexp.experiment.search import Found, Variant, search
 from refexp.inputs.repairs import Repairs, collecting
+from refexp.kernels import any_compiled
 from refexp.machine.progress import silently, track
 from refexp.machine.ranks import Ranks
 from refexp.method.extraction import Extractor
 from refexp.method.pipeline import needs
-from refexp.types import ImageId, MemoryBank, Reference
+from refexp.types import ImageId, MemoryBank, Proposals, Reference
 
 log = logging.getLogger(__name__)
 
@@ -48,8 +49,7 @@ class Early:
     """A job whose search has been done, or is about to be.
 
     references: with masks. notes: what was logged while it was prepared. found: of each image. seconds: of the search
-    of all variants, divided by their number. seconds_of_others: the rest, and their preparation, for the job that
-    searches for all.
+    of all variants, divided by their number.
     """
 
     experiment: Experiment
@@ -61,7 +61,6 @@ class Early:
     notes: list[logging.LogRecord] = field(default_factory=list)
     found: dict[ImageId, Found] = field(default_factory=dict)
     seconds: float = 0.0
-    seconds_of_others: float = 0.0
 
     def tell(self, repairs: Repairs) -> Task:
         """Log and note, in the job's own time, what happened while it was prepared. Returns its task."""
@@ -122,28 +121,36 @@ class Companions:
 
         Raises what the job's own components raise. What those of another job raise, its own run raises.
         """
-        extractor, targets = first.extractor, first.task.data.targets
+        extractor, targets, clock = first.extractor, first.task.data.targets, first.extractor.clock
         extractor.fill(targets, share, needs(first.variant.matcher, "tokens"))  # first: the others find it in the store
-        begun = time.perf_counter()
-        others = dict(self._alike(first, ranks)) if ranks.world_size == 1 else {}
-        preparing = time.perf_counter() - begun
+        others: dict[Path, Early] = {}
+        if self.waiting and ranks.world_size == 1:
+            with clock.stage("detect for other jobs", 0):
+                others = dict(self._alike(first, ranks))
         if others:
             log.info("%d jobs read the same entries: one pass for all (sweep.joint=false: one each)", len(others) + 1)
         jobs = [first, *others.values()]
         with_tokens = any(needs(job.variant.matcher, "tokens") for job in jobs)
         extractor.fill(targets, share, with_tokens)
+        variants = [job.variant for job in jobs]
+
+        def read(record: Record) -> Proposals | None:
+            return extractor.stored(targets, record, with_tokens)
+
+        def compute(records: Sequence[Record]) -> Iterator[tuple[ImageId, Proposals]]:
+            return extractor.computed(targets, records, with_tokens)
+
+        if share and not any_compiled():
+            log.info("compiling loops for this machine: once, about 15 s")
+            with clock.stage("compile loops"):
+                search(variants[:1], share[:1], read, compute, workers=1)
         start = time.perf_counter()
-        outcomes = search(
-            [job.variant for job in jobs],
-            share,
-            lambda record: extractor.stored(targets, record, with_tokens),
-            lambda records: extractor.computed(targets, records, with_tokens),
-            first.experiment.runtime.processes(ranks.world_size),
-        )
+        outcomes = search(variants, share, read, compute, first.experiment.runtime.processes(ranks.world_size))
         seconds = (time.perf_counter() - start) / len(jobs)
         for job, outcome in zip(jobs, outcomes, strict=True):
             job.found, job.seconds = outcome.found, seconds
-        first.seconds_of_others = preparing + seconds * len(others)
+        if others:
+            clock.add("detect for other jobs", seconds * len(others), 0)
         if failed := outcomes[0].failed:
             for image_id, proposals in extractor.computed(targets, [failed], with_tokens):
                 first.variant.find(image_id, proposals)

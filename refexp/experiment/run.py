@@ -103,8 +103,6 @@ def run_ranks(
         variant = companions().variant(experiment, task, remember(references, data, extractor, experiment))
         early = companions().search(Early(experiment, extractor, task, references, variant), share, ranks)
     clock.add("detect", early.seconds, len(share))
-    if early.seconds_of_others:
-        clock.add("detect for other jobs", early.seconds_of_others, 0)
     gathered = ranks.gather(early.found)
     if gathered is None:
         return None

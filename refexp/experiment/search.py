@@ -18,7 +18,6 @@ from refexp.data.coco import Record
 from refexp.errors import RankFailed
 from refexp.evaluation.diagnostics import Diagnostics, ImageDiagnosis
 from refexp.evaluation.protocol import ByImage, Matched
-from refexp.kernels import any_compiled
 from refexp.machine.progress import track
 from refexp.machine.workers import spread
 from refexp.method.pipeline import Matcher, Step, detect
@@ -90,8 +89,6 @@ def search(
         proposals = read(records[number])
         return None if proposals is None else [attempt(one, records[number]["id"], proposals) for one in variants]
 
-    if records and not any_compiled():
-        log.info("compiling loops for this machine: once, about 15 s")
     outcomes = [Outcome() for _ in variants]
     missing: list[Record] = []
     with one_thread():

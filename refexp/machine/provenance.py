@@ -24,7 +24,10 @@ PACKAGES = ("refexp", "torch", "torchvision", "timm", "sam2", "pycocotools", "nu
 
 
 class Clock:
-    """Seconds and items per stage of a run. `other` is what is in no stage, such as reading the store."""
+    """Seconds and items per stage of a run. `other` is what is in no stage.
+
+    Seconds of a stage are without those of stages inside it, so their sum is the run's time.
+    """
 
     def __init__(self) -> None:
         self.start = time.perf_counter()
@@ -34,9 +37,13 @@ class Clock:
     @contextmanager
     def stage(self, name: str, items: int = 1) -> Iterator[None]:
         """Add the time spent in the block to the stage `name`."""
-        start = time.perf_counter()
+        start, inside = time.perf_counter(), self.total()
         yield
-        self.add(name, time.perf_counter() - start, items)
+        self.add(name, time.perf_counter() - start - (self.total() - inside), items)
+
+    def total(self) -> float:
+        """Return the seconds of all stages so far."""
+        return sum(self.seconds.values())
 
     def add(self, name: str, seconds: float, items: int) -> None:
         """Add to the stage `name`."""
@@ -44,7 +51,7 @@ class Clock:
         self.items[name] += items
 
     def report(self) -> dict[str, dict[str, float]]:
-        other = time.perf_counter() - self.start - sum(self.seconds.values())
+        other = time.perf_counter() - self.start - self.total()
         return {
             name: {"seconds": round(s, 4), "items": self.items[name], "per_second": round(self.items[name] / s, 4)}
             for name, s in [*self.seconds.items(), ("other", other)]

@@ -39,6 +39,8 @@ def test_rates_come_from_runs_with_the_same_networks(runs):
     folder = runs("warm", detect=(1, 2), other=(3, 0), page=(50, 0), **more)
     assert rates_of([folder], MADE_BY) == Rates(once=7, image=2, new_image=3, new_reference=0.5)
     assert rates_of([folder], MADE_BY | {"device": "cuda:0"}) is None
+    runs("compiled", detect=(30, 2), **{"compile loops": (15, 1)})
+    assert rates_of([folder], MADE_BY) == Rates(once=7, image=2, new_image=3, new_reference=0.5)
     assert Rates(7, 2, 3, 0.5).seconds(10, 2, 4) == 20 + 6 + 2
     assert Rates(7, 2, None, 0.5).seconds(10, 0, 4) == 22
     assert Rates(7, 2, None, 0.5).seconds(10, 1, 4) is None
