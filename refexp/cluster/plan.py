@@ -32,12 +32,12 @@ IMAGE = ("extract", "wait for images")
 """Stages of images that the store lacks."""
 REFERENCE = ("remember", "masks of boxes")
 """Stages of references that the store lacks."""
-ONCE = ("read annotations", "load networks", "memory bank")
+ONCE = ("read annotations", "load networks", "memory bank", "other")
 """Stages that the first job of a data set has. All others depend on the number of images, in the store or not."""
+PAGE = ("overlays", "page")
+"""Stages of the best and of the worst job of a sweep."""
 COMPILE = "compile loops"
 """A stage of the first run on a machine. That run also compiles in other stages, so a later run tells more."""
-NOT_COUNTED = ("overlays", "page", "detect for other jobs", COMPILE)
-"""Stages that the jobs of a sweep do not have, or that other jobs count."""
 
 
 @dataclass(frozen=True)
@@ -56,7 +56,7 @@ class Work:
 
 @dataclass(frozen=True)
 class Rates:
-    """Seconds in earlier runs: once, for an image in the store, and more for a new image or reference."""
+    """Seconds in earlier runs: once in a sweep, for an image in the store, and more for a new image or reference."""
 
     once: float
     image: float
@@ -177,10 +177,11 @@ def rates_of(runs: Sequence[Path], wanted: dict[str, Any]) -> Rates | None:
     if not found:
         return None
     newest = next((record for record in found if COMPILE not in record.stages), found[0])
-    others = set(newest.stages) - {*IMAGE, *REFERENCE, *ONCE, *NOT_COUNTED}
-    return Rates(
-        sum_of(newest, ONCE), sum_of(newest, others) / newest.images, per_item(found, IMAGE), per_item(found, REFERENCE)
-    )
+    counted_elsewhere = {*IMAGE, *REFERENCE, *ONCE, *PAGE, "detect for other jobs"}
+    others = {"detect"} if COMPILE in newest.stages else set(newest.stages) - counted_elsewhere
+    pages = 2 * next((sum_of(record, PAGE) for record in found if PAGE[1] in record.stages), 0.0)
+    once, image = sum_of(newest, ONCE) + pages, sum_of(newest, others) / newest.images
+    return Rates(once, image, per_item(found, IMAGE), per_item(found, REFERENCE))
 
 
 def sum_of(record: RunRecord, stages: Iterable[str]) -> float:

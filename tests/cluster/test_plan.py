@@ -36,14 +36,19 @@ def test_rates_come_from_runs_with_the_same_networks(runs):
     runs("other", arch="l", extract=(1000, 1), detect=(1000, 1))
     runs("cold", extract=(6, 2), remember=(4, 8), detect=(100, 2), load=(1, 0))
     more = {"detect for other jobs": (90, 0), "read annotations": (7, 1)}
-    folder = runs("warm", detect=(1, 2), other=(3, 0), page=(50, 0), **more)
-    assert rates_of([folder], MADE_BY) == Rates(once=7, image=2, new_image=3, new_reference=0.5)
+    folder = runs("warm", detect=(1, 2), evaluate=(3, 2), other=(2, 0), page=(50, 0), **more)
+    assert rates_of([folder], MADE_BY) == Rates(once=7 + 2 + 2 * 50, image=2, new_image=3, new_reference=0.5)
     assert rates_of([folder], MADE_BY | {"device": "cuda:0"}) is None
     runs("compiled", detect=(30, 2), **{"compile loops": (15, 1)})
-    assert rates_of([folder], MADE_BY) == Rates(once=7, image=2, new_image=3, new_reference=0.5)
+    assert rates_of([folder], MADE_BY) == Rates(once=109, image=2, new_image=3, new_reference=0.5)
     assert Rates(7, 2, 3, 0.5).seconds(10, 2, 4) == 20 + 6 + 2
     assert Rates(7, 2, None, 0.5).seconds(10, 0, 4) == 22
     assert Rates(7, 2, None, 0.5).seconds(10, 1, 4) is None
+
+
+def test_a_run_that_compiled_tells_how_long_detection_takes(runs):
+    folder = runs("first", detect=(1, 2), evaluate=(9, 2), **{"compile loops": (15, 1)})
+    assert rates_of([folder], MADE_BY) == Rates(once=0, image=0.5, new_image=None, new_reference=None)
 
 
 def test_what_several_jobs_need_is_new_once(runs):
