@@ -76,7 +76,8 @@ def find_runs(folders: Sequence[Path]) -> Runs:
     if not found:
         shown = ", ".join(map(str, folders))
         raise RefexpError(f"{shown}: no run found (no {NAME}, status.json or metrics.json).")
-    bases = {sweep: sweep_settings(sweep) for _, sweep in found.values() if sweep}
+    sweeps = dict.fromkeys(sweep for _, sweep in found.values() if sweep)
+    bases = {sweep: sweep_settings(sweep) for sweep in sweeps}  # reading one takes 20 ms
     rows: list[dict[str, Any]] = []
     numbers: list[dict[str, float | None]] = []
     settings, metrics, class_metrics = (dict[str, Any]() for _ in range(3))
