@@ -169,11 +169,11 @@ class Companions:
         """Prepare the waiting jobs that read the same entries. One that cannot be prepared fails in its own run."""
         wanted = entries(first.experiment.config)
         alike = [folder for folder, config in self.waiting.items() if entries(config) == wanted]
-        patches = 0
+        patches = patches_in(first.variant.bank)
         for folder in track(alike[: MOST - 1], len(alike[: MOST - 1]), "jobs prepared"):
             job = self._prepare(self.waiting[folder], first, ranks)
-            patches += bytes_of_patches(job.variant.bank) if job else 0
-            if patches > PATCHES:
+            patches |= patches_in(job.variant.bank) if job else {}
+            if sum(patches.values()) > PATCHES:
                 return
             if job:
                 yield folder, job
@@ -241,9 +241,9 @@ def stamps(settings: Mapping[str, Any]) -> list[tuple[int, int]]:
     return [(status.st_size, status.st_mtime_ns) for file in files if file.exists() for status in [file.stat()]]
 
 
-def bytes_of_patches(bank: MemoryBank) -> int:
-    """The memory that the patches of the references take."""
-    return sum(one.tokens.nbytes for of_class in bank.patches or () for one in of_class)
+def patches_in(bank: MemoryBank) -> dict[int, int]:
+    """The bytes that the patches of each reference take, by the id of their tensor: jobs can share it."""
+    return {id(one.tokens): one.tokens.nbytes for of_class in bank.patches or () for one in of_class}
 
 
 class Keeper(logging.Handler):

@@ -24,4 +24,5 @@ class MultiClassMatcher(PrototypeMatcher):
     share: Annotated[float, Field(ge=0, lt=1)] = 0.6
 
     def choose(self, scores: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        return torch.nonzero(scores > self.share * scores.amax(dim=1, keepdim=True), as_tuple=True)
+        index, labels = torch.nonzero(scores > self.share * scores.amax(dim=1, keepdim=True), as_tuple=True)
+        return index, labels

@@ -64,6 +64,7 @@ class Extractor:
         self.maker = maker_of(proposer, settings["proposer"])
         self.loaded = self.encoder_loaded = False
         self._held: set[str] = set()
+        self._patches: dict[ImageId, Patches] = {}
 
     def fill(self, split: Split, records: Sequence[Record], with_tokens: bool = False) -> None:
         """Compute what the store lacks of these targets: proposals, and tokens if they are wanted."""
@@ -174,14 +175,15 @@ class Extractor:
     def patches(self, split: Split, references: Sequence[Reference]) -> Iterator[tuple[ImageId, Patches]]:
         """Encode references with masks again, also with stage=ablate. Yields each one's id and patches.
 
-        The store does not keep them.
+        The store does not keep them, this object does: jobs of the same data set draw many of the same references.
         """
-        self.load_encoder()
         for reference in references:
-            with self.clock.stage("reference patches"):
-                view = view_reference(split, reference, self.encoder, self.device)
-                patches = patches_of(view, split, reference, self.encoder)
-            yield reference.id, patches
+            if reference.id not in self._patches:
+                self.load_encoder()
+                with self.clock.stage("reference patches"):
+                    view = view_reference(split, reference, self.encoder, self.device)
+                    self._patches[reference.id] = patches_of(view, split, reference, self.encoder)
+            yield reference.id, self._patches[reference.id]
 
     def _tokens(self, split: Split, records: Sequence[Record]) -> Iterator[tuple[ImageId, torch.Tensor]]:
         """Each of these targets with its tokens. Those that the store lacks are computed, also with stage=ablate."""

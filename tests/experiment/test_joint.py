@@ -104,6 +104,13 @@ def test_an_entry_is_read_once_for_all(configurations, tmp_path, monkeypatch):
     assert [reads[key] for key, kind in kinds.items() if kind == "proposals"] == [1, 1, 1, 1]
 
 
+def test_patches_of_a_reference_are_made_once_for_all(configurations, tmp_path):
+    configs = configurations(["matcher=background"], ["matcher=negative"], ["matcher=background", "matcher.gamma=1"])
+    records = [json.loads((path / "metrics.json").read_text()) for path in run_together(configs, tmp_path / "jobs")]
+    made = [record["stages"].get("reference patches", {"items": 0})["items"] for record in records]
+    assert made == [sum(records[0]["references"].values()), 0, 0]
+
+
 def test_a_job_that_fails_does_not_hurt_the_others(folder, configurations, tmp_path):
     third = folder.targets["images"][2]["id"]
     dropped = next(one for one in folder.targets["annotations"] if one["image_id"] == third)
