@@ -179,7 +179,7 @@ class Companions:
                 yield folder, job
 
     def _prepare(self, config: dict[str, Any], first: Early, ranks: Ranks) -> Early | None:
-        """Prepare a waiting job, in silence. None if it cannot be, or has other targets than the first."""
+        """Prepare a waiting job, in silence. None if it cannot be, or reads other entries than the first."""
         extractor = first.extractor
         with noting() as notes, silently():
             try:
@@ -188,7 +188,7 @@ class Companions:
                     task = prepare(experiment, extractor, ranks, repairs, self.load)
                     references = extractor.with_masks(task.data.references, task.references)
                     bank = remember(references, task.data, extractor, experiment)
-                if list(task.data.targets.images) != list(first.task.data.targets.images):
+                if not extractor.same_entries(task.data.targets, first.task.data.targets):
                     return None
                 variant = self.variant(experiment, task, bank)
                 return Early(experiment, extractor, task, references, variant, repairs, notes)

@@ -234,6 +234,12 @@ class Extractor:
         """Whether the store lacked the tokens of a target when this process last looked."""
         return self.store.size(self.tokens_key(split, record)) is None
 
+    def same_entries(self, one: Split, other: Split) -> bool:
+        """Whether both have the same images and, if the proposer sees it, the same ground truth."""
+        if self.proposer.sees_truth and [a["id"] for a in one.annotations] != [a["id"] for a in other.annotations]:
+            return False
+        return list(one.images) == list(other.images)
+
     def _truth(self, split: Split, record: Record) -> tuple[Rle, ...]:
         """The masks of an image's annotations, if the proposer sees them."""
         if not self.proposer.sees_truth:

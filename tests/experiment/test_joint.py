@@ -104,6 +104,17 @@ def test_an_entry_is_read_once_for_all(configurations, tmp_path, monkeypatch):
     assert [reads[key] for key, kind in kinds.items() if kind == "proposals"] == [1, 1, 1, 1]
 
 
+def test_proposals_of_the_oracle_are_those_of_the_jobs_own_classes(configurations, tmp_path):
+    """A job that drops a class has other ground truth, and so other proposals."""
+    configs = configurations(["shots.missing=drop"], ["shots.n=10", "shots.missing=drop"])
+    for number, config in enumerate(configs):
+        run(config, tmp_path / "alone" / str(number))
+    ended = run_together(configs, tmp_path / "together")
+    results = [content(path) for path in ended]
+    assert results == [content(tmp_path / "alone" / str(number)) for number in range(len(configs))]
+    assert len(results[0]["classes"]) > len(results[1]["classes"])
+
+
 def test_patches_of_a_reference_are_made_once_for_all(configurations, tmp_path):
     configs = configurations(["matcher=background"], ["matcher=negative"], ["matcher=background", "matcher.gamma=1"])
     records = [json.loads((path / "metrics.json").read_text()) for path in run_together(configs, tmp_path / "jobs")]
