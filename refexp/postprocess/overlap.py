@@ -44,6 +44,7 @@ def groups(candidates: Candidates, within: Within) -> tuple[np.ndarray, np.ndarr
     if within == "image":
         return np.arange(count), np.array([0, count])
     labels = candidates.labels.numpy()
+    labels = labels.astype(np.min_scalar_type(labels.max(initial=0)))  # sorting is linear for up to 16 bits
     order = labels.argsort(kind="stable")
     labels = labels[order]
     return order, np.concatenate([[0], 1 + np.flatnonzero(labels[1:] != labels[:-1]), [count]])

@@ -63,7 +63,9 @@ def show_run(run: RunFolder, changes: dict[str, Any] | None = None, tables: bool
     with standing_in(record.cwd):
         # First of all: files that are missing must be an error before anything is overwritten.
         detections = run.detections
-        found = [one for of_image in detections for one in detected(of_image.above(vis.score_threshold))]
+        # With metrics, no table lists them. A job of a sweep that keeps no detections has no masks to list.
+        listed = detections if options.summary or options.masks or not record.metrics else []
+        found = [one for of_image in listed for one in detected(of_image.above(vis.score_threshold))]
         try:
             start = time.perf_counter()
             missing = draw_pictures(run, vis) if vis.limit != 0 else None
@@ -83,7 +85,10 @@ def show_run(run: RunFolder, changes: dict[str, Any] | None = None, tables: bool
 
 
 def print_all(run: RunFolder, found: Sequence[Instance], page: Path | None) -> None:
-    """Print the tables of a run, and where its files are, also into run.log. found: the detections that are shown."""
+    """Print the tables of a run, and where its files are, also into run.log.
+
+    found: the detections that are shown where there are no metrics.
+    """
     record, console = run.record, Console(soft_wrap=True, record=True)
     if record.metrics:
         if run.diagnostics:

@@ -44,6 +44,13 @@ def test_jobs_have_pages_only_if_they_are_the_best_or_the_worst(multirun, capsys
     assert said.count("results in") == 2 and "per class" in said  # at the start, and below the tables
 
 
+def test_jobs_that_keep_no_detections_have_tables(multirun):
+    out = multirun("seed=0,1", "detections=none", "vis.score_threshold=0.1")
+    for number in range(2):
+        said = (out / f"{number}/run.log").read_text()
+        assert "per class" in said and "Traceback" not in said and "failed" not in said
+
+
 def test_optuna_maximises_the_objective(multirun):
     pytest.importorskip("hydra_plugins.hydra_optuna_sweeper")
     out = multirun(
