@@ -121,11 +121,6 @@ class Proposals:
         return self.tokens
 
     @cached_property
-    def channels(self) -> torch.Tensor:
-        """The features channel by channel, f32 [C, M]: products with many rows are faster with them."""
-        return self.features.T.contiguous()
-
-    @cached_property
     def overlap(self) -> MaskOverlap:
         """How much the masks overlap and how alike the features are. It computes each pair once."""
         from refexp.mask_overlap import MaskOverlap  # its compiled loops take a second to load
