@@ -163,8 +163,8 @@ class SeenImage:
         """Return the rows of masks of this image, i64 [N]. Masks that are new get one."""
         new = {mask["counts"]: mask for mask in masks if mask["counts"] not in self._rows}
         if new:
+            self._learn(list(new.values()))  # first: it raises for an invalid mask
             self._rows |= {counts: row for row, counts in enumerate(new, start=len(self._rows))}
-            self._learn(list(new.values()))
         return np.array([self._rows[mask["counts"]] for mask in masks], dtype=np.int64)
 
     def _learn(self, masks: Sequence[Rle]) -> None:
@@ -175,8 +175,8 @@ class SeenImage:
             sizes.append(size)
         out = np.repeat(out_of_range(np.array(sizes, dtype=np.float64)), len(IOUS), axis=1)
         bits = np.left_shift(np.uint64(1), np.arange(out.shape[1], dtype=np.uint64))
-        self.ious = np.concatenate([self.ious, np.stack(ious)], axis=1)
         outside = (out * bits[:, None]).sum(axis=1, dtype=np.uint64)
+        self.ious = np.concatenate([self.ious, np.stack(ious)], axis=1)
         self.outside = np.concatenate([self.outside, outside], axis=1)
 
     @cached_property
