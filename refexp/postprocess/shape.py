@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import replace
+from functools import lru_cache
 
 import numpy as np
 import torch
@@ -69,15 +70,25 @@ def reshaped(candidates: Candidates, proposals: Proposals, change: Callable[[np.
     """
     masks, boxes = list(proposals.masks), proposals.boxes_lr.clone()
     for row in candidates.index.unique().tolist():
-        inside, place = decode_inside(proposals.masks[row])
-        new = change(inside)
-        if not np.array_equal(new, inside):
-            full = np.zeros(proposals.size, dtype=bool)
-            full[place] = new
-            (masks[row],) = encode(full[None])
+        given = masks[row]["counts"]
+        counts = changed(given, proposals.size, change)
+        if counts != given:
+            masks[row] = {"size": list(proposals.size), "counts": counts}
             boxes[row] = low_res_box(boxes_xywh([masks[row]])[0], proposals.size)
     filled = areas([masks[row] for row in candidates.index.tolist()]) > 0
     return candidates.pick(torch.from_numpy(filled)), replace(proposals, masks=masks, boxes_lr=boxes)
+
+
+@lru_cache(maxsize=1024)  # the variants of an image change many of the same masks
+def changed(counts: bytes, size: tuple[int, int], change: Callable[[np.ndarray], np.ndarray]) -> bytes:
+    """Return the run-length code of a changed mask, the given one if it stays as it is."""
+    inside, place = decode_inside({"size": list(size), "counts": counts})
+    new = change(inside)
+    if np.array_equal(new, inside):
+        return counts
+    full = np.zeros(size, dtype=bool)
+    full[place] = new
+    return encode(full[None])[0]["counts"]
 
 
 def low_res_box(box_xywh: np.ndarray, size: tuple[int, int]) -> torch.Tensor:
