@@ -117,7 +117,8 @@ def image_section(quick: bool) -> list[str]:
         rows, notes = [], []
         for survivors in (880,) if quick else (300, 880, 1024):
             proposer.iou_threshold = half.iou_threshold = threshold_for(proposer, target, survivors)
-            kept = ious > proposer.iou_threshold
+            # refexp drops empty masks. In the plain method their features are NaN, and so is all that meets them.
+            kept = (ious > proposer.iou_threshold) & (logits > 0).flatten(1).any(dim=1)
             some = logits[kept], ious[kept], tokens
             bank = near_proposals(plain.mask_features(some[0], tokens))
             rest, base = seconds(lambda s=some, b=bank: plain.match_and_merge(*s, b.prototypes, target.size))
