@@ -25,6 +25,7 @@ from refexp.inputs.images import as_rgb, made_upright, open_upright, to_square
 from refexp.inputs.mask_files import as_mask
 from refexp.inputs.records import class_name
 from refexp.inputs.refusals import limit_pixels
+from refexp.machine.networks import load_network
 from refexp.machine.provenance import weights_note
 from refexp.machine.runtime import Runtime
 from refexp.method.box_masks import complete, without_mask
@@ -52,8 +53,8 @@ def load(*overrides: str) -> Model:
         steps=build_all(settings.get("postprocess"), "postprocess"),
         device=device,
     )
-    model.encoder.load(device)
-    model.proposer.load(device)
+    load_network(model.encoder, device)
+    load_network(model.proposer, device)
     return model
 
 

@@ -10,6 +10,8 @@ from typing import Any, Literal
 
 import torch
 
+from refexp.errors import RefexpError
+
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
 
@@ -43,6 +45,20 @@ def computing(device: torch.device, precision: Precision = "float32") -> Iterato
     tf32 = precision == "tf32" and device.type != "cpu"
     with LOCK, switched(tf32), torch.autocast(device.type, half or torch.bfloat16, half is not None):
         yield
+
+
+def load_network(component: Any, device: torch.device) -> None:
+    """Load the network of an encoder or proposer.
+
+    Raises RefexpError for half precision on a CPU without AVX-512, which takes some thirty times as long as float32.
+    """
+    precision, cpu = getattr(component, "precision", None), torch.backends.cpu.get_cpu_capability()
+    if device.type == "cpu" and precision in HALF and cpu in ("AVX2", "NO AVX"):
+        raise RefexpError(
+            f"precision={precision}: this CPU has no instructions for half precision (AVX-512), so an image takes some "
+            "30 times longer than in float32. Use precision=float32, a GPU, or another machine."
+        )
+    component.load(device)
 
 
 LOCK = threading.RLock()

@@ -6,8 +6,10 @@ import ctypes
 import os
 import platform
 import re
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from typing import Annotated, Any
+from typing import Annotated, Any, TypeVar
 
 import torch
 from pydantic import BeforeValidator, Field
@@ -17,7 +19,10 @@ from refexp.errors import RefexpError
 from refexp.machine.provenance import available_cores
 from refexp.rank import this_rank
 
-M_TRIM_THRESHOLD, M_TOP_PAD, M_MMAP_THRESHOLD = -1, -2, -3
+T = TypeVar("T")
+Result = TypeVar("Result")
+
+M_TRIM_THRESHOLD, M_TOP_PAD, M_MMAP_THRESHOLD, M_ARENA_MAX = -1, -2, -3, -8
 """Parameter numbers of glibc's mallopt."""
 
 
@@ -69,6 +74,23 @@ class Runtime:
         return device
 
 
+def side_by_side(work: Callable[[T], Result], parts: Sequence[T], device: torch.device) -> list[Result]:
+    """Return `work(part)` of each part, in order, without gradients. On a CPU each thread works on a part of its own.
+
+    For work of many short operations. With all threads on each, they would wait for each other at the end of each. The
+    caller may be in `networks.computing`; work must not enter it, because it would wait for the caller.
+    """
+    threads = torch.get_num_threads()
+    work = torch.inference_mode()(work)  # a thread does not have the modes of the caller
+    if device.type != "cpu" or min(threads, len(parts)) == 1:
+        return [work(part) for part in parts]
+    try:
+        with ThreadPoolExecutor(threads, initializer=torch.set_num_threads, initargs=(1,)) as pool:
+            return list(pool.map(work, parts))
+    finally:
+        torch.set_num_threads(threads)  # PyTorch gives the last number that was set to threads that start later
+
+
 def keep_heap() -> None:
     """Make glibc keep freed memory in this process. Does nothing with another C library.
 
@@ -83,6 +105,7 @@ def keep_heap() -> None:
     if mallopt(M_MMAP_THRESHOLD, 1 << 30) or mallopt(M_MMAP_THRESHOLD, 1 << 25):
         mallopt(M_TRIM_THRESHOLD, (1 << 31) - 1)
         mallopt(M_TOP_PAD, 1 << 26)
+        mallopt(M_ARENA_MAX, 1)  # all threads share one heap, so that none keeps its own peak
 
 
 def _why_no_gpu() -> str:

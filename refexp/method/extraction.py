@@ -18,6 +18,7 @@ from refexp.data.coco import Record, Split, has_mask
 from refexp.encoders.base import Encoder
 from refexp.errors import MissingData, RefexpError
 from refexp.inputs.images import to_square
+from refexp.machine.networks import load_network
 from refexp.machine.progress import track
 from refexp.machine.provenance import Clock, device_name
 from refexp.masks import Rle
@@ -341,8 +342,8 @@ class Extractor:
         log.info("%s on %s", "network of the proposer" if self.encoder_loaded else "networks", device_name(self.device))
         with self.clock.stage("load networks"):
             if not self.encoder_loaded:
-                self.encoder.load(self.device)
-            self.proposer.load(self.device)
+                load_network(self.encoder, self.device)
+            load_network(self.proposer, self.device)
         self.loaded = self.encoder_loaded = True
 
     def load_encoder(self) -> None:
@@ -351,7 +352,7 @@ class Extractor:
             return
         log.info("network of the encoder on %s", device_name(self.device))
         with self.clock.stage("load networks"):
-            self.encoder.load(self.device)
+            load_network(self.encoder, self.device)
         self.encoder_loaded = True
 
 

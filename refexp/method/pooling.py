@@ -7,10 +7,7 @@ from functools import lru_cache
 import torch
 import torch.nn.functional as F
 
-from refexp.masks import LOW_RES
-
-CHUNK = 64
-"""Masks pooled at a time: bounds memory to CHUNK x 256 x 256 floats."""
+from refexp.masks import LOW_RES, together
 
 
 @lru_cache(maxsize=8)
@@ -27,13 +24,10 @@ def pool_masks(masks_lr: torch.Tensor, tokens: torch.Tensor) -> torch.Tensor:
     small matrix product, since both are linear: M x 256 x G + M x G^2 x C multiplications instead of 256^2 x C x M.
     Computed where the tokens are.
     """
-    grid = round(len(tokens) ** 0.5)
-    up = upsampling_matrix(grid, tokens.device)
-    weights = torch.cat(
-        [
-            torch.einsum("myx,yi,xj->mij", chunk.to(tokens.device, torch.float32), up, up).flatten(1)
-            for chunk in masks_lr.split(CHUNK)
-        ]
-    )
-    area = masks_lr.flatten(1).sum(dim=1).to(tokens.device)
-    return F.normalize((weights @ tokens) / area[:, None], dim=1)
+    up = upsampling_matrix(round(len(tokens) ** 0.5), tokens.device)
+    weights, areas = [], []
+    for chunk in masks_lr.split(together(masks_lr.shape[1:], tokens.device.type)):
+        masks = chunk.to(tokens.device, torch.float32)
+        weights.append(torch.einsum("myx,yi,xj->mij", masks, up, up).flatten(1))
+        areas.append(masks.sum(dim=(1, 2)))
+    return F.normalize((torch.cat(weights) @ tokens) / torch.cat(areas)[:, None], dim=1)

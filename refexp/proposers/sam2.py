@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.resources
 import importlib.util
+from itertools import chain
 from pathlib import Path
 from typing import Annotated, Any, Literal
 from unittest import mock
@@ -13,7 +14,8 @@ from pydantic import Field
 
 from refexp.errors import RefexpError, first_line
 from refexp.machine import checkpoints
-from refexp.machine.networks import Precision, computing, normalise
+from refexp.machine.networks import Precision, computing, normalise, switched
+from refexp.machine.runtime import side_by_side
 from refexp.masks import Rle, in_both, upscale_to_rle
 from refexp.proposers.base import Proposer
 from refexp.proposers.sam2_decoder import Image, SharedDecoder
@@ -42,8 +44,8 @@ def point_grid(image_size: int, points_per_side: int) -> torch.Tensor:
 class SAM2Proposer(Proposer):
     """Keeps, for each grid point, the best of the decoder's three masks if its predicted IoU exceeds `iou_threshold`.
 
-    points_per_batch: number of points decoded together. None takes 32 on a CPU and 256 on a GPU. It limits the memory
-        and does not change the results.
+    points_per_batch: number of points decoded together, on a CPU by each thread. None takes 16 on a CPU and 256 on a
+        GPU. It limits the memory and does not change the results.
     no_mem_embed: add SAM2's "no memory" embedding for the grid points, as its image predictor does. The paper does not.
     precision: see `networks.computing`. "bfloat16" changes predicted IoUs by about 1e-3.
     compile: compile the image encoder with torch.compile.
@@ -99,7 +101,7 @@ class SAM2Proposer(Proposer):
         if self.compile:
             self.model.image_encoder = torch.compile(self.model.image_encoder)
         self.device = device
-        self.batch = self.points_per_batch or (256 if device.type == "cuda" else 32)
+        self.batch = self.points_per_batch or (256 if device.type == "cuda" else 8)
         with torch.inference_mode(), computing(device):
             self.decoder = SharedDecoder(self.model.sam_mask_decoder)
             self.prompts = self.embed_prompts(self.points[:, None], (ON_OBJECT,))
@@ -109,15 +111,15 @@ class SAM2Proposer(Proposer):
     def propose(self, target: Target) -> MaskProposals:
         with computing(self.device, self.precision):
             image = self.embed(target.square, self.no_mem_embed)
-        quality, masks_lr, masks = [], [], []
-        for prompts in self.prompts.split(self.batch):
-            with computing(self.device, self.precision):
+
+            def propose_by(prompts: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, list[Rle]]:
                 iou, logits = self.decode(prompts, image)
-            quality.append(iou)
-            masks_lr.append(logits > 0)
-            masks += upscale_to_rle(logits, target.size)
-        found = MaskProposals(torch.cat(quality), torch.cat(masks_lr), masks)
-        rows = in_both(found.masks_lr, masks)
+                return iou, logits > 0, upscale_to_rle(logits, target.size)
+
+            batches = side_by_side(propose_by, self.prompts.split(self.batch), self.device)
+        quality, masks_lr, masks = zip(*batches, strict=True)
+        found = MaskProposals(torch.cat(quality), torch.cat(masks_lr), list(chain(*masks)))
+        rows = in_both(found.masks_lr, found.masks)
         return found if len(rows) == len(found) else found.pick(rows)
 
     @torch.inference_mode()
@@ -125,12 +127,14 @@ class SAM2Proposer(Proposer):
         """Make one mask for each box as SAM2's image predictor does: the two corners of the box are the prompts."""
         height, width = target.size
         corners = boxes.reshape(-1, 2, 2) * torch.tensor([self.image_size / width, self.image_size / height])
-        masks: list[Rle] = []
         with computing(self.device, self.precision):
             image = self.embed(target.square, no_mem_embed=True)
-            for prompts in self.embed_prompts(corners, (TOP_LEFT, BOTTOM_RIGHT)).split(self.batch):
-                masks += upscale_to_rle(self.decode_boxes(prompts, image), target.size)
-        return masks
+
+            def mask_by(prompts: torch.Tensor) -> list[Rle]:
+                return upscale_to_rle(self.decode_boxes(prompts, image), target.size)
+
+            batches = self.embed_prompts(corners, (TOP_LEFT, BOTTOM_RIGHT)).split(self.batch)
+            return list(chain(*side_by_side(mask_by, batches, self.device)))
 
     def embed(self, square: torch.Tensor, no_mem_embed: bool) -> Image:
         """Encode an image, f32 [3, 1024, 1024] in [0, 1]. All prompts on the image share the result."""
@@ -160,7 +164,7 @@ class SAM2Proposer(Proposer):
         all of the masks are above the threshold.
         """
         tokens, state = self.decoder.attend(prompts, image)
-        with computing(self.device):  # no TF32, because predicted IoUs rank and drop proposals
+        with switched(tf32=False):  # because predicted IoUs rank and drop proposals
             iou, hyper = self.decoder.best(tokens)
         passed = torch.nonzero(iou > self.iou_threshold)[:, 0]
         return iou[passed], self.decoder.upscale(state, passed, hyper[passed], image).float()

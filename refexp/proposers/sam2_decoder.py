@@ -4,17 +4,17 @@ SAM2's decoder gives every prompt its own copy of the image tokens ([N, D] = [40
 normalises this copy in both layers of the two-way transformer. But a prompt has only T = 8 tokens (a box: 9), and
 what it adds to the image tokens has low rank. Everywhere in the decoder, the image tokens X [N, D] of a prompt are
 
-    X = r k + Zᵀ G + b                                                                                  (1)
+    X = r (k + Zᵀ G) + b                                                                                (1)
 
-where k [N, D] depends only on the image and b [D] only on the weights. A prompt keeps r [N], one scale for each row
-of k, and two factors, Z [R, N] and G [R, D]. At the start, k is the image embedding, r = 1, b = 0 and R = 0. Each
+where k [N, D] depends only on the image and b [D] only on the weights. A prompt keeps r [N], one scale for each image
+token, and two factors, Z [R, N] and G [R, D]. At the start, k is the image embedding, r = 1, b = 0 and R = 0. Each
 layer adds J = T h rows to Z and G, one for each token and head. The following holds exactly.
 
 Tokens attend to the image. Let A [J, N] be the softmax over N, W_k and W_v the part of a projection that belongs to
 one head, and p the positional encoding of the image tokens. By (1),
 
-    scores     q ((X + p) W_k + bias_k)ᵀ = r (q Kᵀ) + q Fᵀ + (q W_kᵀ Gᵀ) Z
-    attention  A (X W_v + bias_v)        = (A r) V + (A Zᵀ) G W_v + b W_v + bias_v
+    scores     q ((X + p) W_k + bias_k)ᵀ = r (q Kᵀ + (q W_kᵀ Gᵀ) Z) + q Fᵀ
+    attention  A (X W_v + bias_v)        = (A r) V + ((A r) Zᵀ) G W_v + b W_v + bias_v
 
 K = k W_k, V = k W_v and F = (p + b) W_k + bias_k are made once per image, and q W_kᵀ Gᵀ is a small [J, R] matrix.
 
@@ -24,17 +24,20 @@ X + Pᵀ M + bias_o. In P the weights of one head add up to 1, so (b + bias_o) /
 
 Layer norm. LN(x) = s c(x) w + b' with c(x) = x - mean(x) and s = 1 / sqrt(|c(x)|² / D + eps). As c is linear,
 
-    c(X + Pᵀ M + bias_o) = r c(k) + Yᵀ C,    Y = [Z; P],    C = [c(G); c(M)]
-    |r c(k) + Yᵀ C|²     = r² |c(k)|² + Σ_j Y_j (r E + C Cᵀ Y)_j,    E = 2 C c(k)ᵀ
+    c(X + Pᵀ M + bias_o) = r (c(k) + Yᵀ C),    Y = [Z; P / r],    C = [c(G); c(M)]
+    |c(k) + Yᵀ C|²       = |c(k)|² + Σ_j Y_j (E + C Cᵀ Y)_j,      E = 2 C c(k)ᵀ
 
 so that (1) holds after the norm with
 
-    k <- c(k) w,    r <- s r,    Z <- s Y,    G <- C w,    b <- b'
+    k <- c(k) w,    r <- s r,    Z <- Y,    G <- C w,    b <- b'
 
-Here E [R, N] needs no product over D for each prompt. C is the values [T, d] of each layer and head times a weight, so
-E is the values times a table [d, N] of the image. (The constant is one more channel: [e, N] with e = d + 1.)
+Rows of Z never change once they are made. E [R, N] needs no product over D for each prompt: C is the values [T, d] of
+each layer and head times a weight, so E is the values times a table [d, N] of the image. (The constant is one more
+channel: [e, N] with e = d + 1.)
 
-Upscaling. The first transposed convolution is a matrix W_t, and X W_t = r (k W_t) + Zᵀ (G W_t) + b W_t.
+Upscaling. The first transposed convolution is a matrix W_t, and X W_t = r (k W_t + Zᵀ (G W_t)) + b W_t.
+
+The last attention serves only the tokens that are read: the one of the predicted IoU and those of the masks.
 
 Precision. Under autocast, products with the image and with Z run in half precision. Everything of size [B, T, D] or
 [B, R, D], r, and the sums in the norms stay in the precision of the weights, because predicted IoUs rank proposals.
@@ -60,12 +63,13 @@ Result = TypeVar("Result")
 
 
 def at_once(device: torch.device, dtype: torch.dtype) -> tuple[int, int, int]:
-    """How many prompts pass over the image together; how many masks are upscaled together, from how many image tokens.
+    """How many prompts read the image together, how many masks are upscaled together, and from how many image tokens.
 
-    On a CPU as many as its caches hold: a mask upscaled in pieces of 1 MiB takes two thirds of the time. On a GPU so
-    many that starting the kernels does not take longer than they run: 64 prompts take twice the time of 256 on an H100.
+    Prompts write to as many image tokens together as are upscaled. On a CPU everything is as large as its caches hold:
+    a mask upscaled in pieces of 1 MiB takes two thirds of the time. On a GPU it is so large that starting the kernels
+    does not take longer than they run: 64 prompts take twice the time of 256 on an H100.
     """
-    return (16 // dtype.itemsize, 1, 4096 // dtype.itemsize) if device.type == "cpu" else (256, 16, 4096)
+    return (32 // dtype.itemsize, 1, 4096 // dtype.itemsize) if device.type == "cpu" else (256, 16, 4096)
 
 
 @dataclass(frozen=True)
@@ -74,6 +78,10 @@ class Projected:
 
     scaled_hdN: Tensor
     fixed_hdN: Tensor | None
+
+    def at(self, n: slice) -> Projected:
+        """Of these image tokens."""
+        return Projected(self.scaled_hdN[..., n], None if self.fixed_hdN is None else self.fixed_hdN[..., n])
 
 
 @dataclass(frozen=True)
@@ -129,6 +137,10 @@ class State:
     def __getitem__(self, rows: Tensor | slice) -> State:
         return State(self.r_BN[rows], self.Z_BRN[rows], self.G_BRD[rows])
 
+    def at(self, n: slice) -> State:
+        """Of these image tokens."""
+        return State(self.r_BN[:, n], self.Z_BRN[..., n], self.G_BRD)
+
     def pick(self, rows: Tensor) -> State:
         """Of the prompts at `rows`, i64 [b]; one of them on a CPU is not copied."""
         if len(rows) == 1 and rows.device.type == "cpu":
@@ -143,10 +155,6 @@ class State:
     def r_B1N(self) -> Tensor:
         """r in the precision of the image side, to multiply [B, J, N] with."""
         return self.r_BN[:, None].to(self.dtype)
-
-    def chunks(self) -> Iterator[slice]:
-        """The prompts that pass over the image together."""
-        return pieces(len(self.r_BN), at_once(self.Z_BRN.device, self.dtype)[0])
 
 
 def pieces(length: int, size: int) -> Iterator[slice]:
@@ -174,14 +182,14 @@ def times_weight(x_BThd: Tensor, weight_hdD: Tensor) -> Tensor:
     return torch.einsum("bthd,hdc->bthc", x_BThd, weight_hdD).flatten(1, 2)
 
 
-def times_image(x_BThd: Tensor, table_hdN: Tensor, out_BJN: Tensor, add: bool = False) -> None:
-    """Each head times its table of the image, written or added to `out_BJN`.
+def add_times_image(out_BJN: Tensor, x_BThd: Tensor, table_hdN: Tensor) -> None:
+    """Add each head times its table of the image to `out_BJN`.
 
     With j = (token, head) the rows of a head are equally spaced in memory: one product per head serves all prompts
     and copies nothing.
     """
     out_hIN = out_BJN.view(-1, *table_hdN.shape[::2]).transpose(0, 1)  # I = (prompt, token)
-    out_hIN.baddbmm_(x_BThd.flatten(0, 1).transpose(0, 1), table_hdN, beta=int(add))
+    out_hIN.baddbmm_(x_BThd.flatten(0, 1).transpose(0, 1), table_hdN)
 
 
 def attended(A_BJN: Tensor, values_hNd: Tensor) -> Tensor:
@@ -221,13 +229,11 @@ class Scores:
         return q_BThd.to(state.dtype), inner_BJR.to(state.dtype)
 
     def __call__(self, q_BThd: Tensor, inner_BJR: Tensor, state: State, image: Projected) -> Tensor:
-        """r (q Kᵀ) + q Fᵀ + (q Wᵀ Gᵀ) Z -> [B, J, N]."""
-        out_BJN = state.Z_BRN.new_empty(len(q_BThd), inner_BJR.shape[1], state.r_BN.shape[1])
-        times_image(q_BThd, image.scaled_hdN, out_BJN)
+        """r (q Kᵀ + (q Wᵀ Gᵀ) Z) + q Fᵀ -> [B, J, N]."""
+        out_BJN = inner_BJR @ state.Z_BRN
+        add_times_image(out_BJN, q_BThd, image.scaled_hdN)
         if image.fixed_hdN is not None:
-            out_BJN.mul_(state.r_B1N)
-            times_image(q_BThd, image.fixed_hdN, out_BJN, add=True)
-            out_BJN.baddbmm_(inner_BJR, state.Z_BRN)
+            add_times_image(out_BJN.mul_(state.r_B1N), q_BThd, image.fixed_hdN)
         return out_BJN
 
 
@@ -247,19 +253,21 @@ class TokensToImage:
     def __call__(self, query_BTD: Tensor, state: State, image: Read) -> Tensor:
         """-> [B, T, D]."""
         q_BThd, inner_BJR = self.scores.of_prompts(query_BTD, state)
-        near_BThd, far_BJR = torch.empty_like(q_BThd), torch.empty_like(inner_BJR)  # (A r) V and A Zᵀ
-        for some in state.chunks():
+        near_BThd, far_BJR = torch.empty_like(q_BThd), torch.empty_like(inner_BJR)  # (A r) V and (A r) Zᵀ
+        for some in pieces(len(query_BTD), at_once(query_BTD.device, state.dtype)[0]):
             part = state[some]
             A_BJN = self.scores(q_BThd[some], inner_BJR[some], part, image.keys).softmax(dim=-1)
+            if image.keys.fixed_hdN is not None:
+                A_BJN.mul_(part.r_B1N)
             far_BJR[some] = A_BJN @ part.Z_BRN.transpose(1, 2)
-            near_BThd[some] = attended(A_BJN.mul_(part.r_B1N), image.values_hNd)
+            near_BThd[some] = attended(A_BJN, image.values_hNd)
         far_BThD = (far_BJR.to(state.G_BRD.dtype) @ state.G_BRD).unflatten(1, q_BThd.shape[1:3])
         read_BThd = near_BThd + torch.einsum("bthc,hcd->bthd", far_BThD, self.value_hDd)
         return self.attention.out_proj(read_BThd.flatten(2) + self.constant)
 
 
 class Norm:
-    """Computes |r c(k) + Yᵀ C|² / D. Each layer so far gave J rows of C and Y."""
+    """Computes |c(k) + Yᵀ C|² / D. Each layer so far gave J rows of C and Y."""
 
     def __init__(
         self, image: Write, C_BJD: Sequence[Tensor], values_BThe: Sequence[Tensor], dtype: torch.dtype
@@ -271,18 +279,18 @@ class Norm:
             (C @ rows.transpose(1, 2) / C.shape[-1]).to(dtype) for C, rows in zip(C_BJD, rows_BRD, strict=True)
         ]
 
-    def mean_square(self, some: slice, before: State, Y_BRN: Tensor, scratch_BJN: Tensor) -> Tensor:
-        """[B, N] of the prompts `some`. Sums have the precision of r, so that they cannot overflow half precision."""
-        square_BN = before.r_BN.square() * self.image.square_N
-        # If a prompt cancels r c(k), no less than rounding is left of it. The floor keeps squares >= 0 and r finite.
-        floor_BN, start = square_BN * torch.finfo(before.dtype).eps, 0
+    def mean_square(self, n: slice, Y_BRN: Tensor, scratch_BJN: Tensor) -> Tensor:
+        """[B, N] of the image tokens `n`. Sums have the weights' precision, so they cannot overflow half precision."""
+        square_N = self.image.square_N[n]
+        square_BN, start = square_N, 0
         for values, table, products in zip(self.values_BThe, self.image.cross_heN, self.products_BJR, strict=True):
             end = products.shape[-1]
-            times_image(values[some], table, scratch_BJN)
-            scratch_BJN.mul_(before.r_B1N).baddbmm_(products[some], Y_BRN[:, :end]).mul_(Y_BRN[:, start:end])
-            square_BN += scratch_BJN.sum(dim=1, dtype=square_BN.dtype)
+            torch.bmm(products, Y_BRN[:, :end], out=scratch_BJN)
+            add_times_image(scratch_BJN, values, table[..., n])
+            square_BN = square_BN + scratch_BJN.mul_(Y_BRN[:, start:end]).sum(dim=1, dtype=square_BN.dtype)
             start = end
-        return torch.maximum(square_BN, floor_BN)
+        # If a prompt cancels c(k), no less than rounding is left of it. The floor keeps squares >= 0 and r finite.
+        return torch.maximum(square_BN, square_N * torch.finfo(Y_BRN.dtype).eps)
 
 
 class ImageToTokens:
@@ -314,21 +322,21 @@ class ImageToTokens:
         """The tokens' values [B, T, h, e]; the last channel is 1 and carries the constant."""
         return F.pad(self.attention.v_proj(tokens_BTD).unflatten(-1, (self.attention.num_heads, -1)), (0, 1), value=1.0)
 
-    def __call__(self, key_BTD: Tensor, values_BThe: Sequence[Tensor], state: State, image: Write) -> State:
-        """values: those of all layers so far, including this one."""
+    def __call__(
+        self, key_BTD: Tensor, values_BThe: Sequence[Tensor], state: State, Y_BRN: Tensor, image: Write
+    ) -> State:
+        """values: those of all layers so far, including this one. Y: Z, and below it room for this layer's rows."""
         q_BThd, inner_BJR = self.scores.of_prompts(key_BTD, state)
         C_BJD = [times_weight(v, weight) for v, weight in zip(values_BThe, self.C_heD, strict=True)]
         norm = Norm(image, C_BJD, values_BThe, state.dtype)
-        B, R, N = state.Z_BRN.shape
-        Y_BRN, r_BN = state.Z_BRN.new_empty(B, R + inner_BJR.shape[1], N), torch.empty_like(state.r_BN)
-        for some in state.chunks():
-            part, Y = state[some], Y_BRN[some]
-            scores_BJN = self.scores(q_BThd[some], inner_BJR[some], part, image.queries)
-            P_BThN = scores_BJN.view(len(Y), *q_BThd.shape[1:3], N).softmax(dim=1)
-            Y[:, :R], Y[:, R:] = part.Z_BRN, P_BThN.flatten(1, 2)
-            s_BN = (norm.mean_square(some, part, Y, scores_BJN) + self.norm.eps).rsqrt_()
-            Y.mul_(s_BN[:, None].to(state.dtype))
-            r_BN[some] = part.r_BN * s_BN
+        R, r_BN = inner_BJR.shape[2], torch.empty_like(state.r_BN)
+        for n in pieces(r_BN.shape[1], at_once(r_BN.device, state.dtype)[2]):
+            part, Y = state.at(n), Y_BRN[..., n]
+            scores_BJN = self.scores(q_BThd, inner_BJR, part, image.queries.at(n))
+            P_BJN = scores_BJN.unflatten(1, q_BThd.shape[1:3]).softmax(dim=1).flatten(1, 2)
+            torch.div(P_BJN, part.r_B1N, out=Y[:, R:])
+            square_BN = part.r_BN.square() * norm.mean_square(n, Y, scores_BJN)
+            r_BN[:, n] = part.r_BN * (square_BN + self.norm.eps).rsqrt_()
         return State(r_BN, Y_BRN, torch.cat(C_BJD, dim=1) * self.norm.weight)
 
 
@@ -361,12 +369,13 @@ class Upscaling:
         )
         N = len(image.first_NU)
         logits = first_BRU.new_empty(len(hyper), 16 * N, 1)
-        _, masks, tokens = at_once(logits.device, state.dtype)
+        _, masks, length = at_once(logits.device, state.dtype)
         for some in pieces(len(hyper), masks):
             part = state.pick(rows[some])
-            for n in pieces(N, tokens):
-                x = added_product(image.added_NU[n], part.Z_BRN[:, :, n].transpose(1, 2), first_BRU[some])
-                x.addcmul_(part.r_B1N[:, :, n].transpose(1, 2), image.first_NU[n])
+            for n in pieces(N, length):
+                tokens = part.at(n)
+                x = added_product(image.first_NU[n], tokens.Z_BRN.transpose(1, 2), first_BRU[some])
+                torch.addcmul(image.added_NU[n], tokens.r_B1N.transpose(1, 2), x, out=x)
                 x = F.gelu(F.layer_norm(x.unflatten(-1, (4, -1)), weight.shape, weight, bias, self.norm.eps))
                 x = F.gelu(added_product(image.added_MV[children(n, 4)], x.flatten(1, 2), second_uV))
                 torch.bmm(
@@ -408,7 +417,8 @@ class SharedDecoder:
             if decoder.pred_obj_scores
             else [decoder.iou_token.weight, decoder.mask_tokens.weight]
         )
-        self.iou_row = 1 if decoder.pred_obj_scores else 0
+        first = 1 if decoder.pred_obj_scores else 0
+        self.read = slice(first, first + 1 + decoder.num_mask_tokens)
         self.device, self.dtype = self.output_tokens.device, self.output_tokens.dtype
         self.combine_weights()
 
@@ -447,15 +457,16 @@ class SharedDecoder:
 
     @without_autocast
     def attend(self, prompts: Tensor, image: Image) -> tuple[Tensor, State]:
-        """Prompt embeddings [B, P, D] -> tokens [B, T, D] and image tokens after the two-way transformer.
+        """Prompt embeddings [B, P, D] -> tokens [B, 5, D] and image tokens after the two-way transformer.
 
-        T = P + 6, or P + 5 for a decoder without object scores. Tokens have the precision of the weights.
+        The tokens are those of the predicted IoU and of the four masks, in the precision of the weights.
         """
         output = self.output_tokens.expand(len(prompts), -1, -1)
         embedding = tokens = torch.cat([output, prompts.to(self.dtype)], dim=1)
-        B, _, D = embedding.shape
-        Z_BRN = image.pixels.first_NU.new_empty(B, 0, len(image.pixels.first_NU))
-        state = State(embedding.new_ones(B, Z_BRN.shape[2]), Z_BRN, embedding.new_empty(B, 0, D))
+        B, T, D = embedding.shape
+        J, N = T * self.transformer.num_heads, len(image.pixels.first_NU)
+        Z_BRN = image.pixels.first_NU.new_empty(B, len(self.writes) * J, N)  # of all layers
+        state = State(embedding.new_ones(B, N), Z_BRN[:, :0], embedding.new_empty(B, 0, D))
         values: list[Tensor] = []
         for i, layer in enumerate(self.transformer.layers):
             if layer.skip_first_layer_pe:
@@ -467,25 +478,25 @@ class SharedDecoder:
             tokens = layer.norm2(tokens + self.reads[i](tokens + embedding, state, image.reads[i]))
             tokens = layer.norm3(tokens + layer.mlp(tokens))
             values.append(self.writes[i].values(tokens))
-            state = self.writes[i](tokens + embedding, values, state, image.writes[i])
+            state = self.writes[i](tokens + embedding, values, state, Z_BRN[:, : (i + 1) * J], image.writes[i])
+        tokens, embedding = tokens[:, self.read], embedding[:, self.read]
         tokens = tokens + self.reads[-1](tokens + embedding, state, image.reads[-1])
         return self.transformer.norm_final_attn(tokens), state
 
     @without_autocast
     def best(self, tokens: Tensor) -> tuple[Tensor, Tensor]:
-        """Tokens [B, T, D] -> of the three masks the highest predicted IoU [B], and that mask's weights [B, C0]."""
-        ious = self.decoder.iou_prediction_head(tokens[:, self.iou_row])[:, 1:]
+        """Tokens [B, 5, D] -> of the three masks the highest predicted IoU [B], and that mask's weights [B, C0]."""
+        ious = self.decoder.iou_prediction_head(tokens[:, 0])[:, 1:]
         iou, which = ious.max(dim=1)
-        mask_tokens = tokens[:, self.iou_row + 1 :]
         # Each mask token has a small network of its own; token 0 is for prompts without ambiguity.
         networks = list(enumerate(self.decoder.output_hypernetworks_mlps))[1:]
-        hyper = torch.stack([network(mask_tokens[:, i]) for i, network in networks], dim=1)
+        hyper = torch.stack([network(tokens[:, 1 + i]) for i, network in networks], dim=1)
         return iou, hyper[torch.arange(len(which), device=which.device), which]
 
     @without_autocast
     def single(self, tokens: Tensor) -> Tensor:
-        """Tokens [B, T, D] -> weights [B, C0] of the one mask for prompts without ambiguity, such as boxes."""
-        return self.decoder.output_hypernetworks_mlps[0](tokens[:, self.iou_row + 1])
+        """Tokens [B, 5, D] -> weights [B, C0] of the one mask for prompts without ambiguity, such as boxes."""
+        return self.decoder.output_hypernetworks_mlps[0](tokens[:, 1])
 
     @without_autocast
     def upscale(self, state: State, rows: Tensor, hyper: Tensor, image: Image) -> Tensor:

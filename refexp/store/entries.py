@@ -34,7 +34,7 @@ from refexp.store.shards import GONE, Shards
 
 log = logging.getLogger(__name__)
 
-FORMAT = {"proposals": 2, "prototype": 1, "box mask": 3, "tokens": 1}
+FORMAT = {"proposals": 3, "prototype": 1, "box mask": 4, "tokens": 1}
 """Format version of each kind of entry. A new version, for changed results or layout, makes old entries invisible."""
 
 Item = TypeVar("Item")

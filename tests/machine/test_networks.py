@@ -7,7 +7,8 @@ import threading
 import pytest
 import torch
 
-from refexp.machine.networks import computing, switched
+from refexp.errors import RefexpError
+from refexp.machine.networks import computing, load_network, switched
 
 CPU = torch.device("cpu")
 MATMUL, CUDNN = torch.backends.cuda.matmul, torch.backends.cudnn
@@ -85,3 +86,34 @@ def test_products_are_computed_in_the_precision(precision, dtype):
         assert (torch.ones(2, 2) @ torch.ones(2, 2)).dtype == getattr(torch, dtype)
         with computing(CPU):
             assert (torch.ones(2, 2) @ torch.ones(2, 2)).dtype == torch.float32
+
+
+class Network:
+    loaded_on = None
+
+    def __init__(self, precision=None):
+        if precision:
+            self.precision = precision
+
+    def load(self, device):
+        self.loaded_on = device
+
+
+@pytest.mark.parametrize("precision", ["bfloat16", "float16"])
+@pytest.mark.parametrize("cpu", ["NO AVX", "AVX2"])
+def test_half_precision_is_refused_where_it_would_take_thirty_times_as_long(precision, cpu, monkeypatch):
+    monkeypatch.setattr(torch.backends.cpu, "get_cpu_capability", lambda: cpu)
+    network = Network(precision)
+    with pytest.raises(RefexpError, match=f"precision={precision}: this CPU has no instr.*Use precision=float32"):
+        load_network(network, CPU)
+    assert network.loaded_on is None
+    load_network(network, torch.device("cuda"))
+    assert network.loaded_on == torch.device("cuda")
+
+
+@pytest.mark.parametrize(("precision", "cpu"), [("bfloat16", "AVX512"), ("tf32", "AVX2"), (None, "AVX2")])
+def test_other_precisions_and_cpus_are_not(precision, cpu, monkeypatch):
+    monkeypatch.setattr(torch.backends.cpu, "get_cpu_capability", lambda: cpu)
+    network = Network(precision)
+    load_network(network, CPU)
+    assert network.loaded_on == CPU

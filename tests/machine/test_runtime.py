@@ -5,6 +5,8 @@ from __future__ import annotations
 import platform
 import subprocess
 import sys
+import threading
+from concurrent.futures import ThreadPoolExecutor
 from types import SimpleNamespace
 
 import pytest
@@ -116,7 +118,7 @@ def test_another_c_library_is_left_alone(monkeypatch):
 
 
 @pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="another C library")
-@pytest.mark.parametrize(("most", "expected"), [(1 << 30, 3), (1 << 25, 4), (0, 2)])
+@pytest.mark.parametrize(("most", "expected"), [(1 << 30, 4), (1 << 25, 5), (0, 2)])
 def test_an_older_glibc_gets_what_it_takes(most, expected, monkeypatch):
     """Where a large threshold is refused, none of the other settings may be made alone."""
     calls = []
@@ -128,3 +130,38 @@ def test_an_older_glibc_gets_what_it_takes(most, expected, monkeypatch):
     monkeypatch.setattr(runtime.ctypes, "CDLL", lambda *_: SimpleNamespace(mallopt=mallopt))
     runtime.keep_heap()
     assert len(calls) == expected
+
+
+@pytest.fixture
+def three_threads():
+    before = torch.get_num_threads()
+    torch.set_num_threads(3)
+    yield
+    torch.set_num_threads(before)
+
+
+def where(part: int) -> tuple[int, int, int]:
+    return part, torch.get_num_threads(), threading.get_ident()
+
+
+def test_parts_are_worked_on_side_by_side_each_by_one_thread(three_threads):
+    found = runtime.side_by_side(where, range(20), torch.device("cpu"))
+    assert [part for part, _, _ in found] == list(range(20))
+    assert {threads for _, threads, _ in found} == {1}
+    assert threading.get_ident() not in {thread for _, _, thread in found}
+    assert where(0) == (0, 3, threading.get_ident())
+    with ThreadPoolExecutor(1) as pool:  # threads that start later have all
+        assert pool.submit(where, 0).result()[1] == 3
+
+
+def test_one_part_or_a_gpu_gets_no_threads(three_threads):
+    for parts, device in ((range(1), "cpu"), (range(20), "cuda")):
+        found = runtime.side_by_side(where, parts, torch.device(device))
+        assert found == [(part, 3, threading.get_ident()) for part in parts]
+    assert runtime.side_by_side(where, [], torch.device("cpu")) == []
+
+
+def test_an_error_of_a_part_is_raised_and_leaves_the_threads_as_they_were(three_threads):
+    with pytest.raises(ZeroDivisionError):
+        runtime.side_by_side(lambda part: 1 / part, range(20), torch.device("cpu"))
+    assert torch.get_num_threads() == 3

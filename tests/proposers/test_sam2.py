@@ -184,3 +184,25 @@ def test_every_size_builds_and_proposes(name):
     assert "RANDOM" in proposer.provenance().origin
     proposer.load(CPU)
     assert len(proposer.propose(make_target())) > 0
+
+
+def test_threads_decode_side_by_side_and_change_nothing(proposer):
+    """Results of the decoder, to the last bit: each batch is computed by one thread."""
+    square, boxes = make_target(), torch.tensor([[10.0, 10, 60, 70], [5, 40, 100, 80], [60, 5, 110, 50]])
+    before, batch = torch.get_num_threads(), proposer.batch
+    proposer.batch, found = 2, []
+    try:
+        for threads in (1, 3):
+            torch.set_num_threads(1)  # of the image encoder
+            image = proposer.embed(square.square, False)
+            torch.set_num_threads(threads)
+            with pytest.MonkeyPatch.context() as patch:
+                patch.setattr(proposer, "embed", lambda *_, image=image, **__: image)
+                found.append((proposer.propose(square), proposer.masks_in_boxes(square, boxes)))
+    finally:
+        torch.set_num_threads(before)
+        proposer.batch = batch
+    (one, boxes_of_one), (three, boxes_of_three) = found
+    assert torch.equal(one.quality, three.quality)
+    assert torch.equal(one.masks_lr, three.masks_lr)
+    assert (one.masks, boxes_of_one) == (three.masks, boxes_of_three)

@@ -12,7 +12,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from refexp.proposers import sam2_decoder
 from refexp.proposers.sam2 import Model, build_sam2
-from refexp.proposers.sam2_decoder import SharedDecoder, State
+from refexp.proposers.sam2_decoder import SharedDecoder
 
 MODELS = get_args(Model)
 KINDS = {"point": (1,), "box": (2, 3), "points": (1, 0, 1, 1)}
@@ -92,9 +92,8 @@ def ours(
         iou, hyper = shared.best(tokens)
         every = torch.arange(len(tokens))
         best, single = (shared.upscale(state, every, weights, prepared) for weights in (hyper, shared.single(tokens)))
-    row = 1 if decoder.pred_obj_scores else 0
-    ious, tokens = shared.decoder.iou_prediction_head(tokens[:, row]), tokens[:, row + 1 : row + 5]
-    return {"tokens": tokens, "ious": ious, "best iou": iou, "best mask": best, "single mask": single}
+    ious = shared.decoder.iou_prediction_head(tokens[:, 0])
+    return {"tokens": tokens[:, 1:], "ious": ious, "best iou": iou, "best mask": best, "single mask": single}
 
 
 def errors(found: dict[str, torch.Tensor], expected: dict[str, torch.Tensor]) -> dict[str, float]:
@@ -130,7 +129,7 @@ def test_equals_sam2_with_peaked_attention(network, factor, kind):
     for name, weight in decoder.named_parameters():
         if name.endswith("proj.weight"):
             weight.mul_(factor)
-    case = decoder, make_prompts(encoder, kind, 5), make_image(16)
+    case = decoder, make_prompts(encoder, kind, 9), make_image(16)
     expected = upstream(*case)
     found = errors(ours(*case, torch.float64), expected)
     assert max(found.values()) < 1e-9, found
@@ -259,13 +258,12 @@ def test_nothing_makes_a_gpu_wait(network, half, monkeypatch):
             iou.max().item()
 
 
-def test_pieces_cover_all_and_are_as_large_as_the_device_wants(monkeypatch):
+def test_pieces_cover_all_and_are_as_large_as_the_device_wants():
     cpu, gpu = torch.device("cpu"), torch.device("cuda")
-    for dtype, prompts, tokens in ((torch.float64, 2, 512), (torch.float32, 4, 1024), (torch.bfloat16, 8, 2048)):
+    for dtype, prompts, tokens in ((torch.float64, 4, 512), (torch.float32, 8, 1024), (torch.bfloat16, 16, 2048)):
         assert sam2_decoder.at_once(cpu, dtype) == (prompts, 1, tokens)
-        state = State(torch.empty(9, 1), torch.empty(9, 0, 1, dtype=dtype), torch.empty(9, 0, 1))
-        assert sum(len(state[some].r_BN) for some in state.chunks()) == 9
-        assert max(len(state[some].r_BN) for some in state.chunks()) == prompts
+        lengths = [some.stop - some.start for some in sam2_decoder.pieces(19, prompts)]
+        assert (sum(lengths), max(lengths)) == (19, prompts)
     assert sam2_decoder.at_once(gpu, torch.float16) == (256, 16, 4096)
 
 

@@ -4,7 +4,8 @@ An entry's key holds that number and nothing else of this package's code, so a r
 its own. fixtures/entries.npz holds what the code made when these numbers went up last; of features every 16th channel,
 and of tokens also every 4th patch alone.
 
-    python tests/store/test_store_content.py    # makes the fixture anew, if FORMAT went up where entries changed
+    # Make the fixture anew, if FORMAT went up where entries changed:
+    PYTHONPATH=tests python tests/store/test_store_content.py
 
 Where a new PyTorch or timm draws other random weights, nothing of ours is stale: delete the fixture before.
 """
@@ -36,7 +37,7 @@ from refexp.method.extraction import Extractor, unpack
 from refexp.store.entries import FORMAT, Entry, Store
 
 FIXTURE = Path(__file__).parents[1] / "fixtures" / "entries.npz"
-REMAKE = "python tests/store/test_store_content.py"
+REMAKE = "PYTHONPATH=tests python tests/store/test_store_content.py"
 NETWORKS = {
     "default": ["encoder=efficientnet_lite0", "proposer=regions"],
     "sam2": [
