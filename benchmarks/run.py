@@ -32,7 +32,7 @@ from refexp.data.coco import Split
 from refexp.data.sampling import farthest
 from refexp.encoders.dinov2 import DINOv2
 from refexp.evaluation.coco_protocol import CocoEvaluation
-from refexp.machine.networks import computing
+from refexp.machine.networks import computing, has_half
 from refexp.machine.runtime import keep_heap
 from refexp.masks import boxes_xywh, decode, low_res_boxes, upscale_to_rle
 from refexp.matchers.prototype import PrototypeMatcher
@@ -48,6 +48,7 @@ from refexp.types import Detections, MemoryBank, Proposals, Target
 CPU = torch.device("cpu")
 HERE = Path(__file__).parent
 STEPS = (ClassNMS(), SoftMerge(), TopK())
+NO_HALF = "bfloat16 was left out: this CPU has no instructions for it, so that it takes some 30 times longer."
 
 
 @torch.inference_mode()
@@ -110,13 +111,18 @@ def agreement(ours: Detections, rows_labels_scores_masks: tuple) -> str:
 def image_section(quick: bool) -> list[str]:
     """Whole image: plain, float32 and bfloat16 for more and more survivors. Both sides keep the C heap."""
     lines, target = [], make_target()
+    detect(1, *random_proposals(10, 1)[0], PrototypeMatcher(), STEPS)  # compiles
     for sam2, arch in list(PAIRS.values())[: 1 if quick else None]:
         proposer, encoder = networks(sam2, arch, "float32", CPU)
-        half, half_encoder = networks(sam2, arch, "bfloat16", CPU)
+        half = networks(sam2, arch, "bfloat16", CPU) if has_half(CPU) else None
         networks_times, (logits, ious, tokens) = plain_networks(proposer, encoder, target, 32)
         rows, notes = [], []
         for survivors in (880,) if quick else (300, 880, 1024):
-            proposer.iou_threshold = half.iou_threshold = threshold_for(proposer, target, survivors)
+            proposer.iou_threshold = threshold_for(proposer, target, survivors)
+            ours = {"refexp float32": (proposer, encoder)}
+            if half:
+                half[0].iou_threshold = proposer.iou_threshold
+                ours["refexp bfloat16"] = half
             # refexp drops empty masks. In the plain method their features are NaN, and so is all that meets them.
             kept = (ious > proposer.iou_threshold) & (logits > 0).flatten(1).any(dim=1)
             some = logits[kept], ious[kept], tokens
@@ -124,12 +130,11 @@ def image_section(quick: bool) -> list[str]:
             rest, base = seconds(lambda s=some, b=bank: plain.match_and_merge(*s, b.prototypes, target.size))
             sides = {"plain": networks_times | {"matching, masks, merging": rest}}
             runs = [
-                (our_image(proposer, encoder, target, bank), our_image(half, half_encoder, target, bank))
+                {side: our_image(*pair, target, bank) for side, pair in ours.items()}
                 for _ in range(3 if survivors == 880 else 1)  # the paper's threshold keeps most
             ]
-            sides |= {"refexp float32": median([run[0] for run in runs])}
-            sides |= {"refexp bfloat16": median([run[1] for run in runs])}
-            ours = runs[0][0]
+            sides |= {side: median([run[side] for run in runs]) for side in ours}
+            found = runs[0]["refexp float32"]
             total = {name: sum(times.values()) for name, times in sides.items()}
             for side, times in sides.items():
                 ratio = total["plain"] / total[side]
@@ -138,8 +143,8 @@ def image_section(quick: bool) -> list[str]:
                 if side != "plain":
                     print(f"ratio {sam2}+{arch} {side.split()[1]} {survivors} {ratio:.2f}", flush=True)
             notes.append(
-                f"{survivors} survivors, float32 against plain: {proposals_agreement(ours['proposals'], *some)}; "
-                f"{agreement(ours['found'], base)}."
+                f"{survivors} survivors, float32 against plain: {proposals_agreement(found['proposals'], *some)}; "
+                f"{agreement(found['found'], base)}."
             )
         lines += [
             f"**{sam2} + {arch}**, 640 x 427 photograph, 1,024 points, of which so many survive the threshold. "
@@ -151,7 +156,7 @@ def image_section(quick: bool) -> list[str]:
             *rows,
             "",
             *notes,
-            half_agreement(proposer, half, target),
+            half_agreement(proposer, half[0], target) if half else NO_HALF,
             "",
         ]
     return lines
@@ -208,24 +213,29 @@ def half_agreement(proposer: SAM2Proposer, half: SAM2Proposer, target: Target) -
     )
 
 
+def random_proposals(count: int, classes: int) -> tuple[tuple[Proposals, MemoryBank], tuple]:
+    """Random proposals and a bank, and the logits, predicted IoUs and tokens that they are made of."""
+    logits, ious = random_masks(count)
+    generator = torch.Generator().manual_seed(1)
+    tokens = torch.randn(37 * 37, 384, generator=generator) + 0.3
+    bank = MemoryBank(F.normalize(torch.randn(classes, 384, generator=generator) + 0.5, dim=1), [])
+    masks = upscale_to_rle(logits, (427, 640))
+    features = pool_masks(logits > 0, tokens)
+    return (Proposals(ious, low_res_boxes(logits > 0), features, masks, (427, 640)), bank), (logits, ious, tokens)
+
+
 def merging_section() -> list[str]:
     """Only matching, NMS and merging, for increasing numbers of proposals."""
     lines = ["| proposals | classes | plain s | refexp s | ratio | detections/s |", "|---|---|---|---|---|---|"]
     for count, classes in ((100, 20), (300, 20), (300, 1), (1000, 20), (3000, 20)):
-        logits, ious = random_masks(count)
-        generator = torch.Generator().manual_seed(1)
-        tokens = torch.randn(37 * 37, 384, generator=generator) + 0.3
-        bank = MemoryBank(F.normalize(torch.randn(classes, 384, generator=generator) + 0.5, dim=1), [])
-        masks = upscale_to_rle(logits, (427, 640))
-        proposals = Proposals(ious, low_res_boxes(logits > 0), pool_masks(logits > 0, tokens), masks, (427, 640))
+        made, plainly = random_proposals(count, classes)
         repeat = 3 if count <= 300 else 1
-        ours, found = seconds(lambda p=proposals, b=bank: detect(1, p, b, PrototypeMatcher(), STEPS), repeat)
+        ours, found = seconds(lambda m=made: detect(1, *m, PrototypeMatcher(), STEPS), repeat)
         base = None
         if count <= 1000:
             with torch.inference_mode():
                 base, _ = seconds(
-                    lambda x=logits, q=ious, t=tokens, b=bank: plain.match_and_merge(x, q, t, b.prototypes, (427, 640)),
-                    repeat,
+                    lambda p=plainly, b=made[1].prototypes: plain.match_and_merge(*p, b, (427, 640)), repeat
                 )
         shown = (f"{base:.2f}", f"**{base / ours:.0f}**") if base else ("(memory)", "-")
         lines.append(f"| {count} | {classes} | {shown[0]} | {ours:.3f} | {shown[1]} | {len(found) / ours:.0f} |")
