@@ -18,8 +18,9 @@ LOW_RES = 256
 Rle = dict[str, Any]
 """Compressed COCO run-length encoding: `{"size": [H, W], "counts": bytes}`."""
 
-AT_ONCE = {"cpu": (32, 1 << 25), "cuda": (128, 1 << 27)}
-"""Maximum number of masks and of pixels resized together. They limit the memory to 128 MiB of floats, 512 on a GPU."""
+AT_ONCE = {"cpu": (32, 1 << 23), "cuda": (128, 1 << 27)}
+"""Maximum number of masks and of pixels resized together. They limit the memory to 32 MiB of floats in each thread of a
+CPU, and to 512 MiB on a GPU."""
 
 
 def encode(masks: np.ndarray) -> list[Rle]:

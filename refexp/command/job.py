@@ -187,11 +187,16 @@ def advising(settings: Mapping[str, Any]) -> Iterator[None]:
 
 def thriftier(settings: Mapping[str, Any]) -> list[str]:
     """Return what lowers the need for memory, of what the components of this job offer."""
+    import torch
+
+    from refexp.machine.networks import has_half
+
     proposer, encoder = (settings.get(part) or {} for part in ("proposer", "encoder"))
+    halves = torch.cuda.is_available() or has_half(torch.device("cpu"))
     ways = {
         "reduce proposer.points_per_batch": "points_per_batch" in proposer,
         "reduce encoder.batch": encoder.get("batch", 1) > 1,
-        "set precision=bfloat16": "float32" in (proposer.get("precision"), encoder.get("precision")),
+        "set precision=bfloat16": "float32" in (proposer.get("precision"), encoder.get("precision")) and halves,
         "use a smaller network": "model" in proposer or "arch" in encoder,
         "use smaller images": True,
     }

@@ -21,7 +21,7 @@ from refexp.data.synthetic import SyntheticDataset
 from refexp.encoders.base import Encoder
 from refexp.errors import RefexpError, first_line
 from refexp.inputs.images import to_square
-from refexp.machine.networks import Precision
+from refexp.machine.networks import Precision, load_network
 from refexp.machine.runtime import Runtime
 from refexp.method import contract
 from refexp.method.memory import learn, view_reference
@@ -178,7 +178,7 @@ class Trial:
         weights = network.provenance()
         if not isinstance(weights, Weights):
             raise RefexpError(f"provenance gave {type(weights).__name__}; expected refexp.types.Weights.")
-        network.load(self.device)
+        load_network(network, self.device)
         return f"weights: {weights.origin}"
 
     def try_encoder(self) -> str:

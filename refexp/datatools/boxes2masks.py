@@ -12,6 +12,7 @@ from PIL import Image, ImageDraw
 from refexp.data.coco import Split, make_split, read_coco
 from refexp.data.custom import access, check_files, existing_folder
 from refexp.errors import RefexpError
+from refexp.machine.networks import load_network
 from refexp.machine.progress import track
 from refexp.masks import to_json
 from refexp.method.box_masks import complete, without_mask
@@ -37,7 +38,7 @@ def boxes2masks(
     if not lacking:
         raise RefexpError(f"{path}: every annotation already has a mask; boxes2masks is not needed.")
     check_files([split.images[image_id]["file_name"] for image_id in lacking], images, str(path), "--images")
-    proposer.load(device)
+    load_network(proposer, device)
     made: dict[ImageId, dict[str, Any]] = {}
     for image_id, boxes in track(lacking.items(), len(lacking), "boxes to masks"):
         masked = complete(split, boxes, proposer)

@@ -40,6 +40,8 @@ class Encoder(ABC):
 
     inert: ClassVar[frozenset[str]] = frozenset({"checkpoints_dir"})
     """Settings that cannot change a result, so they are not part of the store keys."""
+    revision: ClassVar[int] = 0
+    """Raised when this class changes its results, so that what it left in a store is made again."""
 
     @abstractmethod
     def provenance(self) -> Weights:

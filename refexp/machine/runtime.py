@@ -6,8 +6,8 @@ import ctypes
 import os
 import platform
 import re
+import threading
 from collections.abc import Callable, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Annotated, Any, TypeVar
 
@@ -82,13 +82,45 @@ def side_by_side(work: Callable[[T], Result], parts: Sequence[T], device: torch.
     """
     threads = torch.get_num_threads()
     work = torch.inference_mode()(work)  # a thread does not have the modes of the caller
-    if device.type != "cpu" or min(threads, len(parts)) == 1:
+    if device.type != "cpu" or min(threads, len(parts)) <= 1:
         return [work(part) for part in parts]
+    todo = iter(enumerate(parts))
+    results: dict[int, Result] = {}
+    errors: list[BaseException] = []
+    ready = threading.Semaphore(0)
+
+    def take_parts() -> None:
+        torch.get_num_threads()  # so that PyTorch does not set the number of this thread later
+        torch.set_num_threads(1)
+        ready.release()
+        try:
+            for place, part in todo:
+                results[place] = work(part)
+                if errors:
+                    return
+        except BaseException as error:
+            errors.append(error)
+
+    # Not a pool: it takes no work once the main thread has ended.
+    crew: list[threading.Thread] = []
     try:
-        with ThreadPoolExecutor(threads, initializer=torch.set_num_threads, initargs=(1,)) as pool:
-            return list(pool.map(work, parts))
-    finally:
-        torch.set_num_threads(threads)  # PyTorch gives the last number that was set to threads that start later
+        for _ in range(min(threads, len(parts))):
+            thread = threading.Thread(target=take_parts)
+            thread.start()
+            crew.append(thread)
+        for _ in crew:
+            ready.acquire()
+        torch.set_num_threads(threads)  # PyTorch gives the last number that was set to new threads of the program
+        for thread in crew:
+            thread.join()
+    except BaseException as error:  # a signal's
+        errors.insert(0, error)
+    for thread in crew:
+        thread.join()
+    torch.set_num_threads(threads)
+    if errors:
+        raise errors[0]
+    return [results[place] for place in range(len(parts))]
 
 
 def keep_heap() -> None:
@@ -101,7 +133,7 @@ def keep_heap() -> None:
     if platform.libc_ver()[0] != "glibc":
         return
     mallopt = ctypes.CDLL(None).mallopt
-    # Older versions accept at most 32 MiB. Without this parameter, the other two would slow the process down.
+    # Older versions accept at most 32 MiB. Without this parameter, the others would slow the process down.
     if mallopt(M_MMAP_THRESHOLD, 1 << 30) or mallopt(M_MMAP_THRESHOLD, 1 << 25):
         mallopt(M_TRIM_THRESHOLD, (1 << 31) - 1)
         mallopt(M_TOP_PAD, 1 << 26)

@@ -357,7 +357,7 @@ class Extractor:
 
 
 def identity(component: Encoder | Proposer, settings: Mapping[str, Any]) -> dict[str, Any]:
-    """What tells a component from others in a store key: all settings that matter, and its code if it is not ours.
+    """What tells a component from others in a store key: all settings that matter, its revision, and foreign code.
 
     A setting that is itself a component has its own identity there.
     """
@@ -368,8 +368,8 @@ def identity(component: Encoder | Proposer, settings: Mapping[str, Any]) -> dict
     if not given.get("reference_views"):
         given.pop("reference_views", None)  # so that keys from before this setting existed stay valid
     matters = {name: _identified(value, getattr(component, name, None)) for name, value in given.items()}
-    code = code_of(kind)
-    return matters | ({"code": code} if code else {})
+    code, revision = code_of(kind), component.revision
+    return matters | ({"code": code} if code else {}) | ({"revision": revision} if revision else {})
 
 
 def maker_of(proposer: Proposer, settings: Mapping[str, Any]) -> tuple[dict[str, Any], Weights]:

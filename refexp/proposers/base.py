@@ -26,6 +26,8 @@ class Proposer(ABC):
     image_size: int
     inert: ClassVar[frozenset[str]] = frozenset({"checkpoints_dir"})
     """Settings that cannot change a result, so they are not part of the store keys."""
+    revision: ClassVar[int] = 0
+    """Raised when this class changes its results, so that what it left in a store is made again."""
     sees_truth: bool = False
     """Whether the proposals depend on the ground truth."""
     reads_ids: bool = False

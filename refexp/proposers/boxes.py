@@ -10,6 +10,7 @@ from pydantic import Field, InstanceOf
 from refexp.files import sha256
 from refexp.inputs.geometry import beside, clipped, extent_of_box
 from refexp.inputs.results import existing_file
+from refexp.machine.networks import load_network
 from refexp.masks import Rle, areas, box_mask
 from refexp.proposers.base import Proposer, proposals_of, together
 from refexp.proposers.from_results import ResultsProposer
@@ -44,7 +45,7 @@ class BoxProposer(ResultsProposer):
 
     def load(self, device: torch.device) -> None:
         super().load(device)
-        self.masks.load(device)
+        load_network(self.masks, device)
 
     @property
     def mask_maker(self) -> Proposer | None:

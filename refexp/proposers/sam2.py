@@ -44,7 +44,7 @@ def point_grid(image_size: int, points_per_side: int) -> torch.Tensor:
 class SAM2Proposer(Proposer):
     """Keeps, for each grid point, the best of the decoder's three masks if its predicted IoU exceeds `iou_threshold`.
 
-    points_per_batch: number of points decoded together, on a CPU by each thread. None takes 16 on a CPU and 256 on a
+    points_per_batch: number of points decoded together, on a CPU by each thread. None takes 8 on a CPU and 256 on a
         GPU. It limits the memory and does not change the results.
     no_mem_embed: add SAM2's "no memory" embedding for the grid points, as its image predictor does. The paper does not.
     precision: see `networks.computing`. "bfloat16" changes predicted IoUs by about 1e-3.
@@ -58,6 +58,7 @@ class SAM2Proposer(Proposer):
 
     image_size = 1024
     inert = Proposer.inert | {"points_per_batch"}
+    revision = 1
 
     def __init__(
         self,

@@ -61,6 +61,9 @@ from torch import Tensor
 Args = ParamSpec("Args")
 Result = TypeVar("Result")
 
+UNIT = 2.0**-10
+"""Of the terms of squares, see `Norm`. A power of two, so it changes no digit in the other precisions."""
+
 
 def at_once(device: torch.device, dtype: torch.dtype) -> tuple[int, int, int]:
     """How many prompts read the image together, how many masks are upscaled together, and from how many image tokens.
@@ -96,7 +99,7 @@ class Read:
 class Write:
     """What an attention from the image to tokens and the norm after it need of the image.
 
-    square_N: |c(k)|² / D. cross_heN: for each layer so far, the table that turns its tokens' values into E / D.
+    square_N: |c(k)|² / D. cross_heN: for each layer so far, the table that turns its tokens' values into UNIT E / D.
     """
 
     queries: Projected
@@ -267,7 +270,10 @@ class TokensToImage:
 
 
 class Norm:
-    """Computes |c(k) + Yᵀ C|² / D. Each layer so far gave J rows of C and Y."""
+    """Computes |c(k) + Yᵀ C|² / D. Each layer so far gave J rows of C and Y.
+
+    What is computed in half precision is UNIT times as large: squares would overflow float16.
+    """
 
     def __init__(
         self, image: Write, C_BJD: Sequence[Tensor], values_BThe: Sequence[Tensor], dtype: torch.dtype
@@ -276,18 +282,18 @@ class Norm:
         # C Cᵀ is symmetric: each layer's rows meet those of earlier layers once, with twice the weight.
         rows_BRD = [torch.cat([*(2 * C for C in C_BJD[:i]), C_BJD[i]], dim=1) for i in range(len(C_BJD))]
         self.products_BJR = [
-            (C @ rows.transpose(1, 2) / C.shape[-1]).to(dtype) for C, rows in zip(C_BJD, rows_BRD, strict=True)
+            (C @ rows.transpose(1, 2) * (UNIT / C.shape[-1])).to(dtype) for C, rows in zip(C_BJD, rows_BRD, strict=True)
         ]
 
     def mean_square(self, n: slice, Y_BRN: Tensor, scratch_BJN: Tensor) -> Tensor:
-        """[B, N] of the image tokens `n`. Sums have the weights' precision, so they cannot overflow half precision."""
+        """[B, N] of the image tokens `n`. Sums have the precision of the weights."""
         square_N = self.image.square_N[n]
         square_BN, start = square_N, 0
         for values, table, products in zip(self.values_BThe, self.image.cross_heN, self.products_BJR, strict=True):
             end = products.shape[-1]
             torch.bmm(products, Y_BRN[:, :end], out=scratch_BJN)
             add_times_image(scratch_BJN, values, table[..., n])
-            square_BN = square_BN + scratch_BJN.mul_(Y_BRN[:, start:end]).sum(dim=1, dtype=square_BN.dtype)
+            square_BN = square_BN + scratch_BJN.mul_(Y_BRN[:, start:end]).sum(dim=1, dtype=square_N.dtype) / UNIT
             start = end
         # If a prompt cancels c(k), no less than rounding is left of it. The floor keeps squares >= 0 and r finite.
         return torch.maximum(square_BN, square_N * torch.finfo(Y_BRN.dtype).eps)
@@ -310,7 +316,7 @@ class ImageToTokens:
 
     def prepare(self, k_DN: Tensor, position_DN: Tensor, dtype: torch.dtype) -> Write:
         centred_DN = centre(k_DN, dim=0)
-        cross_heN = [((2 / len(k_DN)) * weight @ centred_DN).to(dtype) for weight in self.C_heD]
+        cross_heN = [((2 * UNIT / len(k_DN)) * weight @ centred_DN).to(dtype) for weight in self.C_heD]
         square_N = centred_DN.square().mean(dim=0)
         return Write(self.scores.prepare(k_DN, position_DN, dtype), square_N, cross_heN)
 

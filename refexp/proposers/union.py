@@ -9,6 +9,7 @@ import torch
 from pydantic import InstanceOf
 
 from refexp.inputs.images import to_square
+from refexp.machine.networks import load_network
 from refexp.masks import Rle
 from refexp.proposers.base import Proposer, together
 from refexp.types import ImageId, MaskProposals, Target, Weights
@@ -42,7 +43,7 @@ class UnionProposer(Proposer):
 
     def load(self, device: torch.device) -> None:
         for part in self.parts.values():
-            part.load(device)
+            load_network(part, device)
 
     @property
     def mask_maker(self) -> Proposer | None:

@@ -34,8 +34,11 @@ from refexp.store.shards import GONE, Shards
 
 log = logging.getLogger(__name__)
 
-FORMAT = {"proposals": 3, "prototype": 1, "box mask": 4, "tokens": 1}
-"""Format version of each kind of entry. A new version, for changed results or layout, makes old entries invisible."""
+FORMAT = {"proposals": 2, "prototype": 1, "box mask": 3, "tokens": 1}
+"""Format version of each kind of entry. A new version, for changed results or layout, makes old entries invisible.
+
+Where one encoder or proposer alone changes its results, its `revision` goes up instead.
+"""
 
 Item = TypeVar("Item")
 

@@ -17,6 +17,7 @@ from refexp.command.job import advising, failing, hidden_package, terminable
 from refexp.command.saying import OneLine, any_terminal
 from refexp.config.composing import resolve
 from refexp.errors import JobFailed, RefexpError
+from refexp.machine import networks
 
 GPU = torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB")
 CPU = RuntimeError("[enforce fail] DefaultCPUAllocator: can't allocate memory: you tried to allocate 9 bytes")
@@ -33,7 +34,8 @@ CPU = RuntimeError("[enforce fail] DefaultCPUAllocator: can't allocate memory: y
         ([], "use smaller images, or request more memory", "network"),
     ],
 )
-def test_out_of_memory_names_what_this_job_can_turn_down(error, overrides, told, not_told, configure):
+def test_out_of_memory_names_what_this_job_can_turn_down(error, overrides, told, not_told, configure, monkeypatch):
+    monkeypatch.setattr(networks, "has_half", lambda device: True)
     settings = resolve(configure(*overrides))
     with pytest.raises(RefexpError) as failed, advising(settings):
         raise error

@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import platform
 import threading
 
 import pytest
 import torch
 
 from refexp.errors import RefexpError
+from refexp.machine import networks
 from refexp.machine.networks import computing, load_network, switched
+from refexp.proposers.sam2 import SAM2Proposer
+from refexp.proposers.union import UnionProposer
 
 CPU = torch.device("cpu")
 MATMUL, CUDNN = torch.backends.cuda.matmul, torch.backends.cudnn
@@ -103,6 +107,7 @@ class Network:
 @pytest.mark.parametrize("cpu", ["NO AVX", "AVX2"])
 def test_half_precision_is_refused_where_it_would_take_thirty_times_as_long(precision, cpu, monkeypatch):
     monkeypatch.setattr(torch.backends.cpu, "get_cpu_capability", lambda: cpu)
+    monkeypatch.setattr(platform, "machine", lambda: "x86_64")
     network = Network(precision)
     with pytest.raises(RefexpError, match=f"precision={precision}: this CPU has no instr.*Use precision=float32"):
         load_network(network, CPU)
@@ -111,9 +116,25 @@ def test_half_precision_is_refused_where_it_would_take_thirty_times_as_long(prec
     assert network.loaded_on == torch.device("cuda")
 
 
-@pytest.mark.parametrize(("precision", "cpu"), [("bfloat16", "AVX512"), ("tf32", "AVX2"), (None, "AVX2")])
-def test_other_precisions_and_cpus_are_not(precision, cpu, monkeypatch):
+def test_half_precision_is_refused_in_a_part_too(monkeypatch):
+    monkeypatch.setattr(networks, "has_half", lambda device: False)
+    part = SAM2Proposer("sam2_hiera_t", weights="random", precision="bfloat16")
+    with pytest.raises(RefexpError, match="precision=bfloat16: this CPU"):
+        load_network(UnionProposer({"one": part}), CPU)
+
+
+@pytest.mark.parametrize(
+    ("precision", "cpu", "machine"),
+    [
+        ("bfloat16", "AVX512", "x86_64"),
+        ("tf32", "AVX2", "x86_64"),
+        (None, "AVX2", "AMD64"),
+        ("float16", "NO AVX", "arm64"),
+    ],
+)
+def test_other_precisions_and_cpus_are_not(precision, cpu, machine, monkeypatch):
     monkeypatch.setattr(torch.backends.cpu, "get_cpu_capability", lambda: cpu)
+    monkeypatch.setattr(platform, "machine", lambda: machine)
     network = Network(precision)
     load_network(network, CPU)
     assert network.loaded_on == CPU

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import platform
+import signal
 import subprocess
 import sys
 import threading
+import time
 from concurrent.futures import ThreadPoolExecutor
 from types import SimpleNamespace
 
@@ -152,6 +154,45 @@ def test_parts_are_worked_on_side_by_side_each_by_one_thread(three_threads):
     assert where(0) == (0, 3, threading.get_ident())
     with ThreadPoolExecutor(1) as pool:  # threads that start later have all
         assert pool.submit(where, 0).result()[1] == 3
+
+
+def test_a_thread_that_starts_meanwhile_has_all(three_threads):
+    def late(part):
+        time.sleep(0.05)
+        with ThreadPoolExecutor(1) as pool:
+            return pool.submit(where, 0).result()[1]
+
+    assert runtime.side_by_side(late, range(6), torch.device("cpu")) == [3] * 6
+
+
+LAST = """
+import threading
+import torch
+from refexp.machine.runtime import side_by_side
+
+torch.set_num_threads(2)
+threading.Thread(target=lambda: print(side_by_side(lambda part: 2 * part, range(5), torch.device("cpu")))).start()
+"""
+
+
+def test_a_thread_may_go_on_after_the_program_has_ended():
+    done = subprocess.run([sys.executable, "-c", LAST], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "[0, 2, 4, 6, 8]", done.stderr
+
+
+def test_a_signal_ends_the_work_after_the_parts_in_hand(three_threads):
+    worked = []
+
+    def work(part):
+        if part == 0:
+            signal.raise_signal(signal.SIGINT)
+        time.sleep(0.05)
+        worked.append(part)
+
+    with pytest.raises(KeyboardInterrupt):
+        runtime.side_by_side(work, range(1000), torch.device("cpu"))
+    assert len(worked) < 20
+    assert torch.get_num_threads() == 3
 
 
 def test_one_part_or_a_gpu_gets_no_threads(three_threads):

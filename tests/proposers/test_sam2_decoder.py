@@ -149,21 +149,24 @@ def test_equals_sam2_without_object_scores(network):
     assert max(found.values()) < 1e-9, found
 
 
-@pytest.mark.parametrize("scale", [0.01, 1.0, 30.0])
+@pytest.mark.parametrize(("scale", "writes"), [(0.01, 1), (1, 1), (30, 1), (500, 1), (1, 25)])
 @pytest.mark.parametrize("half", [torch.bfloat16, torch.float16])
-def test_half_precision_is_close(network, half, scale):
-    """Also for image embeddings with a norm that overflows float16 when squared (30² * 256 = 230,000)."""
+def test_half_precision_is_close(network, half, scale, writes):
+    """Also for image embeddings, and additions to them, with norms that overflow float16 when squared."""
     decoder, encoder = network(MODELS[0])
+    decoder = copy.deepcopy(decoder)
+    for layer in decoder.transformer.layers:
+        layer.cross_attn_image_to_token.v_proj.weight *= writes
     case = decoder, make_prompts(encoder, "point", 6), make_image(16, scale)
     exact, rough = ours(*case), ours(*case, half=half)
     assert rough["best mask"].dtype == half
     assert rough["ious"].dtype == torch.float32
-    precise = half == torch.float16
-    torch.testing.assert_close(rough["ious"], exact["ious"], atol=5e-4 if precise else 4e-3, rtol=0)
+    precise, loose = half == torch.float16, 1 if scale < 100 else 3  # what overflows is off by far more
+    torch.testing.assert_close(rough["ious"], exact["ious"], atol=(5e-4 if precise else 4e-3) * loose, rtol=0)
     one, other = exact["single mask"] > 0, rough["single mask"] > 0
     overlap = (one & other).sum(dim=(1, 2)) / (one | other).sum(dim=(1, 2))
     assert rough["best mask"].isfinite().all()
-    assert overlap.min() > (0.995 if precise else 0.98)
+    assert overlap.min() > 1 - (0.005 if precise else 0.02) * loose
 
 
 @pytest.mark.parametrize("half", [torch.bfloat16, torch.float16])

@@ -149,7 +149,8 @@ def verdict(networks: str, kind: str, now: Entry, then: Entry, made_at: dict[str
     if changed := difference(kind, now, then):
         return (
             f"'{kind}' entries of {networks} are not what they were ({changed}): a store would hold stale ones. "
-            f"Raise FORMAT['{kind}'] in refexp/store/entries.py and remake the fixture: {REMAKE}"
+            f"Raise FORMAT['{kind}'] in refexp/store/entries.py, or the component's revision, and remake the fixture: "
+            f"{REMAKE}"
         )
     return None
 
