@@ -12,6 +12,7 @@ from weights import save_sam2
 from refexp.errors import RefexpError
 from refexp.machine.networks import normalise
 from refexp.masks import areas, decode
+from refexp.method.extraction import identity
 from refexp.proposers import sam2
 from refexp.proposers.sam2 import SAM2Proposer, build_sam2, point_grid
 from refexp.types import Target
@@ -212,3 +213,14 @@ def test_threads_decode_side_by_side_and_change_nothing(proposer):
     assert torch.equal(one.quality, three.quality)
     assert torch.equal(one.masks_lr, three.masks_lr)
     assert (one.masks, boxes_of_one) == (three.masks, boxes_of_three)
+
+
+def test_a_new_revision_makes_stored_results_anew(proposer, monkeypatch):
+    settings = {"model": "sam2_hiera_t"}
+    keys = []
+    for revision in (0, 1, 2):
+        monkeypatch.setattr(SAM2Proposer, "revision", revision)
+        keys.append(identity(proposer, settings))
+    assert "revision" not in keys[0]  # so that keys from before there were revisions stay valid
+    assert [key.pop("revision", 0) for key in keys] == [0, 1, 2]
+    assert keys[0] == keys[1] == keys[2]
