@@ -51,7 +51,7 @@ class SAM2Proposer(Proposer):
     compile: compile the image encoder with torch.compile.
     weights: "official" reads the published file in `checkpoints_dir`. "random" is seeded, for tests and benchmarks.
     Source: METHOD 2.3; SAM 2, arXiv 2408.00714.
-    Cost: one pass of the image encoder and points_per_side^2 points of the decoder per image: 13 s (T) to 27 s (L) on
+    Cost: one pass of the image encoder and points_per_side^2 points of the decoder per image: 14 s (T) to 24 s (L) on
         two CPU cores if 300 points survive, 0.1 to 0.3 s on an H100 (benchmarks/RESULTS.md).
     Raises RefexpError for a missing checkpoint, before the network is built.
     """
