@@ -1,7 +1,7 @@
-"""What store entries hold is pinned: it may change only when `store.FORMAT` of their kind goes up.
+"""What store entries hold is pinned: it may change only when `store.FORMAT` of their kind, or a `revision`, goes up.
 
-An entry's key holds that number and nothing else of this package's code, so a run would take entries of older code for
-its own. fixtures/entries.npz holds what the code made when these numbers went up last; of features every 16th channel,
+An entry's key holds these numbers and nothing else of this package's code, so a run would take entries of older code
+for its own. fixtures/entries.npz holds what the code made when these numbers went up last; of features every 16th channel,
 and of tokens also every 4th patch alone.
 
     # Make the fixture anew, if FORMAT went up where entries changed:
