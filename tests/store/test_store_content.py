@@ -1,8 +1,8 @@
 """What store entries hold is pinned: it changes only when `store.FORMAT` of their kind, or a `revision`, goes up.
 
 An entry's key holds these numbers and nothing else of this package's code, so a run would take entries of older code
-for its own. fixtures/entries.npz holds what the code made when these numbers went up last; of features every 16th channel,
-and of tokens also every 4th patch alone.
+for its own. fixtures/entries.npz holds what the code made when these numbers went up last; of features every 16th
+channel, and of tokens also every 4th patch alone.
 
     # Make the fixture anew, if FORMAT went up where entries changed:
     PYTHONPATH=tests python tests/store/test_store_content.py
