@@ -119,6 +119,9 @@ def test_random_weights_are_said(caplog):
     ("overrides_", "message"),
     [
         (["encoder=dinov2"], "encoder=dinov2: no such option. Did you mean 'dinov2_"),
+        (["shots=-1"], "shots=-1: no such option. Did you mean '1'"),
+        (["matcher=null,3"], 'matcher=null,3: several values make a sweep: add -m. Or quote one value: "matcher='),
+        (["shots=[1,5]"], "shots=[1,5]: give one option, or several with -m: shots=1,5"),
         (["sede=1"], "sede: no such key"),
         (["postprocess.nms.iou_threshold=2"], "postprocess.nms.iou_threshold=2"),
         (["proposer=oracle"], "OracleProposer needs annotated targets"),

@@ -49,8 +49,8 @@ def command_line(main: Callable[[], object]) -> int:
 
     from refexp.config.composing import explain, quoted
 
-    sys.argv[1:] = [quoted(argument, multirun) for argument in sys.argv[1:]]
     try:
+        sys.argv[1:] = [quoted(argument, multirun) for argument in sys.argv[1:]]
         with silent_rank() if this_rank().rank else nullcontext():
             main()
     except JobFailed:

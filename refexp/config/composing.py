@@ -23,6 +23,10 @@ PATH_KEYS = re.compile(
 )
 NOT_PLAIN = re.compile(r"""^['"]|\$|\\$|^null$|^\?\?\?$""")
 """Matches a value that is already quoted, refers to another key, or is not a path."""
+OPTION_GROUPS = ("dataset", "encoder", "proposer", "shots", "sampler", "matcher", "postprocess", "evaluation", "logger")
+"""The groups of conf/ that an experiment chooses from."""
+NOT_A_NAME = re.compile(r"[-+]?[\d.]+|true|false", re.IGNORECASE)
+"""Matches what Hydra reads as a number or a truth value, where the name of an option stands."""
 
 
 def quoted(argument: str, multirun: bool = False) -> str:
@@ -31,8 +35,12 @@ def quoted(argument: str, multirun: bool = False) -> str:
     Without quotes, Hydra reads 1 as a number, rejects brackets in a path, and does not expand ~. Examples: `shots=1,10`
     -> `shots='1','10'`; `images=my photos (1)` -> `images='my photos (1)'`. multirun: commas separate values.
     """
-    if shots := re.fullmatch(r"shots=(\d+(?:,\d+)*)", argument):
-        return "shots=" + ",".join(f"'{number}'" for number in shots[1].split(","))
+    group, _, names = argument.partition("=")
+    if group in OPTION_GROUPS and names.startswith("["):  # Hydra would merge the options: the last one wins
+        raise RefexpError(f"{argument}: give one option, or several with -m: {group}={names.strip('[]')}")
+    if group in OPTION_GROUPS and re.fullmatch(r"[\w.+-]+(,[\w.+-]+)*", names):
+        options = (f"'{name}'" if NOT_A_NAME.fullmatch(name) else name for name in names.split(","))
+        return f"{group}={','.join(options)}"
     path = PATH_KEYS.fullmatch(argument)
     if path is None or NOT_PLAIN.search(path[2]) or (multirun and "," in path[2]):
         return argument
@@ -101,4 +109,8 @@ def explain(error: BaseException) -> str:
         settings = [name for name in getattr(error.__cause__, "parent_node", None) or () if name != "_target_"]
         choices = replacement(key[1], None) or (did_you_mean(key[1].rsplit(".", 1)[-1], settings) if settings else "")
         return f"{key[1]}: no such key. {choices} `python main.py --cfg job` lists all keys."
+    several = re.search(r"Ambiguous value for argument '(.*?)=(.*)' 1\.", text)
+    if several:
+        name, value = several[1], several[2].replace("'", "")
+        return f"{name}={value}: several values make a sweep: add -m. Or quote one value: \"{name}='{value}'\"."
     return re.split(" full_key:| Config search path:", text)[0]

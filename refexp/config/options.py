@@ -17,8 +17,8 @@ import yaml
 class Option:
     """An option of a group, such as matcher=prototype.
 
-    text: the comment at the top of its file. source, cost: what the docstrings of its classes say after `Source:` and
-    `Cost:`, "" where they say nothing.
+    text: the comment at the top of its file, or else the first line of its class's docstring. source, cost: what the
+    docstrings of its classes say after `Source:` and `Cost:`, "" where they say nothing.
     """
 
     name: str
@@ -43,7 +43,8 @@ def read_option(path: Path) -> Option:
         said = {name: text for name, doc in docs.items() if (text := labelled(doc, label))}
         # Of several steps, each says its own.
         parts.append(" ".join(text if len(docs) == 1 else f"{name}: {text}" for name, text in said.items()))
-    return Option(path.stem, described(path), *parts)
+    summaries = (doc.strip().partition("\n")[0] for doc in docs.values())
+    return Option(path.stem, described(path) or next(summaries, ""), *parts)
 
 
 def described(path: Path) -> str:

@@ -15,6 +15,7 @@ from refexp.config.components import Experiment, build_experiment, told_how_to_g
 from refexp.data.coco import Data, Record, Split
 from refexp.data.readable import tell_skipped
 from refexp.data.sampling import Shots, candidates
+from refexp.errors import shown
 from refexp.experiment.joint import Early, companions
 from refexp.experiment.prepare import Task, masks_note, prepare, remember, warn_without_effect
 from refexp.experiment.search import Found
@@ -174,7 +175,21 @@ def announce(
     mine = "" if len(share) == images else " of this rank"
     found = f"{held} of {len(share)} images{mine} and {known} of {len(drawn)} references"
     log.info("store %s holds %s", Path(experiment.store.dir).absolute(), found)
+    if both := seen_as_references(data, drawn, extractor):
+        names = shown(", ".join(both))
+        log.warning("%d of %d targets are also images of references, which flatters: %s", len(both), images, names)
     log.info("results in %s", "the store (stage=extract)" if experiment.stage == "extract" else output.absolute())
+
+
+def seen_as_references(data: Data, drawn: Sequence[Reference], extractor: Extractor) -> list[str]:
+    """The names of annotated targets that are images of references, too. Looks only at files of the same name."""
+    if not data.targets.annotations:
+        return []
+    images = [data.references.images[image_id] for image_id in {reference.image_id for reference in drawn}]
+    names = {Path(image["file_name"]).name for image in images}
+    alike = [record for record in data.targets.images.values() if Path(record["file_name"]).name in names]
+    contents = {extractor.fingerprint(data.references, image) for image in images} if alike else set()
+    return [record["file_name"] for record in alike if extractor.fingerprint(data.targets, record) in contents]
 
 
 def store_candidates(split: Split, shots: Shots, extractor: Extractor) -> None:

@@ -292,11 +292,11 @@ class Extractor:
         more: Sequence[Any],
         decoded: str | None,
     ) -> str:
-        image = [decoded or self._fingerprint(split, record), record["height"], record["width"]]
+        image = [decoded or self.fingerprint(split, record), record["height"], record["width"]]
         sources = [[settings, weights.sha256 or weights.origin] for settings, weights in made_by]
         return digest([FORMAT[kind], kind, self.store.dtype, image, sources, more])
 
-    def _fingerprint(self, split: Split, record: Record) -> str:
+    def fingerprint(self, split: Split, record: Record) -> str:
         """The hash of an image's file; where the file is missing, that in the manifests of the store.
 
         Raises MissingData if there is neither.

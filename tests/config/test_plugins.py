@@ -20,7 +20,7 @@ from refexp.matchers.prototype import PrototypeMatcher
 
 
 class Tiny(PrototypeMatcher):
-    pass
+    "The smallest matcher."
 """
 
 
@@ -36,6 +36,7 @@ def site(tmp_path_factory) -> Path:
     (source / "mypackage" / "__init__.py").touch()
     (source / "mypackage" / "tiny.py").write_text(MATCHER)
     (options / "tiny.yaml").write_text("# The tiniest matcher.\n_target_: mypackage.tiny.Tiny\n")
+    (options / "small.yaml").write_text("_target_: mypackage.tiny.Tiny\n")
     pip = [sys.executable, "-m", "pip", "install", "-q", "--no-index", "--no-deps", "--no-build-isolation"]
     subprocess.run([*pip, "--target", str(site), str(source)], check=True, timeout=120)
     return site
@@ -50,7 +51,9 @@ def test_its_options_are_listed_and_run(site):
         assert done.returncode == 0, done.stderr
         return done.stdout + done.stderr
 
-    assert "matcher=tiny                 The tiniest matcher." in said("ls", "matcher")
+    listed = said("ls", "matcher")
+    assert "matcher=tiny                 The tiniest matcher." in listed
+    assert "matcher=small                The smallest matcher." in listed  # as its class says
     assert "mypackage.tiny.Tiny" in said("run", "matcher=tiny", "--cfg", "job")
 
 

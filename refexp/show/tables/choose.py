@@ -20,7 +20,7 @@ from refexp.show.tables.published import find_figures
 from refexp.show.tables.runs import Runs
 from refexp.show.tables.table import PROTOCOL, Table, lay_out, same_data
 
-HEADLINES = ("bbox/nAP", "segm/nAP", "semantic/mIoU", "semantic/FB-IoU")
+HEADLINES = ("segm/nAP", "bbox/nAP", "semantic/mIoU", "semantic/FB-IoU")
 """The default metrics, if the runs have them."""
 
 
