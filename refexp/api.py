@@ -13,8 +13,8 @@ import numpy as np
 import torch
 from PIL import Image
 
-from refexp.config.building import build, build_all
-from refexp.config.components import Input, build_networks
+from refexp.config.building import build
+from refexp.config.components import Input, build_networks, build_part, build_steps
 from refexp.config.composing import compose_config, resolve
 from refexp.data.coco import Data, Split, make_split
 from refexp.data.folder import read_given, to_content
@@ -49,8 +49,8 @@ def load(*overrides: str) -> Model:
     model = Model(
         encoder=encoder,
         proposer=proposer,
-        matcher=build(settings.get("matcher"), "matcher"),
-        steps=build_all(settings.get("postprocess"), "postprocess"),
+        matcher=build_part(settings, "matcher"),
+        steps=build_steps(settings),
         device=device,
     )
     load_network(model.encoder, device)

@@ -2,19 +2,24 @@
 
 from __future__ import annotations
 
+import csv
 import gzip
 import hashlib
+import io
 import json
 import os
 import sys
 import zlib
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from functools import lru_cache
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from refexp.errors import UNSAFE, RefexpError, first_line
+
+if TYPE_CHECKING:
+    from PIL import Image
 
 LONGEST = 230
 """Bytes of a file name made of a foreign name. File systems take 255, with the suffix and as a temporary name."""
@@ -41,6 +46,19 @@ def write_text(path: Path, text: str) -> None:
 def write_json(path: Path, content: Any, indent: int | None = None) -> None:
     """Write strict JSON (no NaN) atomically."""
     write_text(path, json.dumps(content, indent=indent, allow_nan=False))
+
+
+def write_csv(path: Path, rows: Iterable[Sequence[Any]]) -> None:
+    """Write rows as CSV atomically."""
+    text = io.StringIO()
+    csv.writer(text, lineterminator="\n").writerows(rows)
+    write_text(path, text.getvalue())
+
+
+def write_picture(path: Path, picture: Image.Image, **options: Any) -> None:
+    """Write a picture atomically. options: those of PIL."""
+    with atomic_path(path) as temporary:
+        picture.save(temporary, **options)
 
 
 def write_packed(path: Path, text: str) -> None:

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Sequence
+import logging
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -22,10 +24,10 @@ from refexp.config.components import build_experiment, told_how_to_get
 from refexp.data.coco import Data
 from refexp.data.sampling import choose_without_images
 from refexp.errors import RefexpError
+from refexp.experiment.prepare import extractor_of
 from refexp.folders.record import RunRecord
 from refexp.folders.sweep_folder import Sweep
-from refexp.machine.provenance import Clock, device_name
-from refexp.method.extraction import Extractor
+from refexp.machine.provenance import device_name
 from refexp.show.words import typed, varied
 
 IMAGE = ("extract", "wait for images")
@@ -85,6 +87,32 @@ class Planned:
     bytes: float | None
 
 
+class Once(logging.Filter):
+    """Lets each message pass once."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.passed: set[str] = set()
+
+    def filter(self, record: logging.LogRecord) -> bool:
+        new = record.getMessage() not in self.passed
+        self.passed.add(record.getMessage())
+        return new
+
+
+@contextmanager
+def each_said_once() -> Iterator[None]:
+    """Log no message twice: jobs of a sweep have much in common."""
+    filters = [(handler, Once()) for handler in logging.getLogger().handlers]
+    for handler, once in filters:
+        handler.addFilter(once)
+    try:
+        yield
+    finally:
+        for handler, once in filters:
+            handler.removeFilter(once)
+
+
 class PlanLauncher(Launcher):
     """Prints the jobs of a multirun and runs none.
 
@@ -108,7 +136,9 @@ class PlanLauncher(Launcher):
             wanted = [job.overrides for job in jobs if self.grown.state(job) != "completed"]
             print(f"{len(jobs) - len(wanted)} of {len(jobs)} jobs are completed in {self.grown.folder}")
             runs = [self.grown.folder, self.runs]
-        report(plan([self.work(overrides) for overrides in wanted], runs), runs)
+        with each_said_once():
+            works = [self.work(overrides) for overrides in wanted]
+        report(plan(works, runs), runs)
         return []
 
     def work(self, overrides: list[str]) -> Work:
@@ -119,7 +149,7 @@ class PlanLauncher(Launcher):
             job = build_experiment(job_config)
             name = json.dumps(job.config["dataset"], sort_keys=True)
             data = self.loaded[name] = self.loaded.get(name) or job.dataset.load()
-        extractor = Extractor(job.encoder, job.proposer, job.store, job.config, job.device, Clock())
+        extractor = extractor_of(job)
         data, drawn = choose_without_images(data, job.sampler, job.shots, job.seed)
         targets = data.targets.first(job.input.limit)
         images = [extractor.first_key(targets, record) for record in targets.images.values()]

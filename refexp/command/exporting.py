@@ -12,7 +12,7 @@ from refexp.config.components import build_experiment, told_how_to_get
 from refexp.data.coco import Record, Split
 from refexp.data.sampling import candidates
 from refexp.errors import RefexpError
-from refexp.machine.provenance import Clock
+from refexp.experiment.prepare import extractor_of
 from refexp.method.extraction import Extractor
 from refexp.store.travel import Manifest, copy_entries
 from refexp.types import Reference
@@ -26,7 +26,8 @@ def export(config: DictConfig, out: Path) -> str:
     with told_how_to_get(config):
         job = build_experiment(config)
         data = job.dataset.load()
-    extractor = Extractor(job.encoder, job.proposer, job.store, job.config, job.device, Clock(), may_compute=False)
+    extractor = extractor_of(job)
+    extractor.may_compute = False
     targets = data.targets.first(job.input.limit)
     lacking = [record for record in targets.images.values() if not _held(extractor, targets, record)]
     if lacking:

@@ -65,13 +65,6 @@ def _with_built(value: Any, key: str) -> Any:
     return {name: _with_built(one, f"{key}.{name}") for name, one in value.items()}
 
 
-def build_all(node: Any, key: str) -> dict[str, Any]:
-    """Build every entry of a node, in order. Returns a dict by name, without entries that are null."""
-    if not isinstance(node, Mapping):
-        raise RefexpError(f"{key}={node!r}: expected a mapping of named steps; see conf/{key}.")
-    return {name: build(entry, f"{key}.{name}") for name, entry in node.items() if entry is not None}
-
-
 def check(value: Any, hint: Any, key: str) -> Any:
     """Convert `value` to the type `hint`. Raises RefexpError that names the key, the value and the choices."""
     try:

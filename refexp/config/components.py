@@ -14,17 +14,17 @@ from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig, OmegaConf
 from pydantic import Field
 
-from refexp.config.building import build, build_all, check
+from refexp.config.building import build, check
 from refexp.config.composing import resolve
 from refexp.data.protocols import Protocol
 from refexp.data.sampling import Sampler, Shots
 from refexp.encoders.base import Encoder
-from refexp.errors import MissingData, data_command
+from refexp.errors import MissingData, RefexpError, data_command
 from refexp.evaluation.protocol import Evaluation
 from refexp.machine.checkpoints import MissingWeights
 from refexp.machine.networks import Precision
 from refexp.machine.runtime import Runtime
-from refexp.method.contract import check_offered
+from refexp.method.contract import OFFERED, check_offered
 from refexp.method.pipeline import Matcher, Step
 from refexp.proposers.base import Proposer
 from refexp.store.entries import Store
@@ -111,13 +111,28 @@ def told_how_to_get(config: DictConfig) -> Iterator[None]:
         raise MissingData(f"{what}; `{check}` lists all missing files and how to get them.") from None
 
 
+def build_part(plain: dict[str, Any], name: str, kind: type | None = None) -> Any:
+    """Build what the group `name` chooses, and check that it offers what the group asks for. kind: see `build`."""
+    component = build(plain.get(name), name, kind)
+    return check_offered(name, component) if name in OFFERED else component
+
+
+def build_steps(plain: dict[str, Any]) -> dict[str, Step]:
+    """Build and check the steps of `postprocess`, by name and in order, without those that are null."""
+    node = plain.get("postprocess")
+    if not isinstance(node, dict):
+        raise RefexpError(f"postprocess={node!r}: expected a mapping of named steps; see conf/postprocess.")
+    chosen = {name: build(entry, f"postprocess.{name}") for name, entry in node.items() if entry is not None}
+    return {name: check_offered("postprocess", step) for name, step in chosen.items()}
+
+
 def build_networks(plain: dict[str, Any]) -> tuple[Proposer, Encoder]:
     """Build proposer and encoder. Raises one MissingWeights for the missing weights of both."""
     check(plain.get("precision", "float32"), Precision, "precision")  # check it here, because not every network does
     built, missing = [], []
     for part in ("proposer", "encoder"):
         try:
-            built.append(check_offered(part, build(plain.get(part), part)))
+            built.append(build_part(plain, part))
         except MissingWeights as error:
             missing.append(error)
     if missing:
@@ -150,7 +165,7 @@ def missing_data(dataset: dict[str, Any]) -> str | None:
 def build_experiment(config: DictConfig) -> Experiment:
     """Build every component. Raises RefexpError that names the wrong configuration key."""
     plain = resolve(config)
-    runtime = build(plain.get("runtime"), "runtime", Runtime)
+    runtime = build_part(plain, "runtime", Runtime)
     device = runtime.prepare()  # first, so that a wrong device is reported before missing weights
     proposer, encoder = build_networks_with_data(plain)
     return Experiment(
@@ -161,17 +176,17 @@ def build_experiment(config: DictConfig) -> Experiment:
         protocol=check(plain.get("protocol", "standard"), Protocol, "protocol"),
         detections=check(plain.get("detections", "json"), Kept, "detections"),
         published_detections=check(plain.get("published_detections", False), bool, "published_detections"),
-        shots=build(plain.get("shots"), "shots", Shots),
-        vis=build(plain.get("vis"), "vis", Vis),
+        shots=build_part(plain, "shots", Shots),
+        vis=build_part(plain, "vis", Vis),
         input=build(plain.get("input") or {}, "input", Input),
-        store=build(plain.get("store"), "store", Store),
+        store=build_part(plain, "store", Store),
         runtime=runtime,
         device=device,
-        sampler=build(plain.get("sampler"), "sampler"),
-        evaluation=build(plain.get("evaluation"), "evaluation"),
-        matcher=check_offered("matcher", build(plain.get("matcher"), "matcher")),
-        steps=build_all(plain.get("postprocess"), "postprocess"),
+        sampler=build_part(plain, "sampler"),
+        evaluation=build_part(plain, "evaluation"),
+        matcher=build_part(plain, "matcher"),
+        steps=build_steps(plain),
         proposer=proposer,
         encoder=encoder,
-        dataset=build(plain.get("dataset"), "dataset"),
+        dataset=build_part(plain, "dataset"),
     )

@@ -11,8 +11,8 @@ import numpy as np
 import torch
 from omegaconf import DictConfig
 
-from refexp.config.building import build, build_all, check
-from refexp.config.components import Input, Kept, Vis
+from refexp.config.building import build, check
+from refexp.config.components import Input, Kept, Vis, build_part, build_steps
 from refexp.config.composing import compose_config, resolve
 from refexp.data.coco import Data
 from refexp.data.protocols import Protocol
@@ -87,18 +87,12 @@ def check_choice(plain: dict[str, Any], key: str, hint: Any) -> str:
 
 def built(plain: dict[str, Any], group: str, kind: type | None) -> str:
     """The class of a component that could be built."""
-    component = build(plain.get(group), group, kind)
-    if group in contract.OFFERED:
-        contract.check_offered(group, component)
-    return type(component).__name__
+    return type(build_part(plain, group, kind)).__name__
 
 
 def built_steps(plain: dict[str, Any]) -> str:
     """The names of the steps."""
-    steps = build_all(plain.get("postprocess"), "postprocess")
-    for step in steps.values():
-        contract.check_offered("postprocess", step)
-    return ", ".join(steps) or "no steps"
+    return ", ".join(build_steps(plain)) or "no steps"
 
 
 def read_annotations(plain: dict[str, Any]) -> str:
@@ -171,7 +165,7 @@ class Trial:
 
     def chosen(self, group: str) -> Any:
         """The component that the configuration chooses; it has what its group asks for."""
-        return contract.check_offered(group, build(self.plain.get(group), group))
+        return build_part(self.plain, group)
 
     def load(self, network: Encoder | Proposer) -> str:
         """Load a network. Returns where its weights come from; the store's keys hold it."""

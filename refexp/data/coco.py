@@ -197,12 +197,12 @@ def annotation_rle(annotation: Record, height: int, width: int) -> Rle:
 
 
 def choose_classes(
-    references: dict[str, Any], targets: dict[str, Any], wanted: Sequence[str] | None, key: str
+    references: dict[str, Any], targets: dict[str, Any], wanted: Sequence[str] | None
 ) -> tuple[list[str], list[str]]:
     """Return the class names in order, and the names that are left out because only one of the two files has them.
 
     Classes are matched by name. `wanted=None` takes every category that both files have, in the references' order.
-    Raises RefexpError with the config key `key` if a file lacks a wanted class.
+    Raises RefexpError if a file lacks a wanted class.
     """
     in_references = [c["name"] for c in references["categories"]]
     in_targets = [c["name"] for c in targets["categories"]]
@@ -215,11 +215,11 @@ def choose_classes(
             )
         return common, sorted(set(in_references) ^ set(in_targets))
     if len(set(wanted)) < len(wanted) or not wanted:
-        raise RefexpError(f"{key}: list at least one class, and each class only once; not {list(wanted)}.")
+        raise RefexpError(f"dataset.classes: list at least one class, and each class only once; not {list(wanted)}.")
     for name in wanted:
         if name not in common:
             where = "targets" if name in in_references else "references" if name in in_targets else "annotations"
-            raise RefexpError(f"{key}: class '{name}' is not in the {where}. {did_you_mean(name, common)}")
+            raise RefexpError(f"dataset.classes: class '{name}' is not in the {where}. {did_you_mean(name, common)}")
     return list(wanted), []
 
 

@@ -42,7 +42,7 @@ class CustomDataset:
         """Read both files. Raises RefexpError with the file or config key at fault."""
         references = read_coco(self.references, self.reference_images)
         targets = read_coco(self.targets, self.images)
-        classes, left_out = choose_classes(references, targets, self.classes, "dataset.classes")
+        classes, left_out = choose_classes(references, targets, self.classes)
         if left_out:
             repaired("class left out, because only one annotation file has it", ", ".join(left_out), len(left_out))
         return Data(tuple(classes), *self.splits(references, targets, classes))

@@ -98,7 +98,7 @@ def read_given(
     if not content["categories"]:
         raise RefexpError(f"{path} has no categories, so there are no classes to detect; add categories.")
     images = path if path.is_dir() else folder_of(content, path, image_places(path, images, nearby))
-    names, _ = choose_classes(content, content, classes, "dataset.classes")
+    names, _ = choose_classes(content, content, classes)
     return tuple(names), make_split(content, str(path), names, *access(images))
 
 

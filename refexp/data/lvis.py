@@ -60,7 +60,7 @@ class LvisDataset(CustomDataset):
         targets = read_coco(self.targets, self.images)
         groups = check_lvis(targets, str(self.targets))
         group = {category["name"]: groups[category["id"]] for category in targets["categories"]}
-        known, _ = choose_classes(references, targets, self.classes, "dataset.classes")
+        known, _ = choose_classes(references, targets, self.classes)
         classes = [name for name in known if group[name] in self.frequency]
         if not classes:
             raise RefexpError(f"dataset.frequency={self.frequency}: no class of {self.targets} matches.")

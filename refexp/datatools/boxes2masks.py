@@ -12,14 +12,15 @@ from PIL import Image, ImageDraw
 from refexp.data.coco import Split, make_split, read_coco
 from refexp.data.custom import access, check_files, existing_folder
 from refexp.errors import RefexpError
+from refexp.files import write_picture
 from refexp.machine.networks import load_network
 from refexp.machine.progress import track
 from refexp.masks import to_json
 from refexp.method.box_masks import complete, without_mask
 from refexp.proposers.base import Proposer
-from refexp.show.gallery import overlay_name, save
+from refexp.show.gallery import QUALITY, overlay_name
 from refexp.show.instances import Instance
-from refexp.show.overlays import SIDE, color, draw, with_caption
+from refexp.show.overlays import SIDE, color, draw, with_captions
 from refexp.types import ImageId, Reference
 
 
@@ -44,8 +45,10 @@ def boxes2masks(
         masked = complete(split, boxes, proposer)
         made |= {one.id: {"segmentation": to_json(one.known_mask)} for one in masked}
         if overlays:
-            picture = with_caption(_draw(split, image_id, masked, names), f"made of boxes by {made_by(proposer)}")
-            save(picture, overlays / overlay_name(split.images[image_id]["file_name"]))
+            drawn = _draw(split, image_id, masked, names)
+            picture = with_captions((drawn, f"made of boxes by {made_by(proposer)}"))
+            name = overlay_name(split.images[image_id]["file_name"])
+            write_picture(overlays / name, picture, quality=QUALITY)
     content["annotations"] = [annotation | made.get(annotation["id"], {}) for annotation in content["annotations"]]
     info = content.get("info")
     origin = f"{len(made)} masks made of boxes by {made_by(proposer)}"

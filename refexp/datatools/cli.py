@@ -43,21 +43,9 @@ class Command(click.Command):
 
 
 class Group(click.Group):
-    """Commands that print their errors in one line."""
+    """A group of such commands."""
 
     command_class = Command
-
-    def invoke(self, ctx: click.Context) -> Any:
-        """Run the command. For a user error, print one line and exit with 1."""
-        try:
-            return super().invoke(ctx)
-        except KeyboardInterrupt:
-            click.echo("interrupted. Run the same command again; a download resumes.", err=True)
-            sys.exit(130)
-        except (RefexpError, OSError) as error:
-            file = f"{error.filename or ''}: " if isinstance(error, OSError) else ""
-            click.echo(f"error: {file}{getattr(error, 'strerror', None) or error}", err=True)
-            sys.exit(1)
 
 
 def _writable(ctx: click.Context, parameter: click.Parameter, path: Path | None) -> Path | None:

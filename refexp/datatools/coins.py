@@ -14,8 +14,7 @@ from skimage.measure import label
 
 from refexp.data.coco import annotation_of
 from refexp.data.folder import MASK
-from refexp.datatools.draw import save
-from refexp.files import write_json
+from refexp.files import write_json, write_picture
 
 UPPER = 84
 """Height of the strip that holds the upper row of coins and no part of another."""
@@ -36,10 +35,10 @@ def write_coins(folder: Path) -> dict[str, Any]:
     for number, mask in enumerate((_upper_row(masks)[place] for place in CHOSEN), start=1):
         square = _square_around(mask)
         stem = folder / "refs/coin" / f"{number}"
-        save(picture[square], stem.with_suffix(".png"))
-        save(mask[square].astype(np.uint8) * 255, stem.with_name(stem.name + MASK))
+        write_picture(stem.with_suffix(".png"), Image.fromarray(picture[square]))
+        write_picture(stem.with_name(stem.name + MASK), Image.fromarray(mask[square].astype(np.uint8) * 255))
     photo = _enlarged(picture[UPPER:], Image.Resampling.BICUBIC)
-    save(photo, folder / "photo.jpg", quality=95)
+    write_picture(folder / "photo.jpg", Image.fromarray(photo), quality=95)
     wanted = [_enlarged(mask[UPPER:], Image.Resampling.NEAREST) for mask in masks if mask[UPPER:].any()]
     height, width = photo.shape
     content = {

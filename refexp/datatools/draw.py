@@ -13,7 +13,7 @@ from refexp.data.folder import MASK
 from refexp.data.rendering import CLASSES, render_split
 from refexp.data.sampling import Shots
 from refexp.errors import RefexpError, did_you_mean
-from refexp.files import atomic_path, write_json, write_text
+from refexp.files import write_json, write_picture, write_text
 from refexp.masks import decode
 
 LABEL = "SYNTHETIC: drawn by `refexp data synthetic`. Results on these images say nothing about photos.\n"
@@ -34,12 +34,13 @@ def write_folder(folder: Path, classes: Sequence[str], references: int, photos: 
         chosen = _references(content, label + 1)[:references]
         for number, annotation in enumerate(chosen, start=1):
             stem = folder / "refs" / name / f"{number}"
-            save(pictures[annotation["image_id"] - 1], stem.with_suffix(".png"))
-            save(decode([annotation["segmentation"]])[0].astype(np.uint8) * 255, stem.with_name(stem.name + MASK))
+            write_picture(stem.with_suffix(".png"), Image.fromarray(pictures[annotation["image_id"] - 1]))
+            mask = decode([annotation["segmentation"]])[0].astype(np.uint8) * 255
+            write_picture(stem.with_name(stem.name + MASK), Image.fromarray(mask))
     pictures, content = render_split(seed, classes, photos, "targets")
     for record, picture in zip(content["images"], pictures, strict=True):
         record["file_name"] = f"scene_{record['id']:02d}.jpg"
-        save(picture, folder / "photos" / record["file_name"], quality=95, subsampling=0)
+        write_picture(folder / "photos" / record["file_name"], Image.fromarray(picture), quality=95, subsampling=0)
     write_json(folder / "photos.json", content | {"info": {"description": LABEL.strip()}})
     return content
 
@@ -53,9 +54,3 @@ def _references(content: dict[str, Any], category: int) -> list[dict[str, Any]]:
         if annotation["category_id"] == category and shots.may_serve(annotation, image):
             found.setdefault(image["id"], annotation)
     return sorted(found.values(), key=lambda annotation: -annotation["area"])
-
-
-def save(pixels: np.ndarray, path: Path, **options: Any) -> None:
-    """Write an image atomically: u8 [H, W] or [H, W, 3]. options: those of PIL."""
-    with atomic_path(path) as temporary:
-        Image.fromarray(pixels).save(temporary, **options)

@@ -33,10 +33,6 @@ class Matches:
     true_label: np.ndarray
     found: np.ndarray
 
-    def by_class(self, classes: int) -> list[np.ndarray]:
-        """The rows of the detections of each class, i64 [n]."""
-        return rows_by_class(self.label, classes)
-
 
 def rows_by_class(labels: np.ndarray, classes: int) -> list[np.ndarray]:
     """The rows of each class, i64 [n], in order. labels: i64 [N]."""

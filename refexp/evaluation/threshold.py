@@ -47,7 +47,7 @@ def counts(matches: Matches, classes: int) -> np.ndarray:
     """The right and the false detections with a score of at least each of SCORES, by class: i64 [2, K, 101]."""
     right = matches.hit[:, 0]
     table = np.zeros((2, classes, len(SCORES)), dtype=np.int64)
-    for label, rows in enumerate(matches.by_class(classes)):
+    for label, rows in enumerate(rows_by_class(matches.label, classes)):
         for side, which in enumerate((right, ~right & ~matches.ignored[:, 0])):
             scores = np.sort(matches.score[rows[which[rows]]])
             table[side, label] = len(scores) - np.searchsorted(scores, SCORES, side="left")

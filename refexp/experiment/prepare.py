@@ -17,6 +17,7 @@ from refexp.errors import RefexpError, did_you_mean
 from refexp.folders.record import Metrics, partial_note
 from refexp.inputs.repairs import Repairs
 from refexp.machine.progress import track
+from refexp.machine.provenance import Clock
 from refexp.machine.ranks import Ranks
 from refexp.method.extraction import Extractor
 from refexp.method.memory import build_bank
@@ -40,6 +41,14 @@ class Task:
     references: list[list[Reference]]
     skipped: list[Record]
     partial: str | None
+
+
+def extractor_of(experiment: Experiment) -> Extractor:
+    """Return the extractor of an experiment."""
+    return Extractor(
+        experiment.encoder, experiment.proposer, experiment.store, experiment.config, experiment.device, Clock(),
+        may_compute=experiment.stage != "ablate",
+    )  # fmt: skip
 
 
 def prepare(

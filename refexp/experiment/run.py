@@ -17,7 +17,7 @@ from refexp.data.readable import tell_skipped
 from refexp.data.sampling import Shots, candidates
 from refexp.errors import shown
 from refexp.experiment.joint import Early, companions
-from refexp.experiment.prepare import Task, masks_note, prepare, remember, warn_without_effect
+from refexp.experiment.prepare import Task, extractor_of, masks_note, prepare, remember, warn_without_effect
 from refexp.experiment.search import Found
 from refexp.folders.record import Metrics, RunRecord
 from refexp.folders.run_folder import RunFolder, references_to_coco
@@ -123,14 +123,6 @@ def run_ranks(
     repairs.tell()
     tell_skipped(task.skipped)
     return folder
-
-
-def extractor_of(experiment: Experiment) -> Extractor:
-    """Return the extractor of an experiment."""
-    return Extractor(
-        experiment.encoder, experiment.proposer, experiment.store, experiment.config, experiment.device, Clock(),
-        may_compute=experiment.stage != "ablate",
-    )  # fmt: skip
 
 
 def evaluate(

@@ -150,12 +150,7 @@ class RunRecord:
         if evaluation.get("box_end") == "last":  # what the key was called before there were protocols
             known["protocol"] = "published"
         try:
-            lists = {
-                name: known[name]
-                for name in ("classes", "classes_left_out", "categories", "images_skipped")
-                if known.get(name)
-            }
-            known |= {name: tuple(values) for name, values in lists.items()}
+            known |= {name: tuple(known[name]) for name in LISTS if known.get(name)}
             return cls(**known | {"metrics": Metrics.from_flat(content["metrics"]), "schema": schema})
         except TypeError as error:
             raise RefexpError(f"{path} is damaged, or not written by refexp: {error}.") from None

@@ -1,13 +1,12 @@
 """The run folder: the interface between computing and showing.
 
-`experiment.py` writes it. Pages, tables, W&B and CSV only read it, so they can be rebuilt from it at any time. The
+`experiment/run.py` writes it. Pages, tables, W&B and CSV only read it, so they can be rebuilt from it at any time. The
 files are JSON, YAML, COCO and npz (see outputs/README.md). `metrics.json` holds the typed record (`record.py`).
 """
 
 from __future__ import annotations
 
 import csv
-import io
 import json
 import logging
 import zipfile
@@ -29,7 +28,7 @@ from refexp.data.protocols import one_short
 from refexp.data.readable import without
 from refexp.errors import RefexpError, first_line
 from refexp.evaluation.matches import Matches, numbers_by_image
-from refexp.files import atomic_path, finite, read_json, write_json, write_packed, write_text
+from refexp.files import atomic_path, finite, read_json, write_csv, write_json, write_packed, write_text
 from refexp.folders.record import RunRecord
 from refexp.folders.status import read_what_is_there
 from refexp.inputs.frames import CONTRADICTION
@@ -55,14 +54,12 @@ KEPT = {"json": "detections.json", "gz": "detections.json.gz"}
 
 
 class RunFolder:
-    """Writes and reads the files of one run.
+    """Writes and reads the files of one run. What it wrote in this process is not read from disk again."""
 
-    data, detections: those of a run that has just ended, so that they need not be read from disk again.
-    """
-
-    def __init__(self, path: Path, data: Data | None = None, detections: Sequence[Detections] | None = None) -> None:
+    def __init__(self, path: Path) -> None:
         self.path = path
-        self._data, self._detections = data, detections
+        self._data: Data | None = None
+        self._detections: Sequence[Detections] | None = None
 
     def begin(self, config: Mapping[str, Any], references: dict[str, Any], note: str | None) -> None:
         """Write the files that are known before the computation, and delete the results of an earlier run.
@@ -127,11 +124,7 @@ class RunFolder:
             for name, values in numbers_by_image(of_kind, len(rows), metrics[f"{kind}/F1_score"]).items():
                 for row, value in zip(rows, values, strict=True):
                     row[f"{kind}/{name}"] = value
-        text = io.StringIO()
-        writer = csv.DictWriter(text, list(rows[0]), lineterminator="\n")
-        writer.writeheader()
-        writer.writerows(rows)
-        write_text(self.path / "per_image.csv", text.getvalue())
+        write_csv(self.path / "per_image.csv", [tuple(rows[0]), *(tuple(row.values()) for row in rows)])
 
     def write_diagnostics(self, diagnosis: Mapping[str, Any], note: str | None) -> None:
         """Write diagnostics.json: upper bounds, error types and confusion; see `evaluation.diagnostics`."""

@@ -113,8 +113,8 @@ def has_area(value: Any) -> list[float] | None:
     return box if box and min(box[2:]) > 0 else None
 
 
-def existing_file(path: str, key: str) -> Path:
-    """Return the file. Raises MissingData with the config key if it does not exist."""
+def existing_file(path: str) -> Path:
+    """Return the file. Raises MissingData if it does not exist."""
     if not Path(path).is_file():
-        raise MissingData(f"{key}: no such file: {path}")
+        raise MissingData(f"proposer.file: no such file: {path}")
     return Path(path)

@@ -70,7 +70,7 @@ def check_proposals(proposer: Proposer, found: MaskProposals, target: Target) ->
         _tensor(who, "quality", found.quality, torch.float32, (count,), each)
         _tensor(who, "masks_lr", found.masks_lr, torch.bool, (count, LOW_RES, LOW_RES), each)
         _finite(who, "quality", found.quality)
-        _range(who, "quality", found.quality, 0, 1, ROUNDING)
+        _range(who, "quality", found.quality, 1, ROUNDING)
         _filled(who, "masks", (areas(found.masks) > 0).tolist())
         _filled(who, "masks_lr", found.masks_lr.flatten(1).any(dim=1).tolist())
         if count:
@@ -94,8 +94,8 @@ def check_matched(matcher: Any, found: Candidates, proposals: Proposals, bank: M
     if _due(matcher, "match"):
         who = f"{chosen('matcher', matcher)}: match"
         _candidates(who, found)
-        _range(who, "index", found.index, 0, len(proposals) - 1)
-        _range(who, "labels", found.labels, 0, len(bank.prototypes) - 1)
+        _range(who, "index", found.index, len(proposals) - 1)
+        _range(who, "labels", found.labels, len(bank.prototypes) - 1)
         _pairs(who, found)
         if len(found):
             _pass(matcher, "match")
@@ -184,10 +184,10 @@ def _finite(who: str, what: str, values: torch.Tensor) -> None:
         raise RefexpError(f"{who} gave {what or 'values'} that are NaN or infinite, {bad} of {values.numel()}.")
 
 
-def _range(who: str, what: str, values: torch.Tensor, low: int, high: int, slack: float = 0) -> None:
-    wrong = values[(values < low - slack) | (values > high + slack)]
+def _range(who: str, what: str, values: torch.Tensor, high: int, slack: float = 0) -> None:
+    wrong = values[(values < -slack) | (values > high + slack)]
     if len(wrong):
-        expected = f"{what} in [{low}, {high}]" if high >= low else f"no {what}: there is nothing to choose from"
+        expected = f"{what} in [0, {high}]" if high >= 0 else f"no {what}: there is nothing to choose from"
         raise RefexpError(f"{who} gave {what} {wrong[0].item():g}; expected {expected}.")
 
 

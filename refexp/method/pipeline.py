@@ -22,7 +22,7 @@ class Matcher(Protocol):
 
     Two class attributes declare what a matcher needs besides pooled features. Both are False where they are missing.
     needs_patches: `bank.patches`. Cost: one forward pass per reference in each run, and 4 * G^2 * C bytes of memory.
-    needs_tokens: `proposals.tokens`. Cost: one more forward pass per target in each run. The store does not keep them.
+    needs_tokens: `proposals.tokens`. Cost: one more forward pass per target. The store keeps them, in float16.
     """
 
     def match(self, proposals: Proposals, bank: MemoryBank) -> Candidates: ...

@@ -14,7 +14,7 @@ from refexp.store.entries import digest
 
 
 def code_of(kind: type) -> str | None:
-    """A hash of a class's code; None for classes of this package, whose code `store.FORMAT` stands for.
+    """A hash of a class's code; None for classes of this package, whose code `store.entries.FORMAT` stands for.
 
     The code is the file of the class, and the modules that this file imports from its own folder: a module beside it, a
     package below it. Of a class within a package it is whatever the file imports from that package. Helpers of helpers

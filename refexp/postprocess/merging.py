@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import numpy as np
-import torch
-
 from refexp.postprocess.overlap import overlapping
 from refexp.types import Candidates, Proposals
 
@@ -32,14 +29,3 @@ class SoftMerge:
         worst = pairs.in_rank_order(pairs.largest(overlap)).clamp(max=1)
         decay = (1 - worst).sqrt().float()
         return Candidates(candidates.index, candidates.labels, candidates.scores * decay)
-
-
-def likeness(proposals: Proposals, index: torch.Tensor) -> torch.Tensor:
-    """Compute max(0, cosine) of the features of the proposals at `index`, f64 [N, N].
-
-    It uses double precision: near full overlap, the root of 1 - overlap amplifies rounding errors, which differ between
-    processors.
-    """
-    rows = index.numpy()
-    cosine = proposals.overlap.cosine(np.repeat(rows, len(rows)), np.tile(rows, len(rows)))
-    return torch.from_numpy(cosine).clamp(min=0).reshape(len(rows), len(rows))

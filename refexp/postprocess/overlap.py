@@ -78,7 +78,7 @@ class Pairs:
         return (self.both / whole).astype(np.float64)
 
     def coverage(self) -> np.ndarray:
-        """Compute the share of `low` that `high` covers, f64 [P], rounded to single precision as by `coverage`."""
+        """Compute the share of `low` that `high` covers, f64 [P], rounded to single precision."""
         return self.share("covered").astype(np.float32).astype(np.float64)
 
     def largest(self, values: np.ndarray) -> np.ndarray:
@@ -116,13 +116,3 @@ def overlapping(candidates: Candidates, proposals: Proposals, within: Within, sh
 def box_areas(boxes: np.ndarray) -> np.ndarray:
     """Compute the areas of boxes, f32 [4, N]. Returns f32 [N]."""
     return (boxes[2] - boxes[0]) * (boxes[3] - boxes[1])
-
-
-def coverage(proposals: Proposals, index: torch.Tensor) -> torch.Tensor:
-    """Compute |m_i AND m_j| / |m_i| of the proposals at `index`, f32 [N, N], exactly, from the run-length codes."""
-    rows, overlap = index.numpy(), proposals.overlap
-    low, high, pixels = overlap.sharing(rows, np.array([0, len(rows)]))
-    area = overlap.areas(rows)
-    found = np.diag((area > 0).astype(np.float64))
-    found[low, high], found[high, low] = pixels / area[low], pixels / area[high]
-    return torch.from_numpy(found).float()

@@ -36,7 +36,7 @@ class BoxProposer(ResultsProposer):
     def __init__(self, file: str, masks: InstanceOf[Proposer], k: Annotated[int, Field(ge=1)] = 100) -> None:
         if masks.mask_maker is None:
             raise ValueError(f"masks: {type(masks).__name__} cannot make masks from boxes; choose SAM2 or regions")
-        self.file, self.masks, self.k = existing_file(file, "proposer.file"), masks, k
+        self.file, self.masks, self.k = existing_file(file), masks, k
         self.image_size = masks.image_size
 
     def provenance(self) -> Weights:

@@ -38,7 +38,7 @@ class FileProposer(ResultsProposer):
         k: Annotated[int, Field(ge=1)] | None = None,
         image_size: Annotated[int, Field(ge=LOW_RES)] = 1024,
     ) -> None:
-        self.file, self.k, self.image_size = existing_file(file, "proposer.file"), k, image_size
+        self.file, self.k, self.image_size = existing_file(file), k, image_size
 
     def provenance(self) -> Weights:
         return Weights(f"masks of {self.file.name}", self.file, sha256(self.file))

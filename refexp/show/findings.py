@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import csv
-import io
 import json
 from collections.abc import Sequence
 from pathlib import Path
@@ -11,7 +9,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from refexp.files import as_file_name, as_path, atomic_path, write_text
+from refexp.files import as_file_name, as_path, atomic_path, write_csv, write_text
 from refexp.masks import areas, decode
 from refexp.show.harmless import harmless
 from refexp.show.instances import Instance
@@ -29,11 +27,8 @@ def write_summary(path: Path, found: Sequence[Instance], classes: Sequence[str])
         lines = [json.dumps(dict(zip(columns, row, strict=True)), allow_nan=False) for row in rows]
         write_text(path, "[" + ",\n ".join(lines) + "]\n")
         return
-    text = io.StringIO()
-    writer = csv.writer(text, lineterminator="\n")
-    writer.writerow(["image", "number", "class", "score", "x", "y", "width", "height", "area"])
-    writer.writerows([*first, *box, area] for *first, box, area in rows)
-    write_text(path, text.getvalue())
+    header = ("image", "number", "class", "score", "x", "y", "width", "height", "area")
+    write_csv(path, [header, *((*first, *box, area) for *first, box, area in rows)])
 
 
 def write_masks(folder: Path, found: Sequence[Instance], classes: Sequence[str]) -> None:

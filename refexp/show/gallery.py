@@ -10,15 +10,16 @@ import numpy as np
 from PIL import Image
 
 from refexp.data.coco import Data
-from refexp.files import as_path, atomic_path
+from refexp.files import as_path, write_picture
 from refexp.show.fonts import captions, fitted
 from refexp.show.harmless import harmless
 from refexp.show.instances import annotated, detected
-from refexp.show.overlays import NAME, TEXT, draw, reference_sheet, side_by_side, thumbnail, with_caption
+from refexp.show.overlays import NAME, TEXT, draw, reference_sheet, thumbnail, with_captions
 from refexp.types import Detections, ImageId, Reference
 
 MAX_CLASSES = 40
 MAX_SHOTS = 10
+QUALITY = 88
 REFERENCES = "references.jpg"
 
 
@@ -41,7 +42,7 @@ def draw_references(folder: Path, data: Data, references: Sequence[Sequence[Refe
             with harmless(f"the reference in {record['file_name']}"):
                 pictures.append(thumbnail(split.read(record), reference.known_mask, label))
         rows.append((names[label], pictures))
-    save(reference_sheet(rows, note or "References"), folder / REFERENCES)
+    write_picture(folder / REFERENCES, reference_sheet(rows, note or "References"), quality=QUALITY)
 
 
 def draw_targets(
@@ -56,7 +57,7 @@ def draw_targets(
         record = data.targets.images[found.image_id]
         with harmless(f"the overlay of {record['file_name']}"):
             picture = draw_target(data, data.targets.read(record), found, score_threshold, names, note or "")
-            save(picture, folder / overlay_name(found.image_id))
+            write_picture(folder / overlay_name(found.image_id), picture, quality=QUALITY)
 
 
 def draw_target(
@@ -67,16 +68,11 @@ def draw_target(
     counts = f"{len(kept)} of {len(found)} with score >= {score_threshold:g}"
     picture = draw(rgb, [replace(one, text=f"{names[one.label]} {one.score:.2f}") for one in kept])
     if not data.targets.annotations:
-        return with_caption(picture, f"{note} {counts}".strip())
+        return with_captions((picture, f"{note} {counts}".strip()))
     truth = [replace(one, text=names[one.label]) for one in annotated(data.targets, found.image_id)]
-    above = f"ground truth, {found.image_id}", f"prediction, {counts}  {note}"
-    return side_by_side(draw(rgb, truth), picture, above)
-
-
-def save(picture: Image.Image, path: Path) -> None:
-    """Write a JPEG atomically."""
-    with atomic_path(path) as temporary:
-        picture.save(temporary, quality=88)
+    return with_captions(
+        (draw(rgb, truth), f"ground truth, {found.image_id}"), (picture, f"prediction, {counts}  {note}")
+    )
 
 
 def overlay_name(image: ImageId) -> str:

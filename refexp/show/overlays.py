@@ -84,23 +84,15 @@ def write(pen: ImageDraw.ImageDraw, at: tuple[int, int], text: str, background: 
     draw_text(pen, (x + 3 - left, y + 2 - top), text, TEXT, ink)
 
 
-def side_by_side(left: Image.Image, right: Image.Image, captions: tuple[str, str]) -> Image.Image:
-    """Two pictures of the same size, each below its caption."""
-    band, gap = 24, 6
-    sheet = Image.new("RGB", (left.width + gap + right.width, left.height + band), "white")
+def with_captions(*pictures: tuple[Image.Image, str]) -> Image.Image:
+    """Pictures of the same size side by side, each below its caption."""
+    band, gap, (first, _) = 24, 6, pictures[0]
+    sheet = Image.new("RGB", (len(pictures) * (first.width + gap) - gap, first.height + band), "white")
     pen = ImageDraw.Draw(sheet)
-    for x, picture, caption in ((0, left, captions[0]), (left.width + gap, right, captions[1])):
+    for number, (picture, caption) in enumerate(pictures):
+        x = number * (first.width + gap)
         sheet.paste(picture, (x, band))
         draw_text(pen, (x + 4, 4), caption, TEXT + 1, "black")
-    return sheet
-
-
-def with_caption(picture: Image.Image, caption: str) -> Image.Image:
-    """A picture below a caption."""
-    band = 24
-    sheet = Image.new("RGB", (picture.width, picture.height + band), "white")
-    sheet.paste(picture, (0, band))
-    draw_text(ImageDraw.Draw(sheet), (4, 4), caption, TEXT + 1, "black")
     return sheet
 
 

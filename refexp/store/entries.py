@@ -6,9 +6,10 @@
     refexp store migrate  # move the entries of older versions, one file each, into shards
 
 The key of an entry is the hash of everything that its content depends on: image bytes, resolved settings, SHA-256 of
-the weights, format version. So an entry is never outdated. Entries lie in shards (`shards.py`). Each entry has a
-checksum over all its bytes (`records.py`), which every read compares. Any number of jobs can read and write at the same
-time. Claims (`claims.py`) prevent two jobs from computing the same entry.
+the weights, the `FORMAT` of its kind and the revision of the code. An entry is outdated only if code that changes its
+content forgets to raise these. Entries lie in shards (`shards.py`). Each entry has a checksum over all its bytes
+(`records.py`), which every read compares. Any number of jobs can read and write at the same time. Claims (`claims.py`)
+prevent two jobs from computing the same entry.
 """
 
 from __future__ import annotations
@@ -79,7 +80,7 @@ class Store:
         return Claims(Path(self.dir), self.claim_timeout)
 
     def refresh(self) -> None:
-        """Look for the entries that other jobs have added. `load` does so itself; `size` and `share` rely on it."""
+        """Look for the entries that other jobs have added. `load` does so itself; `size` relies on it."""
         try:
             self.shards.refresh()
         except OSError as error:

@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import csv
-import io
 from pathlib import Path
 from typing import Any
 
-from refexp.files import write_text
+from refexp.files import write_csv
 from refexp.folders.record import RunRecord
 from refexp.folders.status import read_status
 from refexp.tracking.logger import Logger, per_class
@@ -28,12 +26,6 @@ class CsvLogger(Logger):
             name: getattr(record, name) for name in ("targets", "shots", "seed", "protocol", "images", "detections")
         }
         row |= {"weights_note": record.note} | record.metrics.flat_overall
-        write_text(folder / "metrics.csv", _csv([tuple(row), tuple(row.values())]))
+        write_csv(folder / "metrics.csv", [tuple(row), tuple(row.values())])
         columns, rows = per_class(record)
-        write_text(folder / "per_class.csv", _csv([columns, *rows]))
-
-
-def _csv(rows: list[Any]) -> str:
-    text = io.StringIO()
-    csv.writer(text, lineterminator="\n").writerows(rows)
-    return text.getvalue()
+        write_csv(folder / "per_class.csv", [columns, *rows])

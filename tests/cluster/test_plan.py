@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import json
+import logging
 import os
 
 import pytest
 from runs import refexp
 
-from refexp.cluster.plan import Rates, Work, duration, plan, rates_of, sums
+from refexp.cluster.plan import Rates, Work, duration, each_said_once, plan, rates_of, sums
 
 MADE_BY = {"encoder": {"arch": "s"}, "proposer": {"points": 32}, "device": "cpu"}
 
@@ -71,6 +72,15 @@ def test_what_cannot_be_known_is_said(tmp_path):
 @pytest.mark.parametrize(("seconds", "text"), [(None, "unknown"), (44.6, "45 s"), (600, "10 min"), (12600, "3.5 h")])
 def test_duration(seconds, text):
     assert duration(seconds) == text
+
+
+def test_what_is_true_of_many_jobs_is_said_once(caplog):
+    with each_said_once():
+        for number in (1, 2, 2, 1):
+            logging.getLogger("refexp.data").warning("%d classes left out", number)
+    assert caplog.messages == ["1 classes left out", "2 classes left out"]
+    logging.getLogger("refexp.data").warning("%d classes left out", 1)
+    assert len(caplog.messages) == 3
 
 
 def test_the_command_runs_nothing(folder, tmp_path, monkeypatch, capsys):

@@ -9,9 +9,9 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from runs import refexp
 
 from refexp.data.coco import annotation_rle, read_coco
-from refexp.datatools.cli import data as main
 from refexp.datatools.draw import write_folder
 from refexp.masks import areas, decode
 from refexp.proposers.base import Proposer
@@ -29,9 +29,7 @@ def boxes(tmp_path) -> Path:
 
 
 def data(*arguments: object) -> int:
-    with pytest.raises(SystemExit) as stopped:
-        main([str(argument) for argument in arguments])
-    return int(stopped.value.code or 0)
+    return refexp("data", *arguments)
 
 
 def run(boxes: Path, *more: str) -> int:

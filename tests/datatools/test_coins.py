@@ -9,12 +9,11 @@ import sys
 
 import numpy as np
 import pytest
-from click.testing import CliRunner
 from conftest import ROOT
 from PIL import Image
 from pycocotools import mask as coco_masks
+from runs import refexp
 
-from refexp.datatools.cli import data
 from refexp.datatools.coins import write_coins
 
 
@@ -71,8 +70,7 @@ def test_most_coins_are_found_and_nothing_else(folder, tmp_path):
     assert (tmp_path / "run/report.html").is_file()
 
 
-def test_the_command_says_what_it_wrote(tmp_path):
-    done = CliRunner().invoke(data, ["coins", str(tmp_path / "coins")])
-    assert done.exit_code == 0
-    assert "18 coins" in done.output
+def test_the_command_says_what_it_wrote(tmp_path, capsys):
+    assert refexp("data", "coins", tmp_path / "coins") == 0
+    assert "18 coins" in capsys.readouterr().out
     assert (tmp_path / "coins/refs/coin/3_mask.png").is_file()

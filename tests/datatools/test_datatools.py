@@ -17,10 +17,10 @@ import miniature
 import pytest
 from hydra.core.global_hydra import GlobalHydra
 from miniature import read, voc_object, voc_xml, write
+from runs import refexp
 
 from refexp.data.coco import read_coco
 from refexp.datatools import check, download
-from refexp.datatools.cli import data as main
 from refexp.datatools.download import Download
 from refexp.errors import RefexpError
 from refexp.files import write_json
@@ -28,9 +28,7 @@ from refexp.machine import fetching
 
 
 def run(*arguments: object) -> int:
-    with pytest.raises(SystemExit) as stopped:
-        main([str(argument) for argument in arguments])
-    return int(stopped.value.code or 0)
+    return refexp("data", *arguments)
 
 
 @pytest.fixture(scope="module")

@@ -5,12 +5,13 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
+from pairs import coverage, likeness
 
 from refexp.masks import areas, boxes_xywh, low_res_boxes, upscale_to_rle
 from refexp.matchers.prototype import PrototypeMatcher
 from refexp.method.memory import build_bank, instance_prototype
 from refexp.method.pooling import pool_masks
-from refexp.postprocess.steps import ClassNMS, SoftMerge, TopK, coverage, likeness
+from refexp.postprocess.steps import ClassNMS, SoftMerge, TopK
 from refexp.types import Proposals
 
 

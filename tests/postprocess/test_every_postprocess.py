@@ -11,7 +11,7 @@ import torch
 from conftest import ROOT
 from scenes import CLASSES, scene
 
-from refexp.config.building import build_all
+from refexp.config.components import build_steps
 from refexp.config.composing import compose_config, resolve
 from refexp.config.validating import try_component
 from refexp.masks import areas
@@ -24,7 +24,7 @@ Found = dict[tuple[int, int], tuple[float, bytes]]
 
 @cache
 def steps_of(option: str) -> list:
-    return list(build_all(resolve(compose_config([f"postprocess={option}"]))["postprocess"], "postprocess").values())
+    return list(build_steps(resolve(compose_config([f"postprocess={option}"]))).values())
 
 
 def apply(steps, candidates: Candidates, proposals: Proposals) -> tuple[Candidates, Proposals]:

@@ -9,13 +9,14 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from pairs import coverage, likeness
 from pycocotools import mask as coco_mask
 from scenes import CLASSES, bars, every, proposals_of, scene
 
 from refexp.errors import RefexpError
 from refexp.masks import areas
 from refexp.postprocess.overlap import overlapping
-from refexp.postprocess.steps import NMS, ClassNMS, GraphDiffusion, SoftMerge, SoftNMS, TopK, coverage, likeness
+from refexp.postprocess.steps import NMS, ClassNMS, GraphDiffusion, SoftMerge, SoftNMS, TopK
 from refexp.types import Candidates, Proposals
 
 STEPS = [

@@ -9,7 +9,7 @@ from PIL import Image
 from refexp.masks import boxes_xywh, encode
 from refexp.show.harmless import harmless
 from refexp.show.instances import Instance
-from refexp.show.overlays import draw, side_by_side, thumbnail, with_caption
+from refexp.show.overlays import draw, thumbnail, with_captions
 from refexp.show.page.drawing import crop, mask_path, page_picture
 from refexp.show.page.pictures import layers_of
 
@@ -27,7 +27,7 @@ def test_thin_images_are_drawn(size):
     rgb, one = whole(size)
     overlay = draw(rgb, [one])
     assert max(overlay.size) == 720 and min(overlay.size) >= 1
-    assert side_by_side(overlay, overlay, ("left", "right")).height == with_caption(overlay, "above").height
+    assert with_captions((overlay, "left"), (overlay, "right")).height == with_captions((overlay, "above")).height
     assert np.asarray(thumbnail(rgb, one.mask, 0)).std() > 1
     assert np.asarray(crop(rgb, one)).any()
 

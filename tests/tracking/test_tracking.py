@@ -83,7 +83,7 @@ def shown(data, tmp_path_factory) -> Path:
         stages={"detect": {"seconds": 1.5, "items": 4, "per_second": 2.7}},
     )  # fmt: skip
     output = tmp_path_factory.mktemp("run") / "name" / "now"
-    run = RunFolder(output, data)
+    run = RunFolder(output)
     run.begin(CONFIG, references_to_coco(references, data), NOTE)
     run.write_detections(detections, data)
     run.write_record(record)

@@ -10,7 +10,7 @@ from typing import Any
 
 from PIL import Image
 
-from refexp.files import atomic_path, write_json, write_text
+from refexp.files import write_json, write_picture, write_text
 from refexp.folders.run_folder import RunFolder
 from refexp.machine.progress import track
 from refexp.masks import boxes_xywh, to_json
@@ -45,8 +45,7 @@ def write_part(folder: Path, name: str, content: Any) -> None:
 
 def save(picture: Image.Image, path: Path) -> dict[str, Any]:
     """Write a JPEG. Returns its file name and size for the template."""
-    with atomic_path(path) as temporary:
-        picture.save(temporary, quality=85, optimize=True)
+    write_picture(path, picture, quality=85, optimize=True)
     return {"file": path.name, "width": picture.width, "height": picture.height}
 
 
