@@ -93,7 +93,7 @@ def is_ours(frame: traceback.FrameSummary) -> bool:
 def did_you_mean(word: str, choices: Iterable[str]) -> str:
     """Return `Did you mean 'x'? Choices: ...` for a word that is not one of the choices."""
     names = list(choices)
-    close = difflib.get_close_matches(word, names, n=1)
+    close = difflib.get_close_matches(word, names, n=1, cutoff=0.55)
     hint = f"Did you mean '{shown(close[0])}'? " if close else ""
     some = ", ".join(shown(name) for name in names[:30]) + (", ..." if len(names) > 30 else "")
     return f"{hint}Choices: {some}."

@@ -46,6 +46,7 @@ def command_line(main: Callable[[], object]) -> int:
     multirun = bool({"-m", "--multirun"} & set(sys.argv))
     from hydra.errors import HydraException
     from omegaconf.errors import OmegaConfBaseException
+    from yaml import YAMLError
 
     from refexp.config.composing import explain, quoted
 
@@ -58,7 +59,7 @@ def command_line(main: Callable[[], object]) -> int:
     except RefexpError as error:
         print(f"error: {error}", file=sys.stderr)
         return 1
-    except (HydraException, OmegaConfBaseException, ValueError) as error:
+    except (HydraException, OmegaConfBaseException, YAMLError, ValueError) as error:
         print(f"error: {RefexpError(explain(error))}", file=sys.stderr)
         return 1
     except OSError as error:  # in a job it would be JobFailed: this is Hydra's folder
@@ -130,14 +131,16 @@ def run_job(config: DictConfig, output: Path, overrides: Sequence[str]) -> float
 @contextmanager
 def job(output: Path, overrides: Sequence[str]) -> Iterator[None]:
     """Maintain `output`/status.json, and log a failure immediately. Other jobs of a multirun continue."""
-    status = Status(output, overrides) if this_rank().rank == 0 else None
-    if status is None:
+    status: Status | None = None
+    if this_rank().rank:
         # Rank 0 reports the errors of all ranks. PyTorch would print a C++ trace if rank 0 exits first.
         logging.getLogger().handlers = [logging.NullHandler()]
         os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")
     try:
-        with failing(), terminable(), watched(status.progress) if status else nullcontext():
-            yield
+        with failing(), terminable():
+            status = None if this_rank().rank else Status(output, overrides)
+            with watched(status.progress) if status else nullcontext():
+                yield
     except JobFailed as error:
         if status:
             status.end("failed", str(error), error.__cause__)

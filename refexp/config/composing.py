@@ -9,9 +9,10 @@ from typing import Any, cast
 
 from hydra import compose, initialize_config_dir
 from hydra.core.global_hydra import GlobalHydra
-from hydra.errors import HydraException
+from hydra.errors import HydraException, OverrideParseException
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
+from yaml import MarkedYAMLError, YAMLError
 
 from refexp.config.building import replacement
 from refexp.errors import RefexpError, did_you_mean
@@ -23,6 +24,8 @@ PATH_KEYS = re.compile(
 )
 NOT_PLAIN = re.compile(r"""^['"]|\$|\\$|^null$|^\?\?\?$""")
 """Matches a value that is already quoted, refers to another key, or is not a path."""
+MANY = 20
+"""Number of keys that a message does not list any more."""
 OPTION_GROUPS = ("dataset", "encoder", "proposer", "shots", "sampler", "matcher", "postprocess", "evaluation", "logger")
 """The groups of conf/ that an experiment chooses from."""
 NOT_A_NAME = re.compile(r"[-+]?[\d.]+|true|false", re.IGNORECASE)
@@ -38,8 +41,8 @@ def quoted(argument: str, multirun: bool = False) -> str:
     group, _, names = argument.partition("=")
     if group in OPTION_GROUPS and names.startswith("["):  # Hydra would merge the options: the last one wins
         raise RefexpError(f"{argument}: give one option, or several with -m: {group}={names.strip('[]')}")
-    if group in OPTION_GROUPS and re.fullmatch(r"[\w.+-]+(,[\w.+-]+)*", names):
-        options = (f"'{name}'" if NOT_A_NAME.fullmatch(name) else name for name in names.split(","))
+    if group in OPTION_GROUPS and re.fullmatch(r" *[\w.+-]+ *(, *[\w.+-]+ *)*", names):
+        options = (f"'{name}'" if NOT_A_NAME.fullmatch(name) else name for name in names.replace(" ", "").split(","))
         return f"{group}={','.join(options)}"
     path = PATH_KEYS.fullmatch(argument)
     if path is None or NOT_PLAIN.search(path[2]) or (multirun and "," in path[2]):
@@ -69,7 +72,7 @@ def compose_config(overrides: Sequence[str], conf: Path | None = None) -> DictCo
     try:
         with initialize_config_dir(str((conf or conf_folder()).resolve()), version_base="1.3"):
             return compose("config", [quoted(override) for override in overrides])
-    except (HydraException, OmegaConfBaseException, ValueError) as error:
+    except (HydraException, OmegaConfBaseException, YAMLError, ValueError) as error:
         raise RefexpError(explain(error)) from None
     finally:
         GlobalHydra.instance().hydra = before
@@ -95,8 +98,13 @@ def resolve(config: DictConfig) -> dict[str, Any]:
 
 def explain(error: BaseException) -> str:
     """Hydra's error message as one line, with a suggestion of what to type."""
+    if isinstance(error, OverrideParseException):
+        quotes = """A value with spaces, commas, brackets or = needs quotes within quotes: "key='a, b'"."""
+        return f"{error.override}: not understood; write key=value. {quotes}"
+    if isinstance(error, MarkedYAMLError) and (mark := error.problem_mark):
+        return f"{mark.name}, line {mark.line + 1}, column {mark.column + 1}: not valid YAML: {error.problem}."
     text = " ".join(f"{error} {error.__cause__ or ''}".split())
-    option = re.search(r"Could not find '([\w/]+)/(\S+)' Available options in '[\w/]+': (.*?) Config search path", text)
+    option = re.search(r"Could not find '([\w/]+)/(\S*)' Available options in '[\w/]+': (.*?) Config search path", text)
     if option:
         group, wrong, choices = option.groups()
         hint = " For another number: shots=custom shots.n=7." if group == "shots" else ""
@@ -108,7 +116,9 @@ def explain(error: BaseException) -> str:
     if key:
         settings = [name for name in getattr(error.__cause__, "parent_node", None) or () if name != "_target_"]
         choices = replacement(key[1], None) or (did_you_mean(key[1].rsplit(".", 1)[-1], settings) if settings else "")
-        return f"{key[1]}: no such key. {choices} `python main.py --cfg job` lists all keys."
+        choices = choices if len(settings) <= MANY else choices.partition("Choices:")[0]
+        parts = f"{key[1]}: no such key.", choices.strip(), "`python main.py --cfg job` lists all keys."
+        return " ".join(filter(None, parts))
     several = re.search(r"Ambiguous value for argument '(.*?)=(.*)' 1\.", text)
     if several:
         name, value = several[1], several[2].replace("'", "")

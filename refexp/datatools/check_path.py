@@ -8,7 +8,7 @@ from typing import Any
 
 import click
 
-from refexp.data.coco import Split, make_split, read_coco
+from refexp.data.coco import Split, has_mask, make_split, read_coco
 from refexp.data.custom import access
 from refexp.data.folder import image_files, image_places, photographs, read_content, without_root
 from refexp.data.readable import LISTED, unreadable
@@ -16,9 +16,9 @@ from refexp.errors import RefexpError
 from refexp.files import write_json
 from refexp.inputs.frames import fits
 from refexp.inputs.geometry import Shape, shape_of
-from refexp.inputs.names import locate
+from refexp.inputs.names import locate, tell_spelling
 from refexp.inputs.records import Record
-from refexp.inputs.repairs import collecting, line, repaired
+from refexp.inputs.repairs import collecting, line
 from refexp.masks import to_json
 from refexp.types import ImageId
 
@@ -35,6 +35,10 @@ def check_path(path: Path, images: Path | None, fix: Path | None) -> bool:
     click.echo(f"{path}: {what}")
     for kind, (count, example) in repairs.found.items():
         click.echo(f"    {line(kind, count, example)}")
+    absent = all(why.startswith("image not found") for why in bad.values())
+    if absent and 1 < len(bad) == len(split.images):
+        click.echo(f"    none of its {len(bad)} images was found; give their folder: --images DIR")
+        return False
     for id_, why in list(bad.items())[:LISTED]:
         click.echo(f"    cannot be read: {split.images[id_]['file_name']}: {why}")
     if len(bad) > LISTED:
@@ -61,7 +65,8 @@ def read_any(path: Path, images: Path | None) -> tuple[dict[str, Any], Split, st
     names = [category["name"] for category in content["categories"]]
     split = make_split(content, str(path), names, *access(folder))
     counts = (f"{len(content[part])} {part}" for part in ("images", "annotations", "categories"))
-    return content, split, ", ".join(counts)
+    boxes = sum(not has_mask(annotation) for annotation in split.annotations)
+    return content, split, ", ".join(counts) + (f"; {boxes} annotations have only a box" if boxes else "")
 
 
 def most_likely(content: dict[str, Any], places: Sequence[Path]) -> Path:
@@ -75,10 +80,9 @@ def most_likely(content: dict[str, Any], places: Sequence[Path]) -> Path:
 def settle_names(content: dict[str, Any], folder: Path, path: Path) -> None:
     """Write the names of the files that are there into the records of images that have another spelling."""
     for image in content["images"]:
-        found, name = locate(folder, image["file_name"]), image["file_name"]
-        if found and found != folder / name:
+        if found := locate(folder, image["file_name"]):
+            tell_spelling(image["file_name"], found, folder, str(path))
             image["file_name"] = found.relative_to(folder).as_posix()
-            repaired("image found under another spelling of its name", f"{path}, {name} is {image['file_name']}")
 
 
 def write_fixed(content: dict[str, Any], split: Split, bad: set[ImageId], out: Path) -> None:

@@ -167,6 +167,8 @@ def announce(
     mine = "" if len(share) == images else " of this rank"
     found = f"{held} of {len(share)} images{mine} and {known} of {len(drawn)} references"
     log.info("store %s holds %s", Path(experiment.store.dir).absolute(), found)
+    if boxes := sum(reference.mask is None for reference in drawn):
+        log.info("%d of %d references have only a box: the proposer makes their masks", boxes, len(drawn))
     if both := seen_as_references(data, drawn, extractor):
         names = shown(", ".join(both))
         log.warning("%d of %d targets are also images of references, which flatters: %s", len(both), images, names)

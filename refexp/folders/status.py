@@ -15,7 +15,7 @@ from typing import Any
 
 from refexp.errors import RefexpError
 from refexp.files import read_json, write_json
-from refexp.machine.processes import is_alive
+from refexp.machine.processes import is_alive, pid_space
 from refexp.rank import restarts, scheduler_id
 
 log = logging.getLogger(__name__)
@@ -35,15 +35,20 @@ class Status:
 
     A killed job leaves the state "running", so readers must also check whether the process is alive (`is_running`).
     progress.csv has one row per progress report, including those of earlier starts in the same folder.
+    Raises RefexpError if another process of this machine still runs in the folder: the results of two would mix.
     """
 
     def __init__(self, folder: Path, overrides: Sequence[str]) -> None:
         self.path, self.start = folder / NAME, time.time()
+        before = read_status(folder)
+        if before.get("space") == pid_space() and before["pid"] != os.getpid() and is_running(folder):
+            raise RefexpError(f"{folder}: process {before['pid']} still runs here; set another hydra.run.dir.")
         self.content: dict[str, Any] = {
             "state": "running",
             "overrides": list(overrides),
             "host": socket.gethostname(),
             "pid": os.getpid(),
+            "space": pid_space(),
             "job_id": scheduler_id(),
             "restarts": restarts(),
             "started": now(),

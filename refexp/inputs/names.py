@@ -100,6 +100,13 @@ images_elsewhere: ContextVar[bool] = ContextVar("images_elsewhere", default=Fals
 """Whether missing images are not an error, because a manifest of the store has their hashes (`store/travel.py`)."""
 
 
+def tell_spelling(name: str, path: Path, folder: Path, source: str) -> None:
+    """Note a file that was found under another spelling of its name."""
+    if path != folder / name:
+        other = path.relative_to(folder).as_posix()
+        repaired("image found under another spelling of its name", f"{source}, {shown(name)} is {shown(other)}")
+
+
 def check_files(names: Iterable[str], folder: Path, source: str, key: str = "dataset.images") -> None:
     """Note the images that are found under another spelling of their names.
 
@@ -110,9 +117,7 @@ def check_files(names: Iterable[str], folder: Path, source: str, key: str = "dat
         path = locate(folder, name)
         if path is None:
             missing.append(name)
-        elif path != folder / name:
-            other = path.relative_to(folder).as_posix()
-            repaired("image found under another spelling of its name", f"{source}, {shown(name)} is {shown(other)}")
+        tell_spelling(name, path or folder / name, folder, source)
     if missing and not images_elsewhere.get():
         there = {file.rsplit("/", 1)[-1]: file for file in _files(folder)}
         near = difflib.get_close_matches(PurePosixPath(missing[0]).name, list(there)[:10_000], n=1)

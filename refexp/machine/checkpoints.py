@@ -79,7 +79,7 @@ class MissingWeights(RefexpError):
         self.short = f"missing weights in {folder}: {files} (run: refexp weights {' '.join(names)} --dir {folder})"
         puts = ", ".join(f"{CHECKPOINTS[name].url} at {folder / CHECKPOINTS[name].file}" for name in names)
         super().__init__(
-            f"the weights of {' and '.join(names)} are missing: put {puts}, "
+            f"the weights of {' and '.join(names)} are missing. Put {puts}, "
             f"or run: refexp weights {' '.join(names)} --dir {folder} (checkpoints.dir sets the folder)"
         )
 

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import io
+import json
 import logging
 import os
 import signal
+import subprocess
 import sys
 import time
 
@@ -17,6 +19,7 @@ from refexp.command.job import advising, failing, hidden_package, terminable
 from refexp.command.saying import OneLine, any_terminal
 from refexp.config.composing import resolve
 from refexp.errors import JobFailed, RefexpError
+from refexp.folders.status import Status
 from refexp.machine import networks
 
 GPU = torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB")
@@ -130,3 +133,17 @@ def test_a_folder_beside_main_that_hides_a_package_is_named(made, tmp_path, monk
     (tmp_path / made).parent.mkdir(exist_ok=True)
     (tmp_path / made).touch()
     assert hidden_package() == tmp_path / made.removesuffix("/__init__.py")
+
+
+def test_a_second_run_in_a_folder_is_refused(tmp_path, command):
+    """The results of both would mix. Once the first is gone, the second may go on."""
+    with subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE) as other:
+        Status(tmp_path / "run", ["seed=7"])
+        status = json.loads((tmp_path / "run/status.json").read_text()) | {"pid": other.pid}
+        (tmp_path / "run/status.json").write_text(json.dumps(status))
+        done = command(f"hydra.run.dir={tmp_path / 'run'}")
+        other.communicate(b"\n")
+    assert done.returncode == 1 and "Traceback" not in done.stderr
+    assert f"{tmp_path / 'run'}: process {other.pid} still runs here; set another hydra.run.dir." in done.stderr
+    assert json.loads((tmp_path / "run/status.json").read_text()) == status
+    assert Status(tmp_path / "run", []).content["state"] == "running"
