@@ -63,7 +63,8 @@ def command_line(main: Callable[[], object]) -> int:
         print(f"error: {RefexpError(explain(error))}", file=sys.stderr)
         return 1
     except OSError as error:  # in a job it would be JobFailed: this is Hydra's folder
-        print(f"error: cannot write {reason(error)}. Set another hydra.run.dir.", file=sys.stderr)
+        kind = "sweep" if multirun else "run"
+        print(f"error: cannot write {reason(error)}. Set another hydra.{kind}.dir.", file=sys.stderr)
         return 1
     except Exception as error:
         traceback.print_exc()
@@ -121,7 +122,10 @@ def run_job(config: DictConfig, output: Path, overrides: Sequence[str]) -> float
             finished = run(config, output)
         if finished:
             try:
-                show_run(finished, NO_PICTURES if HydraConfig.get().mode == RunMode.MULTIRUN else None)
+                if HydraConfig.get().mode == RunMode.MULTIRUN:
+                    show_run(finished, NO_PICTURES, "one line")
+                else:
+                    show_run(finished)
             except Exception as error:  # what was computed is complete, and a sweep must not compute it again
                 why, again = reason(error).rstrip("."), f"Again: refexp show {output}"
                 log.error("the run is complete, but showing it failed: %s. %s", why, again, exc_info=True)

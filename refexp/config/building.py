@@ -39,9 +39,7 @@ def build(node: Any, key: str, target: type | None = None) -> Any:
         raise RefexpError(f"{key}={node!r}: expected a mapping; see conf/{key.split('.')[0]}.")
     arguments = {name: _with_built(value, f"{key}.{name}") for name, value in node.items() if name != "_target_"}
     if target is None and "_target_" not in node:
-        raise RefexpError(
-            f"{key}: no _target_, which names the class to build; see conf/{key.split('.')[0]}."
-        )
+        raise RefexpError(f"{key}: no _target_, which names the class to build; see conf/{key.split('.')[0]}.")
     if target is None:
         target = _import(node.get("_target_"), f"{key}._target_")
     constructor: Any = target

@@ -19,7 +19,7 @@ from refexp.data.protocols import Protocol
 from refexp.data.sampling import Shots, choose_without_images
 from refexp.data.synthetic import SyntheticDataset
 from refexp.encoders.base import Encoder
-from refexp.errors import RefexpError, first_line
+from refexp.errors import RefexpError, reason
 from refexp.inputs.images import to_square
 from refexp.machine.networks import Precision, load_network
 from refexp.machine.runtime import Runtime
@@ -77,7 +77,7 @@ def attempt(component: str, function: Callable[..., str], *arguments: Any) -> Li
     except RefexpError as error:
         return Line(component, False, str(error))
     except Exception as error:
-        return Line(component, False, f"{type(error).__name__}: {first_line(error)}")
+        return Line(component, False, reason(error))
 
 
 def check_choice(plain: dict[str, Any], key: str, hint: Any) -> str:

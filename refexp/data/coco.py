@@ -209,9 +209,11 @@ def choose_classes(
     common = [name for name in in_references if name in set(in_targets)]
     if wanted is None:
         if not common:
+            case = {name.casefold() for name in in_references} & {name.casefold() for name in in_targets}
+            hint = "Only capital letters differ: rename the categories of one file." if case else "Are these the files?"
             raise RefexpError(
-                "references and targets have no common category name; "
-                f"references: {in_references[:5]} ..., targets: {in_targets[:5]} ..."
+                "dataset.references and dataset.targets have no common category name; "
+                f"references: {in_references[:5]} ..., targets: {in_targets[:5]} .... {hint}"
             )
         return common, sorted(set(in_references) ^ set(in_targets))
     if len(set(wanted)) < len(wanted) or not wanted:

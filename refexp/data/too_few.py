@@ -38,7 +38,7 @@ def too_few(chosen: Chosen, data: Data, shots: Shots, sampler: Sampler) -> str:
         for way, labels in ways_that_fill(of_class, short, split, shots, sampler).items():
             helps.append(f"{way} (enough for {', '.join(data.classes[label] for label in labels[:SHOWN])})")
     more = f"; {len(short) - SHOWN} more classes" if len(short) > SHOWN else ""
-    what = f"too few valid references for {shots.n} shots: {'; '.join(shown)}{more}"
+    what = f"too few valid references for {shots.n} {'shot' if shots.n == 1 else 'shots'}: {'; '.join(shown)}{more}"
     return f"{source}: {what}. What helps: {', or '.join([*helps, last])}."
 
 

@@ -72,9 +72,8 @@ def compare_runs(first: RunFolder, second: RunFolder) -> Comparison:
     runs = first, second
     for run in runs:
         if not run.matches or not run.per_image:
-            raise RefexpError(
-                f"{run.path} has no matches.npz: it was not evaluated, or by an older refexp. Run it again."
-            )
+            why = "was not evaluated" if not run.record.metrics else "has no matches.npz, so run it again"
+            raise RefexpError(f"{run.path} {why}; compare needs two runs with annotated targets.")
     kind = next((kind for kind in ("segm", "bbox") if all(kind in run.matches for run in runs)), None)
     if kind is None:
         raise RefexpError(f"{first.path} and {second.path}: one was evaluated by masks, the other by boxes.")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import logging
 import os
 import time
@@ -9,7 +10,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from rich.console import Console
 
@@ -27,7 +28,7 @@ from refexp.show.harmless import harmless
 from refexp.show.instances import Instance, detected
 from refexp.show.memory_bank import draw_memory_bank
 from refexp.show.page.report import NAME, write_report
-from refexp.show.terminal import print_diagnosis, print_findings, print_metrics, print_places
+from refexp.show.terminal import print_diagnosis, print_findings, print_metrics, print_places, reached
 from refexp.types import ImageId
 
 log = logging.getLogger(__name__)
@@ -51,11 +52,14 @@ class Options:
         )
 
 
-def show_run(run: RunFolder, changes: dict[str, Any] | None = None, tables: bool = True) -> None:
+def show_run(
+    run: RunFolder, changes: dict[str, Any] | None = None, tables: Literal["all", "one line", "none"] = "all"
+) -> None:
     """Draw the overlays, write the lists and the page, and print the tables of a finished run.
 
-    changes: values of `vis` that replace those of the run's configuration. tables: print them. If the data set or its
-    images are gone, shows what the folder holds and warns about what is missing.
+    changes: values of `vis` that replace those of the run's configuration. tables: what of them to print; run.log gets
+    all but with "none". If the data set or its images are gone, shows what the folder holds and warns about what is
+    missing.
     """
     record, options = run.record, Options.of(run.record.config)
     vis = replace(options.vis, **changes or {})
@@ -80,16 +84,17 @@ def show_run(run: RunFolder, changes: dict[str, Any] | None = None, tables: bool
                 write_masks(run.path / "masks", found, record.classes)
             page = write_report(run, vis.limit, vis.score_threshold, missing) if vis.report else None
         finally:
-            if tables:
-                print_all(run, found, page)
+            if tables != "none":
+                print_all(run, found, page, tables == "one line")
 
 
-def print_all(run: RunFolder, found: Sequence[Instance], page: Path | None) -> None:
+def print_all(run: RunFolder, found: Sequence[Instance], page: Path | None, in_one_line: bool = False) -> None:
     """Print the tables of a run, and where its files are, also into run.log.
 
-    found: the detections that are shown where there are no metrics.
+    found: the detections that are shown where there are no metrics. in_one_line: print only what the run reaches.
     """
-    record, console = run.record, Console(soft_wrap=True, record=True)
+    record = run.record
+    console = Console(soft_wrap=True, record=True, file=io.StringIO() if in_one_line else None)
     if record.metrics:
         if run.diagnostics:
             print_diagnosis(console, run.diagnostics)
@@ -98,6 +103,8 @@ def print_all(run: RunFolder, found: Sequence[Instance], page: Path | None) -> N
         print_findings(console, found, record)
     print_places(console, run.path, page, record.note)
     run_log.info("%s", console.export_text())
+    if in_one_line:
+        log.info("%s in %s", reached(record, len(found)), run.path)
 
 
 def show_extremes(folder: Path) -> list[Path]:
@@ -108,7 +115,7 @@ def show_extremes(folder: Path) -> list[Path]:
     extremes = list(dict.fromkeys([*done[-1:], *done[:1]]))
     for run in extremes:
         if not (run.path / NAME).exists() and run.detections_file:
-            show_run(run, tables=False)
+            show_run(run, tables="none")
     return [run.path for run in extremes if (run.path / NAME).exists()]
 
 

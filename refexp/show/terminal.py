@@ -13,7 +13,7 @@ from rich.table import Table
 
 from refexp.errors import shown
 from refexp.evaluation.verdict import NOUNS
-from refexp.folders.record import RunRecord
+from refexp.folders.record import OBJECTIVES, RunRecord
 from refexp.show.instances import Instance
 from refexp.show.page.mistakes import NAMES
 from refexp.show.words import (
@@ -52,6 +52,14 @@ def print_metrics(console: Console, record: RunRecord) -> None:
         console.print(_per_class(record, [kind for kind in ("bbox", "segm") if kind in overall]))
     speed = ", ".join(f"{name} {s['seconds']:.1f} s" for name, s in record.stages.items() if s["seconds"] >= 0.05)
     console.print(f"{speed}; peak {record.peak_memory_mib['process']:.0f} MiB")
+
+
+def reached(record: RunRecord, found: int) -> str:
+    """The main numbers of a run: `mask nAP 21.9, box nAP 26.2`. Without metrics, how many detections are shown."""
+    named = {"segm/nAP": "mask nAP", "bbox/nAP": "box nAP", "semantic/mIoU": "mIoU", "semantic/FB-IoU": "FB-IoU"}
+    numbers = record.metrics.flat_overall
+    said = ", ".join(f"{named[name]} {percent(numbers[name])}" for name in OBJECTIVES if name in numbers)
+    return said or counted(found, "detection", "detections")
 
 
 def print_findings(console: Console, found: Sequence[Instance], record: RunRecord) -> None:

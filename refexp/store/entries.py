@@ -211,4 +211,6 @@ class Store:
 
     def _refuse(self, what: str, error: OSError) -> NoReturn:
         where = error.filename or self.dir
-        raise RefexpError(f"store.dir: cannot {what} {where}: {error.strerror}.") from None
+        raise RefexpError(
+            f"store.dir: cannot {what} {where}: {error.strerror}. Set another store.dir, or REFEXP_STORE."
+        ) from None

@@ -62,4 +62,4 @@ def test_other_targets_do_not_compare(two, tmp_path):
         compare_runs(two[0], run_of(tmp_path / "c", splits(names=("bug", "leaf"))))
     (two[1].path / "matches.npz").unlink()
     result = CliRunner().invoke(refexp, ["compare", str(two[0].path), str(two[1].path)])
-    assert isinstance(result.exception, RefexpError) and "Run it again" in str(result.exception)
+    assert isinstance(result.exception, RefexpError) and "run it again" in str(result.exception)
