@@ -11,7 +11,7 @@ from pathlib import Path
 import click
 
 from refexp.command.looking import FOLDER
-from refexp.command.running import RAW, own_folder, run_hydra
+from refexp.command.running import HELPED, own_folder, run_hydra
 
 WITH_A_FOLDER = {
     "status": "Print a table of all jobs, with the progress of running jobs.",
@@ -30,7 +30,7 @@ def sweep() -> None:
     """Plan a sweep, or manage its jobs. Then the exit code is 0 only if every job is completed."""
 
 
-@sweep.command(context_settings=RAW)
+@sweep.command(context_settings=HELPED)
 @click.argument("overrides", nargs=-1, type=click.UNPROCESSED)
 def plan(overrides: tuple[str, ...]) -> None:
     """Print the jobs of a sweep, what the store holds of their work, and what the rest takes. Run nothing.
@@ -112,7 +112,7 @@ def migrate(folder: Path) -> None:
     sys.exit(1 if migrate(folder) else 0)
 
 
-@store.command(context_settings=RAW | {"help_option_names": ["-h", "--help"]})
+@store.command(context_settings=HELPED)
 @click.argument("out", type=click.Path(path_type=Path, file_okay=False))
 @click.argument("overrides", nargs=-1, type=click.UNPROCESSED)
 @click.pass_obj

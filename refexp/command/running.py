@@ -13,6 +13,8 @@ from refexp.command.listing import own_conf
 
 RAW = {"ignore_unknown_options": True, "allow_interspersed_args": False, "help_option_names": []}
 """Hydra parses everything after the command, including --help."""
+HELPED = RAW | {"help_option_names": ["-h", "--help"]}
+"""Hydra parses everything but --help."""
 
 
 @click.command(context_settings=RAW)
@@ -22,10 +24,26 @@ def run(overrides: tuple[str, ...]) -> None:
     run_hydra("run", overrides)
 
 
-@click.command(context_settings=RAW)
+@click.command(context_settings=HELPED)
 @click.argument("overrides", nargs=-1, type=click.UNPROCESSED)
 def predict(overrides: tuple[str, ...]) -> None:
-    """Segment the objects of your references in your own photos: references=... images=..."""
+    """Segment the objects of your references in your own photos.
+
+    \b
+    refexp predict references=refs/ images=photos/
+    refexp predict references=refs.json reference_images=DIR images=photos/ masks=true
+
+    \b
+    images=DIR               the photos: a folder, with its subfolders, or one file
+    references=REFS          folder refs/<class>/ of images with masks, or a COCO file
+    reference_images=DIR     the images of the COCO file; default: searched beside it
+    vis.score_threshold=0.6  the lowest score that is listed, drawn and written as a mask
+    masks=true               write each mask as a PNG
+    summary=json             the list of detections as JSON, not CSV
+    experiment=paper         SAM2 and DINOv2, not the embedded default
+
+    All groups and keys: refexp run --help
+    """
     run_hydra("predict", ["task=predict", *overrides])
 
 
