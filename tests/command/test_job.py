@@ -147,3 +147,10 @@ def test_a_second_run_in_a_folder_is_refused(tmp_path, command):
     assert (done.returncode, done.stdout.splitlines(), done.stderr) == (1, [said], "")
     assert json.loads((tmp_path / "run/status.json").read_text()) == status
     assert Status(tmp_path / "run", []).content["state"] == "running"
+
+
+def test_a_run_that_is_not_finished_is_not_shown(tmp_path, capsys):
+    Status(tmp_path, []).end("stopped", "interrupted")
+    assert refexp("show", tmp_path) == 1
+    assert f"error: {tmp_path}: this run is not finished (stopped). Its command, given" in capsys.readouterr().err
+    assert [path.name for path in tmp_path.iterdir()] == ["status.json"]
