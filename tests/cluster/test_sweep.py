@@ -83,6 +83,10 @@ def test_a_failed_job_hides_no_other_and_can_be_run_again(sweep, tmp_path, monke
     assert "completed" in capfd.readouterr().out
 
 
+def percent_of(job: Path) -> str:
+    return f"{100 * json.loads((job / 'metrics.json').read_text())['metrics']['bbox/nAP']:.1f}"
+
+
 def test_jobs_stay_together_and_side_by_side_give_the_serial_results(folder, tmp_path):
     """The sweep's folder is called after the data set and the name, which may be what the jobs differ in."""
     found = []
@@ -97,6 +101,8 @@ def test_jobs_stay_together_and_side_by_side_give_the_serial_results(folder, tmp
         assert states(out) == ["completed"] * 4
         assert sorted(path.parent for path in (here / "outputs").rglob("metrics.json")) == jobs
         assert not list(here.rglob("%j"))
+        assert "per class" in (jobs[0] / "run.log").read_text() and "per class" not in done.stdout
+        assert launcher != "serial" or done.stdout.count(f"box nAP {percent_of(jobs[0])} in {jobs[0]}\n") == 1
         found.append([(job / "detections.json").read_bytes() for job in jobs])
     assert found[0] == found[1] and found[0][0] != found[0][2]  # the seed is outermost
 
