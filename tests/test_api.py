@@ -120,8 +120,14 @@ def test_random_weights_are_said(caplog):
     [
         (["encoder=dinov2"], "encoder=dinov2: no such option. Did you mean 'dinov2_"),
         (["shots=-1"], "shots=-1: no such option. Did you mean '1'"),
-        (["matcher=null,3"], 'matcher=null,3: several values make a sweep: add -m. Or quote one value: "matcher='),
-        (["shots=[1,5]"], "shots=[1,5]: give one option, or several with -m: shots=1,5"),
+        (["matcher=null,3"], "matcher=null,3: several values make a sweep: add -m."),
+        (["input.limit=2,3"], """add -m. Or quote one value: "input.limit='2,3'"."""),
+        (["shots=[1,5]"], "shots=[1,5]: give one option. A sweep over several: -m shots=1,5"),
+        (["shots 5"], "shots 5: not understood; write key=value."),
+        (
+            ["dataset.classes=[a b"],
+            "dataset.classes=[a b: not understood: no viable alternative at input '[a b'.",
+        ),
         (["sede=1"], "sede: no such key"),
         (["postprocess.nms.iou_threshold=2"], "postprocess.nms.iou_threshold=2"),
         (["proposer=oracle"], "OracleProposer needs annotated targets"),

@@ -29,13 +29,13 @@ def show(folder: Path, limit: int | None, everything: bool, score_threshold: flo
     refexp show RUN --all --score-threshold 0.3
     """
     from refexp.folders.run_folder import RunFolder
-    from refexp.folders.status import read_status
+    from refexp.folders.status import unfinished
     from refexp.show.run import show_run
 
     folder = folder.absolute()
     if not (folder / "metrics.json").exists():
-        if state := read_status(folder).get("state"):
-            raise RefexpError(f"{folder}: this run is not finished ({state}). Its command, given again, resumes it.")
+        if why := unfinished(folder):
+            raise RefexpError(f"{folder}: {why}")
         from refexp.show.tables.summary import show_sweep  # imports pandas and Matplotlib, which one run does not need
 
         show_sweep(folder)

@@ -13,7 +13,7 @@ from refexp.command.listing import own_conf
 
 RAW = {"ignore_unknown_options": True, "allow_interspersed_args": False, "help_option_names": []}
 """Hydra parses everything after the command, including --help."""
-HELPED = RAW | {"help_option_names": ["-h", "--help"]}
+HELPED = RAW | {"help_option_names": ["-h", "--help"], "allow_interspersed_args": True}
 """Hydra parses everything but --help."""
 
 
@@ -42,9 +42,9 @@ def predict(overrides: tuple[str, ...]) -> None:
     summary=json             the list of detections as JSON, not CSV
     experiment=paper         SAM2 and DINOv2, not the embedded default
 
-    All groups and keys: refexp run --help
+    All keys: refexp predict references=R images=I --cfg job
     """
-    run_hydra("predict", ["task=predict", *overrides])
+    run_hydra("predict", [*overrides, "task=predict"])
 
 
 def run_hydra(command: str, overrides: Sequence[str]) -> None:

@@ -39,8 +39,11 @@ def quoted(argument: str, multirun: bool = False) -> str:
     -> `shots='1','10'`; `images=my photos (1)` -> `images='my photos (1)'`. multirun: commas separate values.
     """
     group, _, names = argument.partition("=")
-    if group in OPTION_GROUPS and names.startswith("["):  # Hydra would merge the options: the last one wins
-        raise RefexpError(f"{argument}: give one option, or several with -m: {group}={names.strip('[]')}")
+    if group in OPTION_GROUPS and (several := re.fullmatch(r"\[([^\[\]]+)\]", names)):
+        if "," not in several[1]:
+            return quoted(f"{group}={several[1]}", multirun)
+        if group != "postprocess":  # whose options are steps. Of other groups, Hydra would merge the settings
+            raise RefexpError(f"{argument}: give one option. A sweep over several: -m {group}={several[1]}")
     if group in OPTION_GROUPS and re.fullmatch(r" *[\w.+-]+ *(, *[\w.+-]+ *)*", names):
         options = (f"'{name}'" if NOT_A_NAME.fullmatch(name) else name for name in names.replace(" ", "").split(","))
         return f"{group}={','.join(options)}"
@@ -99,8 +102,10 @@ def resolve(config: DictConfig) -> dict[str, Any]:
 def explain(error: BaseException) -> str:
     """Hydra's error message as one line, with a suggestion of what to type."""
     if isinstance(error, OverrideParseException):
-        quotes = """A value with spaces, commas, brackets or = needs quotes within quotes: "key='a, b'"."""
-        return f"{error.override}: not understood; write key=value. {quotes}"
+        why = " ".join(str(error).partition(" See https")[0].split("\n")[0].split())
+        hint = """A value with spaces, commas, brackets or = needs quotes within quotes: "key='a, b'"."""
+        wrong = f"{error.override}: not understood"
+        return f"{wrong}: {why}. {hint}" if "=" in error.override else f"{wrong}; write key=value."
     if isinstance(error, MarkedYAMLError) and (mark := error.problem_mark):
         return f"{mark.name}, line {mark.line + 1}, column {mark.column + 1}: not valid YAML: {error.problem}."
     text = " ".join(f"{error} {error.__cause__ or ''}".split())
@@ -122,5 +127,6 @@ def explain(error: BaseException) -> str:
     several = re.search(r"Ambiguous value for argument '(.*?)=(.*)' 1\.", text)
     if several:
         name, value = several[1], several[2].replace("'", "")
-        return f"{name}={value}: several values make a sweep: add -m. Or quote one value: \"{name}='{value}'\"."
+        quotes = "" if name in (*OPTION_GROUPS, "experiment", "task") else f" Or quote one value: \"{name}='{value}'\"."
+        return f"{name}={value}: several values make a sweep: add -m.{quotes}"
     return re.split(" full_key:| Config search path:", text)[0]

@@ -38,6 +38,7 @@ class Split:
     size: image record -> size of the image's file, None without a file.
     read_hashed: image record -> the image, and the hash of the very bytes that it was decoded from: a file can be
         replaced between `fingerprint` and `read`. None for images that are not files.
+    tell_name: image record -> None; notes the repair if the image is found under another spelling of its name.
     """
 
     source: str
@@ -49,6 +50,7 @@ class Split:
     size: Callable[[Record], FileSize | None] = lambda record: None
     read_hashed: Callable[[Record], tuple[np.ndarray, str]] | None = None
     places: dict[int | str, int] = field(default_factory=dict)
+    tell_name: Callable[[Record], None] = lambda record: None
 
     @cached_property
     def boxes_only(self) -> bool:

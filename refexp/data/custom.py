@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -14,8 +15,8 @@ from refexp.errors import MissingData
 from refexp.files import sha256
 from refexp.inputs.frames import FileSize
 from refexp.inputs.images import file_sizes, read_rgb
-from refexp.inputs.names import check_files, images_elsewhere, locate, tell_spelling
-from refexp.inputs.repairs import is_collecting, repaired
+from refexp.inputs.names import OF_REFERENCE, check_files, images_elsewhere, locate, tell_spelling
+from refexp.inputs.repairs import repaired
 
 
 class CustomDataset:
@@ -51,12 +52,17 @@ class CustomDataset:
         self, references: dict[str, Any], targets: dict[str, Any], classes: Sequence[str]
     ) -> tuple[Split, Split]:
         """Make the two splits of these classes. Raises MissingData if target images are missing."""
-        reference_split = make_split(
-            references, str(self.references), classes, *access(self.reference_images, str(self.references))
-        )
+        reference_split = make_split(references, str(self.references), classes, *access(self.reference_images))
+        reference_split = replace(reference_split, tell_name=self.tell_name)
         target_split = make_split(targets, str(self.targets), classes, *access(self.images))
         check_files([record["file_name"] for record in target_split.images.values()], self.images, str(self.targets))
         return reference_split, target_split
+
+    def tell_name(self, record: Record) -> None:
+        """Note a reference's image that is found under another spelling of its name."""
+        name = record["file_name"]
+        if found := locate(self.reference_images, name):
+            tell_spelling(name, found, self.reference_images, str(self.references), OF_REFERENCE)
 
 
 def existing_folder(path: str, key: str) -> Path:
@@ -75,19 +81,12 @@ class Access(NamedTuple):
     read_hashed: Callable[[Record], tuple[np.ndarray, str]]
 
 
-def access(folder: Path, source: str = "") -> Access:
-    """Return the functions of an image record in `folder`.
-
-    source: the annotation file, if an image that is found under another spelling of its name is to be noted when it is
-    used: `check_files` notes those of a split whose images must all be there.
-    """
+def access(folder: Path) -> Access:
+    """Return the functions of an image record in `folder`."""
     look = file_sizes(folder)
 
     def path(record: Record) -> Path:
-        file = locate(folder, record["file_name"])
-        if file and source and is_collecting():
-            tell_spelling(record["file_name"], file, folder, source)
-        return file or folder / record["file_name"]
+        return locate(folder, record["file_name"]) or folder / record["file_name"]
 
     def read(record: Record) -> np.ndarray:
         return read_rgb(path(record), record["height"], record["width"])

@@ -37,7 +37,8 @@ def check_path(path: Path, images: Path | None, fix: Path | None) -> bool:
         click.echo(f"    {line(kind, count, example)}")
     absent = all(why.startswith("image not found") for why in bad.values())
     if absent and 1 < len(bad) == len(split.images):
-        click.echo(f"    none of its {len(bad)} images was found; give their folder: --images DIR")
+        first = next(iter(bad.values()))
+        click.echo(f"    none of its {len(bad)} images was found, first: {first}; give their folder: --images DIR")
         return False
     for id_, why in list(bad.items())[:LISTED]:
         click.echo(f"    cannot be read: {split.images[id_]['file_name']}: {why}")
@@ -66,7 +67,7 @@ def read_any(path: Path, images: Path | None) -> tuple[dict[str, Any], Split, st
     split = make_split(content, str(path), names, *access(folder))
     counts = (f"{len(content[part])} {part}" for part in ("images", "annotations", "categories"))
     boxes = sum(not has_mask(annotation) for annotation in split.annotations)
-    return content, split, ", ".join(counts) + (f"; {boxes} annotations have only a box" if boxes else "")
+    return content, split, ", ".join(counts) + (f"; annotations with only a box: {boxes}" if boxes else "")
 
 
 def most_likely(content: dict[str, Any], places: Sequence[Path]) -> Path:

@@ -26,6 +26,7 @@ from refexp.evaluation.diagnostics import Diagnostics
 from refexp.evaluation.protocol import ByImage
 from refexp.experiment.prepare import Task, prepare, remember
 from refexp.experiment.search import Found, Variant, search
+from refexp.inputs.names import OF_REFERENCE
 from refexp.inputs.repairs import Repairs, collecting
 from refexp.kernels import any_compiled
 from refexp.machine.progress import silently, track
@@ -33,6 +34,9 @@ from refexp.machine.ranks import Ranks
 from refexp.method.extraction import Extractor
 from refexp.method.pipeline import needs
 from refexp.types import ImageId, MemoryBank, Proposals, Reference
+
+Examples = dict[str, dict[str, int]]
+"""Of repairs, by kind; see `Repairs`."""
 
 log = logging.getLogger(__name__)
 
@@ -70,6 +74,11 @@ class Early:
         return self.task
 
 
+def while_reading(examples: Examples) -> Examples:
+    """The repairs that change records. The names of references' images are noted later and change none."""
+    return {what: of_kind for what, of_kind in examples.items() if what != OF_REFERENCE}
+
+
 class Companions:
     """The jobs of this process that wait for their turn.
 
@@ -80,7 +89,7 @@ class Companions:
         self.waiting = {folder: config for folder, config in (waiting or {}).items() if config is not None}
         self.many = bool(waiting)
         self.early: dict[Path, Early] = {}
-        self.loaded: dict[str, tuple[Data, dict[str, dict[str, int]], Repairs]] = {}
+        self.loaded: dict[str, tuple[Data, Examples, Repairs]] = {}
         self.evaluators: dict[str, ByImage | None] = {}
         self.offered: set[str] = set()
 
@@ -99,7 +108,7 @@ class Companions:
         name = json.dumps([settings, stamps(settings)], sort_keys=True, default=str)
         if name in self.loaded:
             data, examples, user = self.loaded[name]
-            if user.examples == examples:
+            if while_reading(user.examples) == while_reading(examples):
                 repairs.merge(examples)
                 self.loaded[name] = data, examples, repairs
                 return data

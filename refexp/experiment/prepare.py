@@ -68,6 +68,8 @@ def prepare(
     offered = replace(offered, targets=offered.targets.first(experiment.input.limit))
     features = features_of(offered.references, extractor)
     data, references = choose_references(offered, experiment.sampler, experiment.shots, experiment.seed, features)
+    for image_id in dict.fromkeys(reference.image_id for drawn in references for reference in drawn):
+        data.references.tell_name(data.references.images[image_id])
     check_targets(experiment, data.targets)
     check_objective(experiment, data)
     check_matcher(experiment, data, references)

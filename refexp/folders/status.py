@@ -15,7 +15,7 @@ from typing import Any
 
 from refexp.errors import RefexpError
 from refexp.files import read_json, write_json
-from refexp.machine.processes import is_alive, pid_space
+from refexp.machine.processes import identity, is_alive
 from refexp.rank import restarts, scheduler_id
 
 log = logging.getLogger(__name__)
@@ -41,14 +41,15 @@ class Status:
     def __init__(self, folder: Path, overrides: Sequence[str]) -> None:
         self.path, self.start = folder / NAME, time.time()
         before = read_status(folder)
-        if before.get("space") == pid_space() and before["pid"] != os.getpid() and is_running(folder):
+        other = before.get("pid") not in (None, os.getpid())
+        if other and before.get("process") == identity(before["pid"]) and is_running(folder):
             raise RefexpError(f"{folder}: process {before['pid']} still runs here; set another hydra.run.dir.")
         self.content: dict[str, Any] = {
             "state": "running",
             "overrides": list(overrides),
             "host": socket.gethostname(),
             "pid": os.getpid(),
-            "space": pid_space(),
+            "process": identity(os.getpid()),
             "job_id": scheduler_id(),
             "restarts": restarts(),
             "started": now(),
@@ -101,6 +102,17 @@ def is_running(folder: Path) -> bool:
     if status["host"] != socket.gethostname():
         return time.time() - (folder / NAME).stat().st_mtime < SILENT_SECONDS
     return is_alive(status["pid"])
+
+
+def unfinished(folder: Path) -> str:
+    """Why a run has no results, and what to do; "" if it is completed or never started."""
+    status = read_status(folder)
+    if is_running(folder):
+        return f"this run still runs. {progress_text(status)}".strip()
+    if status.get("state", "completed") == "completed":
+        return ""
+    why = (status.get("error") or {}).get("message", "it was killed")
+    return f"this run is not finished: {why.rstrip('.')}. Its command, given again, starts or resumes it."
 
 
 def progress_text(status: dict[str, Any]) -> str:

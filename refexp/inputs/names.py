@@ -96,15 +96,18 @@ def _index(folder: Path, spelling: int) -> dict[str, list[str]]:
     return found
 
 
+SPELLING = "image found under another spelling of its name"
+OF_REFERENCE = "image of a reference found under another spelling of its name"
+"""Kinds of repairs. The second is noted for the references that a run uses, when they are drawn."""
+
 images_elsewhere: ContextVar[bool] = ContextVar("images_elsewhere", default=False)
 """Whether missing images are not an error, because a manifest of the store has their hashes (`store/travel.py`)."""
 
 
-def tell_spelling(name: str, path: Path, folder: Path, source: str) -> None:
+def tell_spelling(name: str, path: Path, folder: Path, source: str, what: str = SPELLING) -> None:
     """Note a file that was found under another spelling of its name."""
     if path != folder / name:
-        other = path.relative_to(folder).as_posix()
-        repaired("image found under another spelling of its name", f"{source}, {shown(name)} is {shown(other)}")
+        repaired(what, f"{source}, {shown(name)} is {shown(path.relative_to(folder).as_posix())}")
 
 
 def check_files(names: Iterable[str], folder: Path, source: str, key: str = "dataset.images") -> None:

@@ -77,11 +77,6 @@ def collecting(strict: bool = False) -> Iterator[Repairs]:
         _collectors.remove(repairs)
 
 
-def is_collecting() -> bool:
-    """Whether somebody collects: what happens many times is not worth a warning each."""
-    return bool(_collectors)
-
-
 @contextmanager
 def summed_up() -> Iterator[None]:
     """Within the block, sum up the repairs of each kind, unless a run collects them anyway, and warn at the end."""

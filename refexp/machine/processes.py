@@ -31,6 +31,15 @@ def pid_space() -> str:
     return f"{zlib.crc32(space.encode()):08x}"
 
 
+def identity(pid: int) -> str:
+    """What tells a process from any other with the same number: where the number counts, and when it started."""
+    try:
+        started = Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()[19]
+    except OSError:  # it is gone, or this is not Linux
+        started = ""
+    return f"{pid_space()} {started}"
+
+
 def runs_program(pid: int, word: str) -> bool:
     """Whether a process of this machine has this word in its command line: pids are given again to other programs."""
     try:

@@ -17,9 +17,8 @@ from refexp.types import MemoryBank, Proposals
 class InstanceMeanTopMatcher(SimilarityMatcher):
     """The similarity is the mean of the `k` highest cosines of the mask feature and references of the class.
 
-    A class with fewer references uses all of them. k = 1 is `instance_max`: one odd reference is enough for a high
-    score, so it suits classes with several appearances.
-    Source: NOCTIS, arXiv 2507.01463, with k = 5.
+    NOCTIS uses k = 5. A class with fewer references uses all of them. k = 1 is `instance_max`.
+    Source: NOCTIS, arXiv 2507.01463.
     Cost: O(M * R * C) per image, for the R references of all classes.
     """
 

@@ -72,8 +72,9 @@ def compare_runs(first: RunFolder, second: RunFolder) -> Comparison:
     runs = first, second
     for run in runs:
         if not run.matches or not run.per_image:
-            why = "was not evaluated" if not run.record.metrics else "has no matches.npz, so run it again"
-            raise RefexpError(f"{run.path} {why}; compare needs two runs with annotated targets.")
+            evaluated = {"bbox", "segm"} & set(run.record.metrics.overall)
+            why = "has no matches.npz, so run it again" if evaluated else "was not evaluated by masks or boxes"
+            raise RefexpError(f"{run.path} {why}; compare needs evaluation=coco, lvis or boxes.")
     kind = next((kind for kind in ("segm", "bbox") if all(kind in run.matches for run in runs)), None)
     if kind is None:
         raise RefexpError(f"{first.path} and {second.path}: one was evaluated by masks, the other by boxes.")

@@ -19,8 +19,9 @@ from refexp.command.job import advising, failing, hidden_package, terminable
 from refexp.command.saying import OneLine, any_terminal
 from refexp.config.composing import resolve
 from refexp.errors import JobFailed, RefexpError
-from refexp.folders.status import Status
+from refexp.folders.status import Status, unfinished
 from refexp.machine import networks
+from refexp.machine.processes import identity
 
 GPU = torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB")
 CPU = RuntimeError("[enforce fail] DefaultCPUAllocator: can't allocate memory: you tried to allocate 9 bytes")
@@ -139,7 +140,8 @@ def test_a_second_run_in_a_folder_is_refused(tmp_path, command):
     """The results of both would mix. Once the first is gone, the second may go on."""
     with subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE) as other:
         Status(tmp_path / "run", ["seed=7"])
-        status = json.loads((tmp_path / "run/status.json").read_text()) | {"pid": other.pid}
+        status = json.loads((tmp_path / "run/status.json").read_text())
+        status |= {"pid": other.pid, "process": identity(other.pid)}
         (tmp_path / "run/status.json").write_text(json.dumps(status))
         done = command(f"hydra.run.dir={tmp_path / 'run'}")
         other.communicate(b"\n")
@@ -147,10 +149,20 @@ def test_a_second_run_in_a_folder_is_refused(tmp_path, command):
     assert (done.returncode, done.stdout.splitlines(), done.stderr) == (1, [said], "")
     assert json.loads((tmp_path / "run/status.json").read_text()) == status
     assert Status(tmp_path / "run", []).content["state"] == "running"
+    (tmp_path / "run/status.json").write_text(
+        json.dumps(status | {"pid": os.getppid()})
+    )  # the number of another program
+    Status(tmp_path / "run", []).end("completed")
+    assert unfinished(tmp_path / "run") == ""
 
 
 def test_a_run_that_is_not_finished_is_not_shown(tmp_path, capsys):
-    Status(tmp_path, []).end("stopped", "interrupted")
+    status = Status(tmp_path, [])
+    assert unfinished(tmp_path / "elsewhere") == "" and unfinished(tmp_path) == "this run still runs."
+    status.end("failed", "no such class.")
     assert refexp("show", tmp_path) == 1
-    assert f"error: {tmp_path}: this run is not finished (stopped). Its command, given" in capsys.readouterr().err
+    said = (
+        f"error: {tmp_path}: this run is not finished: no such class. Its command, given again, starts or resumes it."
+    )
+    assert said in capsys.readouterr().err
     assert [path.name for path in tmp_path.iterdir()] == ["status.json"]

@@ -18,7 +18,7 @@ from refexp.data.lvis import LvisSplit
 from refexp.data.readable import without
 from refexp.evaluation.coco_protocol import CocoEvaluation
 from refexp.evaluation.lvis_protocol import LvisEvaluation
-from refexp.evaluation.matches import RECALLS, numbers_by_image
+from refexp.evaluation.matches import RECALLS, numbers_by_image, rows_by_class
 from refexp.evaluation.reference import result_rows, truth_row
 from refexp.evaluation.threshold import SCORES, counts
 from refexp.kernels.image_precision import image_precision
@@ -106,7 +106,7 @@ def test_lvis_ignores_what_may_be_right(targets):
     split = LvisSplit(**{one.name: getattr(targets, one.name) for one in fields(targets)}, groups=groups)
     evaluated = LvisEvaluation(["segm"]).evaluate(split, noisy(targets), CLASSES)
     matches = evaluated.matches["segm"]
-    for label, rows in enumerate(matches.by_class(2)):
+    for label, rows in enumerate(rows_by_class(matches.label, 2)):
         rows = rows[np.argsort(-matches.score[rows], kind="stable")]
         instances = int((matches.true_label == label).sum())
         precision, one = np.zeros((1, 10)), np.ones(1, dtype=np.int64)

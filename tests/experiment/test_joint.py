@@ -13,11 +13,14 @@ import torch
 from omegaconf import OmegaConf
 
 from refexp.config.composing import resolve
+from refexp.data.custom import CustomDataset
 from refexp.errors import RankFailed, RefexpError
 from refexp.experiment import run as experiment_run
 from refexp.experiment import search
 from refexp.experiment.joint import companions, together
 from refexp.experiment.run import run
+from refexp.folders.record import RunRecord
+from refexp.inputs.names import OF_REFERENCE
 from refexp.matchers.prototype import PrototypeMatcher
 from refexp.store.shards import Shards
 
@@ -89,6 +92,25 @@ def test_every_variant_has_the_bytes_of_a_run_alone(configurations, tmp_path, ca
     for number in range(len(configs)):
         alone, joint = content(tmp_path / "alone" / str(number)), content(ended[number])
         assert alone == joint, VARIANTS[number]
+
+
+def test_names_of_references_in_another_spelling_are_told_by_each_job_and_read_once(
+    folder, configurations, tmp_path, monkeypatch
+):
+    for image in folder.references["images"]:
+        image["file_name"] = image["file_name"].upper()
+    folder.save()
+    read = []
+    load = CustomDataset.load
+    monkeypatch.setattr(CustomDataset, "load", lambda self: read.append(1) or load(self))
+    ended = run_together(configurations([], ["postprocess=nms"], ["seed=1"]), tmp_path / "together")
+    assert len(read) == 1
+    told = [RunRecord.read(path).repairs for path in ended]
+    for repairs, path in zip(told, ended, strict=True):
+        drawn = {image["file_name"] for image in json.loads((path / "references.json").read_text())["images"]}
+        count, first = repairs[OF_REFERENCE]
+        assert count == len(drawn) == 2 and first.startswith(f"{folder.root / 'references.json'}, REFERENCES_")
+    assert told[0] == told[1]
 
 
 def test_an_entry_is_read_once_for_all(configurations, tmp_path, monkeypatch):

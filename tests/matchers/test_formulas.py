@@ -55,6 +55,9 @@ def test_instance_matchers_by_hand():
     }
     for name, similarity in expected.items():
         torch.testing.assert_close(matcher(name).similarity(given, bank), torch.tensor([similarity]))
+    torch.testing.assert_close(
+        matcher("instance_mean_top", k=1).similarity(given, bank), matcher("instance_max").similarity(given, bank)
+    )
 
 
 def test_knn_by_hand():
