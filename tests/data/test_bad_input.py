@@ -124,7 +124,7 @@ SPOILERS = {
     empty_targets_file: r"targets\.json is an empty file",
     targets_without_images: r"targets\.json: contains no images",
     targets_without_annotations: r"targets\.json: no instance of the chosen classes",
-    class_without_references: r"references\.json: too few valid references for 1 shots: leaf \(0\)",
+    class_without_references: r"references\.json: too few valid references for 1 shot: leaf \(0\)",
     unknown_image_ids: r"targets\.json: \d+ of \d+ annotations cannot be used: \d+ its image_id is not in 'images'",
     unknown_category_ids: r"references\.json: .* its category_id is not in 'categories', first annotation \d+",
     one_id_for_two_images: r"targets\.json: duplicate id \d+ in 'images'",

@@ -455,10 +455,10 @@ def test_tables_tell_the_protocols_apart(two_runs):
     published = two_runs["published"][0]
     titles = [table.title for table in make_tables(find_runs([published]), Wanted(), read_figures())]
     assert [title.split(": ")[1].split(" in percent")[0] for title in titles] == [
-        "box nAP, published protocol", "box nAP, standard protocol", "mask nAP",
+        "mask nAP", "box nAP, published protocol", "box nAP, standard protocol",
     ]  # fmt: skip
     tables = make_tables(find_runs([published.parent]), Wanted(), read_figures())
-    assert [(table.rows, table.metric) for table in tables] == [("protocol", "bbox/nAP"), ("protocol", "segm/nAP")]
+    assert [(table.rows, table.metric) for table in tables] == [("protocol", "segm/nAP"), ("protocol", "bbox/nAP")]
     assert [row for row, _ in tables[0].lines] == ["published", "standard"]
 
 

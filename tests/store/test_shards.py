@@ -396,13 +396,12 @@ def test_a_second_kind_of_record_joins_later(tmp_path):
     np.testing.assert_array_equal(store.load(digest([digest(0), "tokens"]))["tokens"], tokens)
 
 
-def test_thousands_of_keys_are_listed_in_a_second(tmp_path, capsys):
+def test_thousands_of_keys_are_listed_without_reading_an_entry(tmp_path, capsys, monkeypatch):
     store = Store(str(tmp_path))
     for number in range(5000):
         store.save(digest(number), {"x": np.zeros(1)}, MADE_BY)
-    start = time.process_time()
+    monkeypatch.setattr(shards_module.Shards, "read", None)
     assert refexp("store", "--dir", tmp_path, "ls") == 0
-    assert time.process_time() - start < 1
     assert "5000 entries" in capsys.readouterr().out
 
 
