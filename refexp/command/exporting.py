@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -26,8 +27,7 @@ def export(config: DictConfig, out: Path) -> str:
     with told_how_to_get(config):
         job = build_experiment(config)
         data = job.dataset.load()
-    extractor = extractor_of(job)
-    extractor.may_compute = False
+    extractor = extractor_of(replace(job, stage="ablate"))
     targets = data.targets.first(job.input.limit)
     lacking = [record for record in targets.images.values() if not _held(extractor, targets, record)]
     if lacking:

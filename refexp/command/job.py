@@ -44,11 +44,7 @@ def command_line(main: Callable[[], object]) -> int:
         print(f"error: {hidden} hides the installed package {hidden.stem}: rename it.", file=sys.stderr)
         return 1
     multirun = bool({"-m", "--multirun"} & set(sys.argv))
-    from hydra.errors import HydraException
-    from omegaconf.errors import OmegaConfBaseException
-    from yaml import YAMLError
-
-    from refexp.config.composing import explain, quoted
+    from refexp.config.composing import MISTAKES, explain, quoted
 
     try:
         sys.argv[1:] = [quoted(argument, multirun) for argument in sys.argv[1:]]
@@ -59,7 +55,7 @@ def command_line(main: Callable[[], object]) -> int:
     except RefexpError as error:
         print(f"error: {error}", file=sys.stderr)
         return 1
-    except (HydraException, OmegaConfBaseException, YAMLError, ValueError) as error:
+    except MISTAKES as error:
         print(f"error: {RefexpError(explain(error))}", file=sys.stderr)
         return 1
     except OSError as error:  # in a job it would be JobFailed: this is Hydra's folder

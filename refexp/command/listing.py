@@ -6,11 +6,6 @@ from pathlib import Path
 
 import click
 
-GROUPS = (
-    "dataset", "encoder", "proposer", "shots", "sampler", "matcher", "postprocess", "evaluation", "logger",
-    "hydra/launcher", "experiment",
-)  # fmt: skip
-
 
 @click.command("ls")
 @click.argument("group", required=False)
@@ -21,16 +16,17 @@ def ls(group: str | None) -> None:
     refexp ls
     refexp ls encoder
     """
-    from refexp.config.composing import conf_folder
+    from refexp.config.composing import OPTION_GROUPS, conf_folder
     from refexp.config.options import options_of
     from refexp.config.plugins import option_folders
     from refexp.errors import RefexpError, did_you_mean
 
     folders = [folder for folder in (conf_folder(), *option_folders().values(), own_conf()) if folder]
-    if group is not None and group not in GROUPS:
-        raise RefexpError(f"ls {group}: no such group. {did_you_mean(group, GROUPS)}")
+    groups = (*OPTION_GROUPS, "hydra/launcher", "experiment")
+    if group is not None and group not in groups:
+        raise RefexpError(f"ls {group}: no such group. {did_you_mean(group, groups)}")
     if group is None:
-        for name in GROUPS:
+        for name in groups:
             click.echo(f"{name:<15} {', '.join(option.name for option in options_of(name, folders))}")
         return
     for option in options_of(group, folders):

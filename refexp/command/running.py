@@ -13,7 +13,7 @@ from refexp.command.listing import own_conf
 
 RAW = {"ignore_unknown_options": True, "allow_interspersed_args": False, "help_option_names": []}
 """Hydra parses everything after the command, including --help."""
-HELPED = RAW | {"help_option_names": ["-h", "--help"], "allow_interspersed_args": True}
+HELPED = {"ignore_unknown_options": True, "help_option_names": ["-h", "--help"]}
 """Hydra parses everything but --help."""
 
 

@@ -17,6 +17,8 @@ from yaml import MarkedYAMLError, YAMLError
 from refexp.config.building import replacement
 from refexp.errors import RefexpError, did_you_mean
 
+MISTAKES = (HydraException, OmegaConfBaseException, YAMLError, ValueError)
+"""What Hydra raises for a mistake in the overrides or in the folder; see `explain`."""
 PATH_KEYS = re.compile(
     r"(\+{0,2}(?:(?:dataset\.)?(?:images|references|reference_images|targets)|sampler\.path|data_root"
     r"|boxes|proposer\.(?:[\w.]+\.)?file"
@@ -75,7 +77,7 @@ def compose_config(overrides: Sequence[str], conf: Path | None = None) -> DictCo
     try:
         with initialize_config_dir(str((conf or conf_folder()).resolve()), version_base="1.3"):
             return compose("config", [quoted(override) for override in overrides])
-    except (HydraException, OmegaConfBaseException, YAMLError, ValueError) as error:
+    except MISTAKES as error:
         raise RefexpError(explain(error)) from None
     finally:
         GlobalHydra.instance().hydra = before

@@ -74,8 +74,6 @@ def attempt(component: str, function: Callable[..., str], *arguments: Any) -> Li
     """What `function` says of a component, or how it fails. Whatever it raises is a line."""
     try:
         return Line(component, True, function(*arguments))
-    except RefexpError as error:
-        return Line(component, False, str(error))
     except Exception as error:
         return Line(component, False, reason(error))
 

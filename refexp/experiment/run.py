@@ -180,8 +180,8 @@ def seen_as_references(data: Data, drawn: Sequence[Reference], extractor: Extrac
     if not data.targets.annotations:
         return []
     images = [data.references.images[image_id] for image_id in {reference.image_id for reference in drawn}]
-    names = {Path(image["file_name"]).name for image in images}
-    alike = [record for record in data.targets.images.values() if Path(record["file_name"]).name in names]
+    names = {image["file_name"].rsplit("/", 1)[-1] for image in images}
+    alike = [record for record in data.targets.images.values() if record["file_name"].rsplit("/", 1)[-1] in names]
     contents = {extractor.fingerprint(data.references, image) for image in images} if alike else set()
     return [record["file_name"] for record in alike if extractor.fingerprint(data.targets, record) in contents]
 

@@ -11,12 +11,19 @@ def is_alive(pid: int) -> bool:
     """Whether a process of this machine is alive. A zombie (it has exited, but its parent has not waited) is not."""
     try:
         os.kill(pid, 0)
-        stat = Path(f"/proc/{pid}/stat")
-        return not (stat.exists() and stat.read_text().rsplit(")", 1)[1].split()[0] == "Z")
+        return _stat(pid)[:1] != ["Z"]
     except ProcessLookupError:
         return False
     except OSError:  # no permission: it exists and belongs to another user
         return True
+
+
+def _stat(pid: int) -> list[str]:
+    """What Linux tells of a process, from its state on; [] if it is gone, or elsewhere than on Linux."""
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()
+    except OSError:
+        return []
 
 
 def pid_space() -> str:
@@ -33,11 +40,7 @@ def pid_space() -> str:
 
 def identity(pid: int) -> str:
     """What tells a process from any other with the same number: where the number counts, and when it started."""
-    try:
-        started = Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()[19]
-    except OSError:  # it is gone, or this is not Linux
-        started = ""
-    return f"{pid_space()} {started}"
+    return " ".join([pid_space(), *_stat(pid)[19:20]])
 
 
 def runs_program(pid: int, word: str) -> bool:

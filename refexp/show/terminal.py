@@ -25,6 +25,7 @@ from refexp.show.words import (
     headline,
     kind_name,
     kinds_of,
+    metric_name,
     percent,
     this_run,
 )
@@ -56,10 +57,9 @@ def print_metrics(console: Console, record: RunRecord) -> None:
 
 def reached(record: RunRecord, found: int) -> str:
     """The main numbers of a run: `mask nAP 21.9, box nAP 26.2`. Without metrics, how many detections are shown."""
-    named = {"segm/nAP": "mask nAP", "bbox/nAP": "box nAP", "semantic/mIoU": "mIoU", "semantic/FB-IoU": "FB-IoU"}
     numbers = record.metrics.flat_overall
-    said = ", ".join(f"{named[name]} {percent(numbers[name])}" for name in OBJECTIVES if name in numbers)
-    return said or counted(found, "detection", "detections")
+    said = (f"{metric_name(name)} {percent(numbers[name])}" for name in OBJECTIVES if name in numbers)
+    return ", ".join(said).replace("semantic ", "") or counted(found, "detection", "detections")
 
 
 def print_findings(console: Console, found: Sequence[Instance], record: RunRecord) -> None:

@@ -59,6 +59,13 @@ def kind_name(kind: str, names: Mapping[str, str] = KINDS) -> str:
     return names.get(name, name) + (f", {protocol} protocol" if protocol else "")
 
 
+def metric_name(metric: str) -> str:
+    """`bbox/nAP50` -> `box nAP50`; `bbox@standard/nAP50` -> `box nAP50, standard protocol`."""
+    kind, _, what = metric.partition("/")
+    name, _, protocol = kind.partition("@")
+    return f"{kind_name(name)} {what.replace('/', ', ')}" + (f", {protocol} protocol" if protocol else "")
+
+
 def kinds_of(record: RunRecord, order: Iterable[str]) -> dict[str, str]:
     """The kinds that a run has, each with the kind to name it by: with its protocol, if there are numbers by both.
 

@@ -19,8 +19,8 @@ from refexp.show.tables.apart import varying
 from refexp.show.tables.notes import states, weights
 from refexp.show.tables.plots import WIDE, as_drawn, axis
 from refexp.show.tables.settings import label
-from refexp.show.tables.table import Table, metric_name
-from refexp.show.words import short
+from refexp.show.tables.table import Table
+from refexp.show.words import metric_name, short
 
 if TYPE_CHECKING:
     from refexp.show.tables.summary import Summary

@@ -13,7 +13,8 @@ from matplotlib.figure import Figure
 
 from refexp.files import atomic_path
 from refexp.show.tables.settings import as_number
-from refexp.show.tables.table import Table, metric_name
+from refexp.show.tables.table import Table
+from refexp.show.words import metric_name
 
 COLORS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#8C564B", "#7F7F7F")
 """After Okabe and Ito: safe for color-blind readers. Markers and hatches distinguish the series in gray print."""

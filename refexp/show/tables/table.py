@@ -13,7 +13,7 @@ from refexp.errors import RefexpError, did_you_mean
 from refexp.show.tables.apart import varying
 from refexp.show.tables.notes import absent, failures, notes_of
 from refexp.show.tables.runs import Runs
-from refexp.show.words import BY_PROTOCOL, kind_name, percent, short
+from refexp.show.words import BY_PROTOCOL, metric_name, percent, short
 
 PROTOCOL = "evaluation.protocol"
 """The setting that names the protocol of a run's numbers."""
@@ -190,10 +190,3 @@ def latest(placed: pd.DataFrame, metric: str) -> pd.DataFrame:
 def same_data(placed: pd.DataFrame, side: str) -> bool:
     """Whether the completed runs of each row (or each col) use the same data and the same classes."""
     return placed[placed["state"] == "completed"].drop_duplicates([side, "data"])[side].is_unique
-
-
-def metric_name(metric: str) -> str:
-    """`bbox/nAP50` -> `box nAP50`; `bbox@standard/nAP50` -> `box nAP50, standard protocol`."""
-    kind, _, what = metric.partition("/")
-    name, _, protocol = kind.partition("@")
-    return f"{kind_name(name)} {what.replace('/', ', ')}" + (f", {protocol} protocol" if protocol else "")
